@@ -1,0 +1,45 @@
+"Every notebook runs, is clean, and holds nothing of the machine it was executed on."
+import os
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+import gc,json,re
+import pytest
+from execnb.nbio import dict2nb,nb2str
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.test import test_nb as run_nb
+
+cfg = get_config()
+root = cfg.config_path.resolve()
+nbs = sorted(p.resolve() for p in nbglob(cfg.nbs_path, as_path=True))
+each = pytest.mark.parametrize('fn', nbs, ids=[p.relative_to(root).as_posix() for p in nbs])
+machine = re.compile(r'(?<![\w.:/~-])(?:/(?:home|root|Users|work|tmp|mnt|opt|var|usr)/|[A-Z]:\\)[\w.-]+')
+
+def text(fn):
+    "The sources and the textual outputs of the notebook `fn`"
+    for c in json.loads(fn.read_text(encoding='utf-8'))['cells']:
+        yield ''.join(c['source'])
+        for o in c.get('outputs', []):
+            yield ''.join(o.get('text', []))
+            for k,v in o.get('data', {}).items():
+                if k.startswith('text/'): yield ''.join(v)
+
+@each
+def test_runs(fn, monkeypatch):
+    monkeypatch.setenv('IN_TEST', '1')
+    ok,_ = run_nb(fn, skip_flags=cfg.tst_flags.split(), basepath=root)
+    gc.collect()
+    assert ok, f'{fn.name} fails: its traceback is in the captured stderr below'
+
+@each
+def test_clean(fn):
+    src = fn.read_text(encoding='utf-8')
+    nb = dict2nb(json.loads(src))
+    clean_nb(nb, clean_ids=cfg.clean_ids)
+    assert nb2str(nb)==src, f'{fn.name} holds metadata that nbdev_clean takes out: run `make export`'
+
+@each
+def test_stored_outputs(fn):
+    outs = [o for c in json.loads(fn.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])]
+    assert not [o['ename'] for o in outs if o['output_type']=='error']
+    assert not (found:=[m[0] for t in text(fn) for m in machine.finditer(t)]), f'paths of one machine: {found}'

@@ -1,0 +1,89 @@
+"""Build the documentation in _site/ without Quarto and without a network: open _site/index.html in a browser.
+nbdev processes the notebooks (links, `show_doc`), `bridge.py` turns them into plain ones, Sphinx makes the pages.
+usage: python tools/docs.py [--sidebar]      (--sidebar: only bring nbs/sidebar.yml and nbs/nbdev.yml up to date)"""
+import os,posixpath,shutil,subprocess,sys,tarfile
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+from pathlib import Path
+import nbformat
+from nbformat.v4 import new_markdown_cell
+from nbdev.doclinks import _build_modidx,_nbpath2html
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+from bridge import anchors,cfg,divs,link_names,maths,nbs_path,plain,relink,root,sidebar,write_sidebar
+
+cache,site = root/'.cache',root/'_site'
+
+def mathjax(version='3.2.2'):
+    "The one file that sets the maths, fetched from npm the first time"
+    js = cache/'static'/'mathjax'/'tex-svg.js'
+    if js.exists(): return
+    if not shutil.which('npm'): sys.exit(f'npm is needed, once, to fetch MathJax (or put es5/tex-svg.js of mathjax {version} at {js.relative_to(root)}).')
+    js.parent.mkdir(parents=True, exist_ok=True)
+    tgz = subprocess.run(['npm','pack','--silent',f'mathjax@{version}'], cwd=cache, check=True, capture_output=True, text=True).stdout.split()[-1]
+    with tarfile.open(cache/tgz) as t: js.write_bytes(t.extractfile('package/es5/tex-svg.js').read())
+    (cache/tgz).unlink()
+
+def header(fm, rel):
+    "Title, description and, but on the front page, the ways to open the notebook"
+    res = f"# {fm.get('title', rel.stem)}"
+    if fm.get('description'): res += f"\n\n> {fm['description']}"
+    path = f'{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{nbs_path.name}/{rel.as_posix()}'
+    links = f'{{.nblinks}}\n[Open in Colab](https://colab.research.google.com/github/{path}) · [Notebook on GitHub](https://github.com/{path})'
+    return new_markdown_cell(res if rel.name=='index.ipynb' else f'{res}\n\n{links}')
+
+def toctree(new):
+    "The table of contents, from nbs/sidebar.yml"
+    def tree(docs, caption=''): return '\n'.join(['```{toctree}', ':hidden:', *([f':caption: {caption}'] if caption else []), '', *docs, '```'])
+    def doc(o): return new[o].removesuffix('.ipynb')
+    items = sidebar()['website']['sidebar']['contents']
+    return new_markdown_cell('\n\n'.join([tree(['Home <self>', *(doc(o) for o in items if isinstance(o, str))])] +
+                                         [tree([doc(o) for o in s['contents']], s['section']) for s in items if 'section' in s]))
+
+def source(proc, dest):
+    "Write the plain notebooks, and the files beside them, from `proc` to `dest`"
+    shutil.rmtree(dest, ignore_errors=True)
+    nbs = {p.relative_to(proc): nbformat.read(p, 4) for p in sorted(proc.rglob('*.ipynb'))}
+    new = {r.as_posix(): _nbpath2html(r).with_suffix('.ipynb').as_posix() for r in nbs}
+    if len(set(new.values()))<len(new): sys.exit(f'Two notebooks make the same page: {sorted(new.values())}')
+    heads = {}
+    for r,nb in nbs.items():
+        fm = plain(nb, lambda md: maths(divs(md)))
+        nb.cells.insert(0, header(fm, r))
+        if r.as_posix()=='index.ipynb': nb.cells.append(toctree(new))
+        heads[new[r.as_posix()]] = anchors(nb)
+    for r,nb in nbs.items():
+        def resolve(path, anchor):
+            page = new.get(path, path.removesuffix('.html')+'.ipynb' if path.endswith('.html') else path)
+            if page in heads:
+                hits = [a for a in (anchor[1:], anchor[1:].split('.')[0]) if a in heads[page]]
+                return posixpath.relpath(page, r.parent.as_posix()) + (f'#{hits[0]}' if hits else '')
+            file = posixpath.normpath(f'{nbs_path.name}/{path}')
+            return f'{cfg.git_url}/blob/{cfg.branch}/{file}' if path.startswith('../') and (root/file).exists() else posixpath.relpath(path, r.parent.as_posix())
+        for c in nb.cells:
+            if c.cell_type=='markdown': c.source = relink(c.source, r, resolve)
+            for o in c.get('outputs', []):
+                if 'text/markdown' in o.get('data',{}): o.data['text/markdown'] = relink(o.data['text/markdown'], r, resolve)
+        p = dest/new[r.as_posix()]
+        p.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nb, p)
+    for p in proc.rglob('*'):
+        if p.is_file() and p.suffix not in ('.ipynb','.yml','.css'):
+            (dest/p.relative_to(proc)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(p, dest/p.relative_to(proc))
+
+def main(args):
+    refresh_quarto_yml()
+    write_sidebar()
+    if '--sidebar' in args: return
+    _build_modidx()
+    link_names()
+    mathjax()
+    proc = proc_nbs(n_workers=0, force=True)
+    source(proc, cache/'docs')
+    shutil.rmtree(site, ignore_errors=True)
+    cmd = [sys.executable,'-m','sphinx','-q','-W','--keep-going','-E','-b','html','-c','docs','-d',cache/'doctrees',cache/'docs',site]
+    res = subprocess.run(cmd, cwd=root).returncode
+    if res: sys.exit(res)
+    print(f'{len(list(site.rglob("*.html")))} pages: open {site.relative_to(root)}/index.html')
+
+if __name__=='__main__': main(sys.argv[1:])
