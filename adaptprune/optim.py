@@ -147,6 +147,11 @@ class SparsityController:
         back = sum(int((m.reshape(-1) & unpack_bits(g, m.numel())).count_nonzero()) for m,g in zip(kept, self.gone.values()))
         return back/max(sum(int(m.count_nonzero()) for m in kept), 1)
 
+    def target_met(self) -> bool:
+        "Is the target met: to the weight in each group with a schedule, passed without one?"
+        if not self.schedule: return self.sparsity()>=self.target
+        return all(sum(int((w.theta<=w.tau).count_nonzero()) for w in ws)==n_pruned(sum(w.theta.numel() for w in ws), self.target) for ws in self.groups)
+
     def state_dict(self): return dict(i=self.i, done=self.done, gone=self.gone)
     def load_state_dict(self, sd):
         self.i,self.done = sd['i'],sd['done']

@@ -12,15 +12,15 @@ cfg = cfg['DEFAULT']
 project,author,copyright,version = cfg['title'],cfg['author'],cfg['copyright'],cfg['version']
 release = version
 extensions = ['myst_nb','sphinx_design','sphinx_copybutton']
-root_doc,html_theme,html_title = 'index','furo',project
+root_doc,html_theme,html_title,smartquotes = 'index','furo',project,False
 html_static_path = ['_static','../.cache/static']
 html_css_files = ['site.css']
 html_copy_source,html_show_sphinx,html_show_sourcelink = False,False,False
 html_theme_options = dict(footer_icons=[], light_css_variables={'color-brand-primary': '#0b6e6e', 'color-brand-content': '#0b6e6e'},
                           dark_css_variables={'color-brand-primary': '#5ec8c0', 'color-brand-content': '#5ec8c0'})
-pygments_style,pygments_dark_style = 'friendly','monokai'
+pygments_style,pygments_dark_style = 'default','github-dark'
 
-nb_execution_mode,nb_merge_streams = 'off',True
+nb_execution_mode,nb_merge_streams,nb_render_markdown_format = 'off',True,'myst'
 myst_enable_extensions = ['dollarmath','amsmath','colon_fence','attrs_inline','attrs_block','deflist']
 myst_heading_anchors,myst_heading_slug_func = 4,'bridge.slug'
 suppress_warnings = ['mystnb.unknown_mime_type','myst.header']

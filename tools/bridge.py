@@ -1,5 +1,7 @@
 "Turn the notebooks that nbdev has processed, which speak Quarto's Markdown, into plain ones for Sphinx (MyST) or for a README."
-import os,posixpath,re,sys
+import posixpath,re,sys
+from base64 import b64decode
+from hashlib import sha1
 from importlib.metadata import EntryPoint
 from pathlib import Path
 import nbformat,yaml
@@ -56,18 +58,32 @@ def outside_code(md):
         if m and not fence: fence = m[1]
         elif m and m[1].startswith(fence) and l.strip()==m[1]: fence = None
 
-def anchors(nb):
-    "The anchors of the headings of `nb`"
-    lines = [l for c in nb.cells if c.cell_type=='markdown' for l,out in outside_code(c.source) if out]
-    heads = [m[1] for l in lines if (m:=re.match(r'#+\s+(.+?)\s*(?:\{.*\})?$', l))]
-    return {slug(re.sub(r'\]\([^)]*\)', '', h)) for h in heads}
+def div_lines(md):
+    "The lines of `md`, each with the attributes of the div it opens, and whether it closes one"
+    for l,out in outside_code(md):
+        m = out and re.match(r':{3,}\s*(\{.*\}|[\w-]+)?\s*$', l)
+        yield l, m[1] if m else None, bool(m and not m[1])
 
-kinds = dict(note='info', tip='success', warning='warning', important='danger', caution='warning')
+attr_re = re.compile(r'^(#+ +(.*?))[ \t]*\{([#.][^}]*)\}[ \t]*$', re.M)
+
+def own_ids(md):
+    "Anchors that headings set themselves, as in `## Notation {#sec-notation}`, and the ones they have without"
+    return {o: slug(m[2]) for m in attr_re.finditer(md) for o in re.findall(r'#([\w-]+)', m[3])}
+
+def no_attrs(md):
+    "Headings without pandoc's attributes"
+    return attr_re.sub(r'\1', md)
+
+def anchors(nb):
+    "The anchors of the headings of the plain notebook `nb`"
+    lines = [l for c in nb.cells if c.cell_type=='markdown' for l,out in outside_code(c.source) if out]
+    heads = [m[1] for l in lines if (m:=re.match(r'#+\s+(.+?)\s*$', l))]
+    return {slug(re.sub(r'\]\([^)]*\)', '', h)) for h in heads}
 
 def myst(kind, title, fold, body, depth):
     "A callout as a MyST admonition, or as a drop-down where it folds"
     fence = ':'*(8-depth)
-    if fold: return f"{fence}{{dropdown}} {title or kind.title()}\n:color: {kinds[kind]}\n:class-container: callout-{kind}\n\n{body}\n{fence}"
+    if fold: return f"{fence}{{dropdown}} {title or kind.title()}\n:class-container: fold fold-{kind}\n\n{body}\n{fence}"
     return f"{fence}{{admonition}} {title}\n:class: {kind}\n\n{body}\n{fence}" if title else f"{fence}{{{kind}}}\n{body}\n{fence}"
 
 def github(kind, title, fold, body, depth):
@@ -88,28 +104,56 @@ def divs(md, render=myst):
             if not title and (m:=re.match(r'#+\s+(.*)\n*', body)): title,body = m[1],body[m.end():]
             body = render(kind[1], title, get('collapse') in ('true','false'), body, len(stack))
         stack[-1][1] += ['', body, '']
-    for l,out in outside_code(md):
-        if out and (m:=re.match(r':{3,}\s*(\{.*\}|[\w-]+)\s*$', l)): stack.append([m[1],[]])
-        elif out and re.match(r':{3,}\s*$', l) and len(stack)>1: close()
+    for l,opens,closes in div_lines(md):
+        if opens: stack.append([opens,[]])
+        elif closes and len(stack)>1: close()
         else: stack[-1][1].append(l)
     while len(stack)>1: close()
     return '\n'.join(stack[0][1]).strip('\n')
 
-def maths(md):
-    "Displayed maths with several rows or a number of its own, as an environment that Sphinx leaves as it is"
+def maths(md, page):
+    "Displayed maths with several rows or a number of its own, as an environment that Sphinx leaves as it is; labels belong to the `page`"
     def f(m):
         body,label = m[1].strip(),m[2]
-        if re.match(r'\\begin\{(align|gather|equation|multline)', body): return f'\n{body}\n'
+        if re.match(r'\\begin\{(align|gather|equation|multline)\*?\}', body): return f'\n{body}\n'
         if r'\tag' in body or r'\\' in body and not label: return '\n\\begin{equation*}\n'+re.sub(r'\n\s*\n', '\n', body)+'\n\\end{equation*}\n'
-        return f'$$\n{body}\n$$'+(f' ({label})' if label else '')
+        return f'$$\n{body}\n$$'+(f' ({page}-{label})' if label else '')
     md = re.sub(r'^\$\$(.+?)\$\$(?:[ \t]*\{#([\w-]+)\})?[ \t]*$', f, md, flags=re.S|re.M)
-    return re.sub(r'(?<![\w`])@(eq-[\w-]+)', r'{eq}`\1`', md)
+    return re.sub(r'(?<![\w`])@(eq-[\w-]+)', rf'{{eq}}`{page}-\1`', md)
+
+def params(sig):
+    "The parameters, and what is returned, in the signature that `show_doc` prints: (name, type, default, description) each, or None"
+    lines = sig.split('\n')
+    if not re.match(r'(def|class) \S+\($', lines[0]) or not lines[-1].startswith(')'): return
+    pat = re.compile(r' {4}(?P<name>\*{0,2}\w+)(?::(?P<type>.+?))?(?:=(?P<default>.+?))?,?(?: # (?P<text>.*))?$')
+    res = [pat.match(l) for l in lines[1:-1]]
+    ret = re.match(r'\)(?:->(?P<type>.+?))?:(?: # (?P<text>.*))?$', lines[-1])
+    if all(res) and ret: return [tuple(m.group('name','type','default','text')) for m in res] + [('', ret['type'], None, ret['text'])]
+
+def signature(name, ps):
+    "How `name` is called with the parameters `ps`"
+    args = [n+(f'={d}' if d else '') for n,t,d,x in ps[:-1]]
+    call = f"{name}({', '.join(args)})"
+    return call if len(call)<=100 else f'{name}(\n    '+',\n    '.join(args)+')'
+
+def table(ps):
+    "The parameters `ps` as a table, where there is something to say about them"
+    if not any(t or x for n,t,d,x in ps): return ''
+    def code(o): return f'`{o}`' if o else ''
+    rows = [[code(n) or '*returns*', doclinks.NbdevLookup().link_line(code(t)), code(d), x or ''] for n,t,d,x in ps if n or t or x]
+    rows = ['| '+' | '.join(o.replace('|', r'\|') for o in row)+' |' for row in rows]
+    return '\n'.join(['{.params}','| | type | default | |','|---|---|---|---|',*rows])
 
 def showdoc(md):
-    "What `show_doc` says: its heading before the link to the source, and no attributes of pandoc's"
-    m = re.match(r'---\s*\n+\[source\]\(([^)]*)\)\{[^}]*\}\s*\n+(#+ [^\n]*)\n', md)
-    if m: md = '\n\n'.join([m[2].replace('_', r'\_'), f'[source]({m[1]}){{.source}}', md[m.end():]])
-    return re.sub(r'(\]\([^)]*\))\{(?:target|style)[^}]*\}', r'\1', md)
+    "What `show_doc` says: a heading, the link to the source, how it is called, the docstring, and its parameters in a table"
+    m = re.match(r'---\s*\n+(?:\[source\]\(([^)]*)\)\{[^}]*\}\s*\n+)?(#+) (\S+)\n+```python\n(.*?)\n```', md, re.S)
+    if not m: return md
+    src,level,name,sig = m.groups()
+    ps = params(sig.strip())
+    doc = re.sub(r'^\*(.*)\*', r'\1', md[m.end():].strip())
+    return '\n\n'.join(filter(None, [
+        f'{level} {name}'.replace('_', r'\_'), f'[source]({src}){{.source}}' if src else '', f'```python\n{signature(name, ps) if ps else sig}\n```',
+        '' if doc=='Call self as a function.' else doc, table(ps) if ps else '']))
 
 def code_cell(c, tfm):
     "The cells that show the processed code cell `c`: directives obeyed, Markdown outputs as Markdown where they are to be read as is"
@@ -130,10 +174,33 @@ def code_cell(c, tfm):
     c.metadata,c.execution_count = dict(tags=tags, **(dict(mystnb=meta) if meta else {})),None
     return [c]*(d.get('echo')!='false' or bool(c.outputs)) + [new_markdown_cell(tfm(o)) for o in asis if o.strip()]
 
-def plain(nb, tfm):
+def code_text(c, images):
+    "A code cell and its outputs as Markdown; its pictures go to the dict `images`"
+    d,src = directives(c.source)
+    res = [f'```python\n{src}\n```']*(d.get('echo')!='false')
+    for o in c.outputs:
+        data = o.get('data', {'text/plain': o.get('text','')})
+        if png:=data.get('image/png'):
+            png = b64decode(png)
+            images[name:=f'{sha1(png).hexdigest()[:12]}.png'] = png
+            res.append(f"![{d.get('fig-alt','')}](/_images/{name})")
+        else: res.append(data.get('text/markdown') or f"```text\n{data['text/plain'].rstrip()}\n```")
+    return '\n\n'.join(res)
+
+def joined(cells, images):
+    "A div may open in one cell and close in a later one, around cells of code: make each such run one cell of Markdown"
+    res,depth = [],0
+    for c in cells:
+        if depth: res[-1].source += '\n\n'+(c.source if c.cell_type!='code' else code_text(c, images))
+        else: res.append(c)
+        if c.cell_type=='markdown':
+            for _,opens,closes in div_lines(c.source): depth = depth+1 if opens else max(depth-closes, 0)
+    return res
+
+def plain(nb, tfm, images=None):
     "Make the processed `nb` a plain notebook: `tfm` is what happens to each piece of Markdown"
     fm,cells = frontmatter(nb),[]
-    for c in nb.cells:
+    for c in joined(nb.cells, {} if images is None else images):
         c.pop('has_sd', None)
         if c.cell_type=='code': cells += code_cell(c, tfm)
         elif c.cell_type=='markdown' and 'AUTOGENERATED' not in c.source: cells.append(new_markdown_cell(tfm(c.source)))
@@ -141,10 +208,10 @@ def plain(nb, tfm):
     return fm
 
 def relink(md, rel, resolve):
-    "Rewrite the links of `md`, found in the notebook `rel`: `resolve` gets a path under `nbs` or out of it, and the anchor"
+    "Rewrite the links of `md`, found in the notebook `rel`, by `resolve`, which gets a path relative to `nbs` and an anchor"
     def f(m):
         url,hash = m[2],m[3] or ''
         if url.startswith(base): return m[1]+resolve(url[len(base):], hash)
-        if re.match(r'\w+:|/', url) or not url: return m[0]
-        return m[1]+resolve(posixpath.normpath(posixpath.join(rel.parent.as_posix(), url)), hash)
+        if re.match(r'\w+:|/', url): return m[0]
+        return m[1]+resolve(posixpath.normpath(posixpath.join(rel.parent.as_posix(), url)) if url else rel.as_posix(), hash)
     return re.sub(r'(\]\()([^)#\s]*)(#[^)\s]*)?(?=[)\s])', f, md)

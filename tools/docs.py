@@ -1,7 +1,7 @@
 """Build the documentation in _site/ without Quarto and without a network: open _site/index.html in a browser.
 nbdev processes the notebooks (links, `show_doc`), `bridge.py` turns them into plain ones, Sphinx makes the pages.
 usage: python tools/docs.py [--sidebar]      (--sidebar: only bring nbs/sidebar.yml and nbs/nbdev.yml up to date)"""
-import os,posixpath,shutil,subprocess,sys,tarfile
+import os,posixpath,re,shutil,subprocess,sys,tarfile
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from pathlib import Path
 import nbformat
@@ -9,7 +9,7 @@ from nbformat.v4 import new_markdown_cell
 from nbdev.doclinks import _build_modidx,_nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from bridge import anchors,cfg,divs,link_names,maths,nbs_path,plain,relink,root,sidebar,write_sidebar
+from bridge import anchors,cfg,divs,link_names,maths,nbs_path,no_attrs,own_ids,plain,relink,root,sidebar,write_sidebar
 
 cache,site = root/'.cache',root/'_site'
 
@@ -45,20 +45,25 @@ def source(proc, dest):
     nbs = {p.relative_to(proc): nbformat.read(p, 4) for p in sorted(proc.rglob('*.ipynb'))}
     new = {r.as_posix(): _nbpath2html(r).with_suffix('.ipynb').as_posix() for r in nbs}
     if len(set(new.values()))<len(new): sys.exit(f'Two notebooks make the same page: {sorted(new.values())}')
-    heads = {}
+    heads,ids,images = {},{},{}
     for r,nb in nbs.items():
-        fm = plain(nb, lambda md: maths(divs(md)))
+        page = new[r.as_posix()]
+        ids[page] = {k:v for c in nb.cells if c.cell_type=='markdown' for k,v in own_ids(c.source).items()}
+        fm = plain(nb, lambda md: maths(divs(no_attrs(md)), page.removesuffix('.ipynb').replace('/', '-')), images)
         nb.cells.insert(0, header(fm, r))
         if r.as_posix()=='index.ipynb': nb.cells.append(toctree(new))
-        heads[new[r.as_posix()]] = anchors(nb)
+        heads[page] = anchors(nb)
     for r,nb in nbs.items():
         def resolve(path, anchor):
-            page = new.get(path, path.removesuffix('.html')+'.ipynb' if path.endswith('.html') else path)
-            if page in heads:
-                hits = [a for a in (anchor[1:], anchor[1:].split('.')[0]) if a in heads[page]]
-                return posixpath.relpath(page, r.parent.as_posix()) + (f'#{hits[0]}' if hits else '')
-            file = posixpath.normpath(f'{nbs_path.name}/{path}')
-            return f'{cfg.git_url}/blob/{cfg.branch}/{file}' if path.startswith('../') and (root/file).exists() else posixpath.relpath(path, r.parent.as_posix())
+            page = new.get(path) or re.sub(r'\.html$', '.ipynb', path)
+            if page not in heads:
+                file = posixpath.normpath(f'{nbs_path.name}/{path}')
+                outside = path.startswith('../') and (root/file).exists()
+                return f'{cfg.git_url}/blob/{cfg.branch}/{file}' if outside else posixpath.relpath(path, r.parent.as_posix())+anchor
+            a = ids[page].get(anchor[1:], anchor[1:])
+            if a not in heads[page] and '.' in a: a = a.split('.')[0]    # a method that has no entry of its own: its class
+            if page==new[r.as_posix()] and a: return f'#{a}'
+            return posixpath.relpath(page, r.parent.as_posix()) + (f'#{a}' if a in heads[page] else '')
         for c in nb.cells:
             if c.cell_type=='markdown': c.source = relink(c.source, r, resolve)
             for o in c.get('outputs', []):
@@ -66,6 +71,8 @@ def source(proc, dest):
         p = dest/new[r.as_posix()]
         p.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, p)
+    (dest/'_images').mkdir()
+    for name,png in images.items(): (dest/'_images'/name).write_bytes(png)
     for p in proc.rglob('*'):
         if p.is_file() and p.suffix not in ('.ipynb','.yml','.css'):
             (dest/p.relative_to(proc)).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +85,10 @@ def main(args):
     _build_modidx()
     link_names()
     mathjax()
-    proc = proc_nbs(n_workers=0, force=True)
+    try: proc = proc_nbs(n_workers=0, force=True)
+    except Exception as e:
+        sys.exit(f'{e}\n{type(e.__cause__).__name__}: {e.__cause__}\n\nThe documentation of a notebook that exports runs its exported cells, and every cell '
+                 'that holds an import: keep imports in cells of their own, or mark the cell `#| eval: false`.')
     source(proc, cache/'docs')
     shutil.rmtree(site, ignore_errors=True)
     cmd = [sys.executable,'-m','sphinx','-q','-W','--keep-going','-E','-b','html','-c','docs','-d',cache/'doctrees',cache/'docs',site]

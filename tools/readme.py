@@ -8,7 +8,7 @@ from nbconvert import MarkdownExporter
 from nbdev.doclinks import nbglob,_nbpath2html
 from nbdev.processors import FilterDefaults
 from traitlets.config import Config
-from bridge import divs,github,link_names,nbs_path,plain,relink,root
+from bridge import divs,github,link_names,nbs_path,no_attrs,plain,relink,root
 
 figs = 'docs/readme'    # the figures of the front page
 
@@ -19,8 +19,8 @@ def readme():
     FilterDefaults()(nb)
     nb = nbformat.reads(nb2str(nb), 4)
     pages = {_nbpath2html(p).as_posix(): p.as_posix() for p in (o.resolve().relative_to(nbs_path) for o in nbglob(as_path=True))}
-    def resolve(path, anchor): return posixpath.normpath(f'{nbs_path.name}/{pages.get(path, path)}')
-    fm = plain(nb, lambda md: relink(divs(md, github), Path('index.ipynb'), resolve))
+    def resolve(path, anchor): return anchor if path=='index.ipynb' and anchor else posixpath.normpath(f'{nbs_path.name}/{pages.get(path, path)}')
+    fm = plain(nb, lambda md: relink(divs(no_attrs(md), github), Path('index.ipynb'), resolve))
     outs = [(c,o) for c in nb.cells if c.cell_type=='code' for o in c.outputs]
     for c,o in outs:
         if 'text/plain' in o.get('data',{}): o.data.pop('text/html', None)
