@@ -18,7 +18,7 @@ demo: $(DEMO)/.done  ## Learn a mask on the packaged MiniLM, in an environment o
 test: $(DEV)/.done  ## Check that modules and README are in step with the notebooks, then run every test and notebook
 	$(PY) tools/check_export.py
 	$(PY) tools/readme.py --check
-	$(PY) -m pytest
+	$(PY) -m pytest -rs --durations=5
 
 docs: $(DEV)/.docs  ## Build the documentation in _site/ (open _site/index.html)
 	$(PY) tools/docs.py

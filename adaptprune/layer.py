@@ -117,6 +117,7 @@ class _Masked:
 class _MaskedEmbedding(_Masked):
     "An embedding masks only the rows that a batch looks up"
     def forward(self, input):
+        if self.max_norm is not None or self.scale_grad_by_freq: return super().forward(input)
         w0,theta,tau = (self._parameters['weight'+s] for s in ('', '_theta', '_tau'))
         t_l,t_s,sparse_grad = self._mask_settings['weight']
         rows = F.embedding(input, theta, self.padding_idx, sparse=sparse_grad)
@@ -147,12 +148,12 @@ def attach(
         if not t>0: raise ValueError(f"{n} must be positive, got {t!r}: the paper uses t_l=1e5, t_s=1.")
     chosen,gen = maskable(model, weights), torch.Generator().manual_seed(seed)
     if isinstance(start, dict) and (bad := [n for n in chosen if n not in start]): raise ValueError(f"No scores to start theta from for {bad[0]!r}.")
+    thetas = {n: start_theta(getattr(*pl[0]), start[n] if isinstance(start, dict) else start, generator=gen, **kwargs) for n,pl in chosen.items()}
     model._was_trainable = {n: p.requires_grad for n,p in model.named_parameters()}
     model.requires_grad_(False)
     for name,places in chosen.items():
-        w0 = getattr(*places[0])
-        theta = nn.Parameter(start_theta(w0, start[name] if isinstance(start, dict) else start, generator=gen, **kwargs))
-        tau = nn.Parameter(torch.zeros((), device=w0.device), requires_grad=False)
+        theta = nn.Parameter(thetas[name])
+        tau = nn.Parameter(torch.zeros((), device=theta.device), requires_grad=False)
         for m,attr in places:
             settings = dict(m.__dict__.get('_mask_settings', {}), **{attr: (t_l, t_s, sparse_grad)})
             m.__class__ = _masked_class(getattr(m, '_plain_class', type(m)), tuple(settings))
@@ -192,11 +193,12 @@ def get_mask(
 def _strip(model):
     for w in masked_weights(model).values():
         for m,attr in w.places:
-            m.__class__ = m._plain_class
+            m.__class__ = getattr(m, '_plain_class', type(m))
             for s in ('_theta', '_tau'): del m._parameters[attr+s]
             m.__dict__.pop('_mask_settings', None)
-    flags = model.__dict__.pop('_was_trainable', {})
-    for n,p in model.named_parameters(): p.requires_grad_(flags.get(n, p.requires_grad))
+    for part in model.modules():
+        if flags := part.__dict__.pop('_was_trainable', None):
+            for n,p in part.named_parameters(): p.requires_grad_(flags.get(n, p.requires_grad))
     return model
 
 def detach(

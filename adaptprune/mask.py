@@ -101,8 +101,8 @@ def kth_smallest(
     flat = [s.detach().reshape(-1) for s in scores]
     n = sum(f.numel() for f in flat)
     if not 1<=k<=n: raise ValueError(f"k must be between 1 and the number of scores {n}, got {k}.")
+    if any(f.max().isnan() for f in flat if len(f)): raise ValueError("The scores hold NaN: a diverged run? Lower the learning rate.")
     guess = torch.cat([f[::max(1, n//sample)] for f in flat]).sort()[0]
-    if guess[-1].isnan(): raise ValueError("The scores hold NaN: a diverged run? Lower the learning rate.")
     width = 2/len(guess)**.5
     while True:
         at = [min(max(k/n+d, 0), 1)*(len(guess)-1) for d in (-width, width)]
@@ -111,7 +111,6 @@ def kth_smallest(
         inside = torch.cat([f[(f>=lo) & (f<=hi)] for f in flat])
         rank = k - sum(int((f<lo).count_nonzero()) for f in flat)
         if 1<=rank<=len(inside): return inside.kthvalue(rank)[0]
-        if lo==-torch.inf and hi==torch.inf: raise ValueError("The scores hold NaN: a diverged run? Lower the learning rate.")
         width *= 8
 
 # %% ../nbs/api/00_mask.ipynb #21bf421a
@@ -121,8 +120,7 @@ def split_at(
     seed:int=0 # breaks ties
 ) -> tuple: # threshold (0-d tensor), and a list of (flat positions in scores[i] that tie with it but are to be kept)
     "The threshold that prunes the `k` smallest scores, and the ties at it that have to survive"
-    if k==0: return scores[0].new_tensor(-torch.inf), [torch.empty(0, dtype=torch.long, device=s.device) for s in scores]
-    tau = kth_smallest(scores, k)
+    tau = kth_smallest(scores, k) if k else scores[0].new_tensor(-torch.inf)
     ties = [(s.detach().reshape(-1)==tau).nonzero()[:,0] for s in scores]
     n_below = sum(int((s<tau).count_nonzero()) for s in scores)
     keep = torch.ones(sum(map(len, ties)), dtype=torch.bool)

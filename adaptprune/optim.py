@@ -131,6 +131,7 @@ class SparsityController:
         for ws in self.groups:
             thetas = [w.theta.detach() for w in ws]
             tau,survivors = split_at(thetas, n_pruned(sum(t.numel() for t in thetas), sparsity))
+            if tau==-torch.inf: tau = torch.nextafter(min(t.masked_fill(t==tau, torch.inf).min() for t in thetas), tau)
             for w,t,alive in zip(ws, thetas, survivors):
                 if len(alive): t.view(-1)[alive] = torch.nextafter(tau, tau.new_tensor(torch.inf))
                 w.tau.copy_(tau)

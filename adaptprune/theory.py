@@ -7,7 +7,7 @@ __all__ = ['mirror_step', 'damping', 'price', 'pressure', 'bernoulli_kl', 'bias'
            'frank_wolfe_gap', 'budget_shift', 'Problems', 'best_masks', 'Run', 'descend']
 
 # %% ../nbs/api/02_theory.ipynb #d53fccac
-import math, numbers
+import copy, math, numbers
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -71,6 +71,7 @@ def bernoulli_kl(
     u:Tensor # (..., d), logits of the other distribution
 ) -> Tensor: # (...), in nats
     "`KL(v_star || sigmoid(u))` summed over weights: the start term of Theorem 1 (adaptprune), equation (2)"
+    u = u*1.
     p = v_star.to(u.dtype)
     if p.numel() and not (p.min()>=0 and p.max()<=1): raise ValueError(f"v_star must lie in [0, 1], got values from {p.min():.4g} to {p.max():.4g}.")
     return (F.softplus(u) - u*p + torch.special.xlogy(p, p) + torch.special.xlogy(1-p, 1-p)).sum(-1)
@@ -119,7 +120,7 @@ def bound(
     total,squares = sum(etas),sum(e*e for e in etas)
     return Bound(kl/total, (G+price*math.sqrt(d))**2/8*squares/total, bias(max_theta, t_s, G*math.sqrt(d) if grad_l1 is None else grad_l1))
 
-# %% ../nbs/api/02_theory.ipynb #b40df791
+# %% ../nbs/api/02_theory.ipynb #8b5c0464
 def best_step(
     kl:float, # KL(v*||v_1), in nats
     G:float, # G', bound on the 2-norm of s*g + lambda
@@ -129,7 +130,7 @@ def best_step(
     _positive(kl=kl, G=G, T=T)
     return math.sqrt(8*kl/T)/G
 
-# %% ../nbs/api/02_theory.ipynb #09d83719
+# %% ../nbs/api/02_theory.ipynb #2dae66aa
 def rounding_gap(
     theta, # (..., d) tensor, or a mapping from name to tensor, taken as one long vector; with a threshold, theta - tau
     t_l:float, # forward temperature
@@ -141,7 +142,7 @@ def rounding_gap(
     else: theta = torch.sigmoid(-t_l*theta.abs()).square()
     return G*theta.sum(-1).sqrt()
 
-# %% ../nbs/api/02_theory.ipynb #cad8177c
+# %% ../nbs/api/02_theory.ipynb #9ea3d897
 def frank_wolfe_gap(
     v:Tensor, # (..., d), in [0, 1]
     grad:Tensor, # (..., d), gradient of the objective at v (with a price: that of F, plus lambda)
@@ -155,7 +156,7 @@ def frank_wolfe_gap(
     weights = (keep-torch.arange(d, dtype=v.dtype, device=v.device)).clamp(0, 1)
     return (grad*v).sum(-1) - (grad.clamp(max=0).sort(-1)[0]*weights).sum(-1)
 
-# %% ../nbs/api/02_theory.ipynb #23850c49
+# %% ../nbs/api/02_theory.ipynb #fad5df97
 def budget_shift(
     u:Tensor, # (..., d), logits
     keep:float # k > 0, the sum that the mask may have
@@ -172,7 +173,7 @@ def budget_shift(
         lo,hi = torch.where(over, mid, lo),torch.where(over, hi, mid)
     return torch.where(torch.sigmoid(u).sum(-1)<=keep, torch.zeros_like(hi), hi)
 
-# %% ../nbs/api/02_theory.ipynb #bec4543e
+# %% ../nbs/api/02_theory.ipynb #6280593a
 _losses = {'squares': (lambda r: r*r/2, lambda r: r), 'logistic': (F.softplus, torch.sigmoid), 'absolute': (torch.abs, torch.sign)}
 
 class Problems:
@@ -198,6 +199,12 @@ class Problems:
     def F(self, v): return self.rho(self.residual(v)).mean(-1)
     def grad(self, v): return (self.slope(self.residual(v)).unsqueeze(-1)*self.A).mean(-2)
 
+    def repeat(self, runs:int):
+        "The same problems `runs` times over, for means over runs: (runs*B, ...)"
+        new = copy.copy(self)
+        new.A,new.b = self.A.repeat(runs, 1, 1),self.b.repeat(runs, 1)
+        return new
+
     def sample(self, v, generator):
         "The gradient of one random sample for each problem: unbiased, independent of the past"
         i = torch.randint(self.A.shape[1], (len(self.A),), generator=generator)
@@ -210,7 +217,7 @@ class Problems:
         g = self.slope(r).abs().amax(0)[...,None]*self.A.abs()
         return g.mean(1).norm(dim=-1), g.square().sum(-1).mean(-1).sqrt(), g.mean(1).sum(-1)
 
-# %% ../nbs/api/02_theory.ipynb #c2ad87e6
+# %% ../nbs/api/02_theory.ipynb #4b1b47e2
 def best_masks(
     problems:Problems, # d of 16 or less, else `ValueError`
     price:float=0., # lambda; or a (B,) tensor
@@ -225,7 +232,7 @@ def best_masks(
     phi = problems.rho(r).mean(-1) + torch.as_tensor(price).reshape(-1, 1)*masks.sum(-1)
     return phi.amin(-1), masks[phi.argmin(-1)].bool()
 
-# %% ../nbs/api/02_theory.ipynb #5643b79a
+# %% ../nbs/api/02_theory.ipynb #764bb226
 class Run(NamedTuple):
     "What `descend` leaves behind; sums over steps are weighted by eta"
     theta:Tensor # (..., d), after the last step

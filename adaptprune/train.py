@@ -192,6 +192,8 @@ def adapt(
     base = getattr(model, 'base_model', model) if base is None else base
     check_sparsity(sparsity)
     if len(loader)==0: raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
+    ckpt = Path(out)/'checkpoint.pt' if out else None
+    if resume and not (ckpt and ckpt.exists()): raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. Leave out resume, or name the folder of the interrupted run.")
     per_epoch = -(-len(loader)//(acc.num_processes*acc.gradient_accumulation_steps))
     n_steps = max_steps or max(1, round(recipe.epochs*per_epoch))
     set_seed(seed)
@@ -203,10 +205,9 @@ def adapt(
     masked = recipe.method=='mask'
     ctl = SparsityController(base, sparsity, n_steps, partial(cubic, end=recipe.schedule_end) if recipe.schedule=='cubic' else None,
                              recipe.budget, recipe.every, recipe.recovery) if masked else None
-    config = dict(asdict(recipe), sparsity=sparsity, seed=seed, n_steps=n_steps, base=before, batches=len(loader))
+    config = dict(asdict(recipe), sparsity=sparsity, seed=seed, n_steps=n_steps, base=before, batches=len(loader),
+                  accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
     run,parts = dict(config=config, step=0, epoch=0, batch=0, history=[], seconds=0.), dict(optim=opt, sched=sched, **(dict(ctl=ctl) if ctl else {}))
-    ckpt = Path(out)/'checkpoint.pt' if out else None
-    if resume and not (ckpt and ckpt.exists()): raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. Leave out resume, or name the folder of the interrupted run.")
     rng = None
     if resume: run,rng = load_checkpoint(ckpt, config, model, parts)
     net,dl,optim = acc.prepare(model, loader, opt)

@@ -16,8 +16,8 @@ root_doc,html_theme,html_title,smartquotes = 'index','furo',project,False
 html_static_path = ['_static','../.cache/static']
 html_css_files = ['site.css']
 html_copy_source,html_show_sphinx,html_show_sourcelink = False,False,False
-html_theme_options = dict(footer_icons=[], light_css_variables={'color-brand-primary': '#0b6e6e', 'color-brand-content': '#0b6e6e'},
-                          dark_css_variables={'color-brand-primary': '#5ec8c0', 'color-brand-content': '#5ec8c0'})
+def colour(c): return {'color-brand-primary': c, 'color-brand-content': c}
+html_theme_options = dict(light_css_variables=colour('#0b6e6e'), dark_css_variables=colour('#5ec8c0'))
 pygments_style,pygments_dark_style = 'default','github-dark'
 
 nb_execution_mode,nb_merge_streams,nb_render_markdown_format = 'off',True,'myst'

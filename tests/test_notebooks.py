@@ -39,6 +39,13 @@ def test_clean(fn):
     assert nb2str(nb)==src, f'{fn.name} holds metadata that nbdev_clean takes out: run `make export`'
 
 @each
+def test_title(fn):
+    "The site makes a heading of the first cell, and drops what else is in it"
+    lines = ''.join(json.loads(fn.read_text(encoding='utf-8'))['cells'][0]['source']).splitlines()
+    assert lines[0].startswith('# ') and any(l.startswith('> ') for l in lines)
+    assert not [l for l in lines[1:] if l.strip() and not re.match(r'> |- \S.*:.*\S', l)]
+
+@each
 def test_stored_outputs(fn):
     outs = [o for c in json.loads(fn.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])]
     assert not [o['ename'] for o in outs if o['output_type']=='error']

@@ -44,7 +44,7 @@ def test_sidebar():
 def built(tmp_path_factory):
     "The names in the sdist and in the wheel made from it, without the folder that holds the former"
     tmp = tmp_path_factory.mktemp('build')
-    skip = ignore_patterns('.*', '_*s', '_proc', 'build', 'dist', '*.egg-info', '__pycache__', 'demo-out', 'runs', 'results', 'nbs')
+    skip = ignore_patterns('.*', '_docs', '_site', '_proc', 'build', 'dist', '*.egg-info', '__pycache__', 'demo-out', 'runs', 'results', 'nbs')
     copytree(root, tmp/'src', ignore=skip)
     subprocess.run([sys.executable,'-m','build','-q','--no-isolation','--outdir',tmp/'dist',tmp/'src'], check=True, capture_output=True, text=True)
     with tarfile.open(next((tmp/'dist').glob('*.tar.gz'))) as t: sdist = {n.split('/',1)[1] for n in t.getnames() if '/' in n}

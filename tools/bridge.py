@@ -3,8 +3,7 @@ import posixpath,re,sys
 from base64 import b64decode
 from hashlib import sha1
 from importlib.metadata import EntryPoint
-from pathlib import Path
-import nbformat,yaml
+import yaml
 from nbformat.v4 import new_markdown_cell
 from nbdev import doclinks
 from nbdev.config import get_config
@@ -125,8 +124,9 @@ def params(sig):
     "The parameters, and what is returned, in the signature that `show_doc` prints: (name, type, default, description) each, or None"
     lines = sig.split('\n')
     if not re.match(r'(def|class) \S+\($', lines[0]) or not lines[-1].startswith(')'): return
-    pat = re.compile(r' {4}(?P<name>\*{0,2}\w+)(?::(?P<type>.+?))?(?:=(?P<default>.+?))?,?(?: # (?P<text>.*))?$')
-    res = [pat.match(l) for l in lines[1:-1]]
+    def split(l): return [l] if ' # ' in l else re.split(r', (?=\*{0,2}[a-zA-Z_]\w*(?:[:=,]|$))', l)
+    pat = re.compile(r'(?P<name>\*{0,2}\w+)(?::(?P<type>.+?))?(?:=(?P<default>.+?))?,?(?: # (?P<text>.*))?$')
+    res = [pat.match(o) for l in lines[1:-1] for o in split(l.strip())]
     ret = re.match(r'\)(?:->(?P<type>.+?))?:(?: # (?P<text>.*))?$', lines[-1])
     if all(res) and ret: return [tuple(m.group('name','type','default','text')) for m in res] + [('', ret['type'], None, ret['text'])]
 
@@ -183,7 +183,8 @@ def code_text(c, images):
         if png:=data.get('image/png'):
             png = b64decode(png)
             images[name:=f'{sha1(png).hexdigest()[:12]}.png'] = png
-            res.append(f"![{d.get('fig-alt','')}](/_images/{name})")
+            width = o.get('metadata',{}).get('image/png',{}).get('width')
+            res.append(f"![{d.get('fig-alt','')}](/_images/{name})" + (f'{{width={width}px}}' if width else ''))
         else: res.append(data.get('text/markdown') or f"```text\n{data['text/plain'].rstrip()}\n```")
     return '\n\n'.join(res)
 

@@ -3,7 +3,6 @@ nbdev processes the notebooks (links, `show_doc`), `bridge.py` turns them into p
 usage: python tools/docs.py [--sidebar]      (--sidebar: only bring nbs/sidebar.yml and nbs/nbdev.yml up to date)"""
 import os,posixpath,re,shutil,subprocess,sys,tarfile
 os.environ.setdefault('OMP_NUM_THREADS', '1')
-from pathlib import Path
 import nbformat
 from nbformat.v4 import new_markdown_cell
 from nbdev.doclinks import _build_modidx,_nbpath2html
@@ -32,12 +31,13 @@ def header(fm, rel):
     return new_markdown_cell(res if rel.name=='index.ipynb' else f'{res}\n\n{links}')
 
 def toctree(new):
-    "The table of contents, from nbs/sidebar.yml"
-    def tree(docs, caption=''): return '\n'.join(['```{toctree}', ':hidden:', *([f':caption: {caption}'] if caption else []), '', *docs, '```'])
+    "The table of contents, by the sections of nbs/sidebar.yml"
+    def tree(docs, caption): return '\n'.join(['```{toctree}', ':hidden:', caption, '', *docs, '```'])
     def doc(o): return new[o].removesuffix('.ipynb')
     items = sidebar()['website']['sidebar']['contents']
-    return new_markdown_cell('\n\n'.join([tree(['Home <self>', *(doc(o) for o in items if isinstance(o, str))])] +
-                                         [tree([doc(o) for o in s['contents']], s['section']) for s in items if 'section' in s]))
+    top = ['Home <self>', *(doc(o) for o in items if isinstance(o, str))]
+    secs = [tree(map(doc, o['contents']), f":caption: {o['section']}") for o in items if 'section' in o]
+    return new_markdown_cell('\n\n'.join([tree(top, ''), *secs]))
 
 def source(proc, dest):
     "Write the plain notebooks, and the files beside them, from `proc` to `dest`"
@@ -61,9 +61,9 @@ def source(proc, dest):
                 outside = path.startswith('../') and (root/file).exists()
                 return f'{cfg.git_url}/blob/{cfg.branch}/{file}' if outside else posixpath.relpath(path, r.parent.as_posix())+anchor
             a = ids[page].get(anchor[1:], anchor[1:])
-            if a not in heads[page] and '.' in a: a = a.split('.')[0]    # a method that has no entry of its own: its class
-            if page==new[r.as_posix()] and a: return f'#{a}'
-            return posixpath.relpath(page, r.parent.as_posix()) + (f'#{a}' if a in heads[page] else '')
+            if path.endswith('.html') and a not in heads[page]: a = a.split('.')[0]    # a method without an entry of its own: its class
+            if path.endswith('.html') and a not in heads[page]: a = ''
+            return ('' if page==new[r.as_posix()] and a else posixpath.relpath(page, r.parent.as_posix())) + (f'#{a}' if a else '')
         for c in nb.cells:
             if c.cell_type=='markdown': c.source = relink(c.source, r, resolve)
             for o in c.get('outputs', []):
@@ -87,13 +87,15 @@ def main(args):
     mathjax()
     try: proc = proc_nbs(n_workers=0, force=True)
     except Exception as e:
-        sys.exit(f'{e}\n{type(e.__cause__).__name__}: {e.__cause__}\n\nThe documentation of a notebook that exports runs its exported cells, and every cell '
-                 'that holds an import: keep imports in cells of their own, or mark the cell `#| eval: false`.')
+        why = 'The documentation of a notebook that exports runs what it exports and every cell with an import: keep imports in cells of their own.'
+        sys.exit(f'{e}\n{type(e.__cause__).__name__}: {e.__cause__}\n\n{why}')
     source(proc, cache/'docs')
+    html = cache/'html'
+    shutil.rmtree(html, ignore_errors=True)
+    cmd = [sys.executable,'-m','sphinx','-q','-W','--keep-going','-E','-b','html','-c','docs','-d',cache/'doctrees',cache/'docs',html]
+    if res:=subprocess.run(cmd, cwd=root).returncode: sys.exit(res)
     shutil.rmtree(site, ignore_errors=True)
-    cmd = [sys.executable,'-m','sphinx','-q','-W','--keep-going','-E','-b','html','-c','docs','-d',cache/'doctrees',cache/'docs',site]
-    res = subprocess.run(cmd, cwd=root).returncode
-    if res: sys.exit(res)
+    html.rename(site)
     print(f'{len(list(site.rglob("*.html")))} pages: open {site.relative_to(root)}/index.html')
 
 if __name__=='__main__': main(sys.argv[1:])

