@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['config_name', 'format_name', 'format_version', 'max_config', 'max_weights', 'mask_entropy', 'byte_frequencies',
            'encode_bits', 'MaskFileError', 'check_stream', 'decode_bits', 'encode_mask', 'decode_mask', 'mask_hash',
-           'BaseMismatch', 'base_tensors', 'TaskMask', 'public_name', 'read_config']
+           'magnitude_mask', 'BaseMismatch', 'base_tensors', 'TaskMask', 'public_name', 'read_config', 'find_folder']
 
 # %% ../nbs/api/08_artifact.ipynb #604c2d7a
 import hashlib, json, math, os, re, stat, warnings
@@ -129,6 +129,20 @@ def mask_hash(
     return h.hexdigest()
 
 # %% ../nbs/api/08_artifact.ipynb #93e6e676
+def magnitude_mask(
+    w:Tensor, # weights
+    k:int # how many to keep
+) -> Tensor: # bool, True at the k largest |w|; of equal ones the first are kept
+    "The mask that magnitude pruning would choose for one tensor"
+    a = w.detach().cpu().abs().reshape(-1)
+    a = (a if a.dtype==torch.float64 else a.float()).numpy()
+    if k in (0, len(a)): return torch.full(w.shape, k>0)
+    cut = np.partition(a, len(a)-k)[len(a)-k]
+    keep = a>cut
+    keep[np.flatnonzero(a==cut)[:k-np.count_nonzero(keep)]] = True
+    return torch.from_numpy(keep).view(w.shape)
+
+# %% ../nbs/api/08_artifact.ipynb #1dfad50d
 class BaseMismatch(ValueError): "A mask was put on other base weights than those it was learnt on"
 
 def _pretrained(model): return getattr(model, 'base_model', model)
@@ -148,7 +162,7 @@ def base_tensors(
     with ThreadPoolExecutor() as ex: hashes = list(ex.map(_digest, ws.values()))
     return {n: dict(shape=list(w.shape), dtype=str(w.dtype).removeprefix('torch.'), sha256=h) for (n,w),h in zip(ws.items(), hashes)}
 
-# %% ../nbs/api/08_artifact.ipynb #563ff763
+# %% ../nbs/api/08_artifact.ipynb #90ae8e54
 class TaskMask:
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     def __init__(self,
@@ -163,7 +177,9 @@ class TaskMask:
 
     @property
     def mask(self) -> Mask:
-        if self._mask is None: self._mask,self._coded = self._decode(),None
+        if self._mask is None:
+            if self._coded['reference']=='magnitude': raise ValueError("This mask is stored as a difference from the base's largest weights: `apply` it, or give the base model to `from_pretrained` as reference=.")
+            self._decode()
         return self._mask
 
     @property
@@ -173,9 +189,13 @@ class TaskMask:
 
     def _config_sparsity(self): return 1-sum(_ones(h) for h in self._coded['mask'].values())/self.numel
 
-    def _decode(self):
-        c,ref = self._coded,self._coded['reference']
-        return Mask({n: decode_mask(h, self.base['tensors'][n]['shape'], c['data'].get(n, b''), ref and ref[n], f"the mask of {n!r}") for n,h in c['mask'].items()})
+    def _decode(self, base=None):
+        c,shapes,out = self._coded,{n: t['shape'] for n,t in self.base['tensors'].items()},{}
+        ws = _weights(base, shapes) if c['reference']=='magnitude' else {}
+        for n,h in c['mask'].items():
+            ref = magnitude_mask(ws[n], _ones(h)) if ws else c['reference'] and c['reference'][n]
+            out[n] = decode_mask(h, shapes[n], c['data'].get(n, b''), ref, f'the mask of {n[:100]!r}')
+        self._mask,self._coded = Mask(out),None
 
     def __repr__(self):
         what = self.info.get('task') or 'a task'
@@ -183,7 +203,7 @@ class TaskMask:
 
 def _ones(head): return head['ones'] if 'ones' in head else head['kept']['ones']+head['pruned']['ones']
 
-# %% ../nbs/api/08_artifact.ipynb #e5956aa2
+# %% ../nbs/api/08_artifact.ipynb #e094419b
 from fastcore.basics import patch
 
 def _differences(want, got):
@@ -210,16 +230,18 @@ def check(self:TaskMask,
 @patch
 def apply(self:TaskMask,
     model:nn.Module, # plain; the weights of it (or of its `base_model`) are changed in place
-    check:bool=True # False: another base of the same shapes gives a warning instead of `BaseMismatch`
+    check:bool=True # False: another base of the same shapes gives a warning instead of `BaseMismatch` (unless the mask is stored relative to the base)
 ) -> nn.Module: # the same model
     "Zero what the mask prunes, on the base it was learnt on"
     base = _pretrained(model)
     if masked_weights(base): raise ValueError("This model has masks attached: `detach` them first.")
-    self.check(base, check)
+    by_size = self._mask is None and self._coded['reference']=='magnitude'
+    self.check(base, check or by_size)
+    if by_size: self._decode(base)
     apply_mask(base, self.mask)
     return model
 
-# %% ../nbs/api/08_artifact.ipynb #844cd805
+# %% ../nbs/api/08_artifact.ipynb #d8a7c6a6
 def public_name(
     model # 'minilm', a folder, a Hub id, or None
 ) -> tuple: # (Hub id or the bare name of the folder, revision or None)
@@ -247,8 +269,8 @@ def from_adapted(cls:TaskMask,
     model,base,rep = res.model,_pretrained(res.model),res.report
     cfg = getattr(base, 'config', None)
     name,revision = public_name(rep.get('model') or getattr(cfg, 'name_or_path', None) or None)
-    inside = {id(t) for t in (*base.parameters(), *base.buffers())}
-    head = {n: t.detach().cpu().clone() for n,t in model.state_dict(keep_vars=True).items() if id(t) not in inside} if base is not model else {}
+    inside,saved = {id(t) for t in (*base.parameters(), *base.buffers())},model.state_dict()
+    head = {n: t.detach().cpu().clone() for n,t in (*model.named_parameters(), *model.named_buffers()) if id(t) not in inside and n in saved}
     facts = {k: rep[k] for k in ('task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'method', 'steps', 'seed', 'recipe') if k in rep}
     facts.update(_temperatures(base), versions=dict(adaptprune=adaptprune.__version__, torch=torch.__version__, transformers=transformers.__version__))
     if 'task' in rep and (labels := _labels(rep['task'])): facts['labels'] = labels
@@ -261,7 +283,7 @@ def _temperatures(base):
         return dict(t_l=m._mask_settings[attr][0] if math.isfinite(m._mask_settings[attr][0]) else 'inf', t_s=m._mask_settings[attr][1])
     return {}
 
-# %% ../nbs/api/08_artifact.ipynb #9faa13a1
+# %% ../nbs/api/08_artifact.ipynb #7d7314d6
 config_name,format_name,format_version = 'adaptprune.json','adaptprune',1
 
 def _pretty(o, pad=''):
@@ -269,39 +291,55 @@ def _pretty(o, pad=''):
     return '{\n' + ',\n'.join(f'{pad} {json.dumps(k)}: {_pretty(v, pad+" ")}' for k,v in o.items()) + f'\n{pad}}}'
 
 def _write(path, data):
-    tmp = path.with_name(path.name+'.tmp')
-    with open(tmp, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
+    tmp = path.with_name(path.name+'.tmp'); tmp.unlink(missing_ok=True)
+    with open(tmp, 'xb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
     os.replace(tmp, path)
+
+def _plain(o):
+    if isinstance(o, dict): return {str(k): _plain(v) for k,v in o.items()}
+    if isinstance(o, (list, tuple)): return [_plain(v) for v in o]
+    if hasattr(o, 'item'): o = o.item()
+    return None if isinstance(o, float) and not math.isfinite(o) else o
 
 def _seal(config):
     text = _pretty(dict(config, checksum='0'*64))
     return text.replace('0'*64, hashlib.sha256(text.encode()).hexdigest()).encode()
 
-# %% ../nbs/api/08_artifact.ipynb #df02995f
+# %% ../nbs/api/08_artifact.ipynb #5bf0b116
+def _reference_of(reference, mask):
+    if reference is None: return None, None
+    if isinstance(reference, nn.Module):
+        ws = _weights(_pretrained(reference), mask)
+        return Mask({n: magnitude_mask(ws[n], int(m.count_nonzero())) for n,m in mask.items()}), dict(kind='magnitude')
+    if bad := [n for n in mask if n not in reference.mask or reference.mask[n].shape!=mask[n].shape]: raise ValueError(f"The reference has no mask of the shape of {bad[0]!r}: it must be of a task on the same base.")
+    return reference.mask, dict(kind='mask', task=reference.info.get('task'), sha256=mask_hash(reference.mask))
+
 @patch
 def save_pretrained(self:TaskMask,
     folder, # made if need be; a mask that is there is replaced in one step
-    reference:TaskMask=None # a sister task on the same base: store differences from its mask where these are shorter
+    reference=None # store differences where they are shorter: from a sister's `TaskMask`, or from the largest weights of the base model given here
 ) -> Path: # the folder
     "Write config and data; a kill at any moment leaves the old files or the new"
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    coded = {n: encode_mask(m, reference and reference.mask[n]) for n,m in self.mask.items()}
+    if isinstance(reference, nn.Module): self.check(reference)
+    ref,named = _reference_of(reference, self.mask)
+    coded = {n: encode_mask(m, ref and ref[n]) for n,m in self.mask.items()}
     tensors = {f'mask/{n}': torch.frombuffer(bytearray(d), dtype=torch.uint8) for n,(_,d) in coded.items() if d}
     tensors.update({f'head/{n}': t.contiguous() for n,t in self.head.items()})
     data = safetensors.torch.save(tensors)
     sha = hashlib.sha256(data).hexdigest()
-    used = any(h['coding']=='delta' for h,_ in coded.values())
-    config = dict(format=format_name, version=format_version, info=self.info, base=self.base, mask={n: h for n,(h,_) in coded.items()}, head=list(self.head),
-        reference=dict(task=reference.info.get('task'), sha256=mask_hash(reference.mask)) if used else None, data=dict(file=f'mask-{sha[:16]}.safetensors', bytes=len(data), sha256=sha))
-    sealed = _seal(config)
+    file = f'mask-{sha[:16]}.safetensors'
+    if all(h['coding']!='delta' for h,_ in coded.values()): named = None
+    sealed = _seal(dict(format=format_name, version=format_version, info=_plain(self.info), base=self.base, mask={n: h for n,(h,_) in coded.items()}, head=list(self.head),
+        reference=named, data=dict(file=file, bytes=len(data), sha256=sha)))
     with FileLock(folder/'.adaptprune.lock'):
-        _write(folder/config['data']['file'], data)
+        _write(folder/file, data)
         _write(folder/config_name, sealed)
-        for f in folder.glob('mask-*.safetensors*'):
-            if f.name!=config['data']['file']: f.unlink(missing_ok=True)
+        for f in folder.iterdir():
+            if f.name!=file and re.fullmatch(r'mask-[0-9a-f]{16}\.safetensors(\.tmp)?', f.name): f.unlink(missing_ok=True)
     return folder
 
-# %% ../nbs/api/08_artifact.ipynb #5bf0b116
+# %% ../nbs/api/08_artifact.ipynb #f4f3eee2
 max_config,max_weights = 2**22,2**33 # bytes of the config; weights in all
 
 def _pairs(pairs):
@@ -327,7 +365,7 @@ def _read(folder, name, limit):
     if len(data)>limit: raise MaskFileError(f"{name} grew beyond {limit:,} bytes.")
     return data
 
-# %% ../nbs/api/08_artifact.ipynb #fb6c795d
+# %% ../nbs/api/08_artifact.ipynb #fadfec23
 def _is(kind, ok=lambda v: True): return lambda v: type(v) is kind and ok(v)
 def _match(pat): return _is(str, lambda v: re.fullmatch(pat, v) is not None)
 def _or_none(test): return lambda v: v is None or test(v)
@@ -338,7 +376,7 @@ _config = dict(format=_is(str), version=_is(int), info=_is(dict), base=_is(dict)
     reference=_or_none(_is(dict)), data=_is(dict), checksum=_hash)
 _base = dict(model=_or_none(_match(r'(?!.*\.\.)[\w.-]{1,200}(/[\w.-]{1,200})?')), revision=_or_none(_match(r'(?!.*\.\.)[\w.-]{1,200}')), tensors=_is(dict))
 _data = dict(file=_match(r'mask-[0-9a-f]{16}\.safetensors'), bytes=_count, sha256=_hash)
-_reference = dict(task=_or_none(_is(str)), sha256=_hash)
+_reference = dict(kind=_match('mask'), task=_or_none(_is(str)), sha256=_hash)
 
 def _check(d, schema, what):
     if type(d) is not dict or d.keys()!=schema.keys(): raise MaskFileError(f"{what} should have the fields {', '.join(schema)}, and has {', '.join(map(repr, list(d)[:12])) if type(d) is dict else type(d).__name__}.")
@@ -347,7 +385,7 @@ def _check(d, schema, what):
 
 def _check_config(c):
     _check(c, _config, config_name); _check(c['base'], _base, 'base'); _check(c['data'], _data, 'data')
-    if c['reference'] is not None: _check(c['reference'], _reference, 'reference')
+    if c['reference'] not in (None, dict(kind='magnitude')): _check(c['reference'], _reference, 'reference')
     tensors = c['base']['tensors']
     if tensors.keys()!=c['mask'].keys(): raise MaskFileError("The masked tensors and those of the base are not the same.")
     for n,t in tensors.items(): _check(t, _tensor, f'base tensor {n[:100]!r}')
@@ -361,7 +399,7 @@ def _check_config(c):
             if _ones(h)>size: raise MaskFileError(f"{what} declares {_ones(h)} kept of {size} weights.")
         else: _check(h, _stream, what); check_stream(h, size, what)
 
-# %% ../nbs/api/08_artifact.ipynb #43e2e564
+# %% ../nbs/api/08_artifact.ipynb #668204b9
 def read_config(
     folder # with an adaptprune.json
 ) -> dict: # the checked config
@@ -393,10 +431,22 @@ def _split(c, data):
         if t.dtype!=torch.uint8 or t.shape!=(sizes[n],): raise MaskFileError(f"The stream of {n[:100]!r} should be {sizes[n]} bytes of uint8, and is {tuple(t.shape)} of {t.dtype}.")
     head = {n: tensors[f'head/{n}'] for n in c['head']}
     for n,t in head.items():
-        if not t.is_floating_point() or not t.isfinite().all(): raise MaskFileError(f"The head's {n[:100]!r} holds values that are not finite numbers.")
+        if t.is_floating_point() and not t.isfinite().all(): raise MaskFileError(f"The head's {n[:100]!r} holds values that are not finite numbers.")
     return {n: t.numpy() for n,t in streams.items()}, head
 
-# %% ../nbs/api/08_artifact.ipynb #f4f3eee2
+# %% ../nbs/api/08_artifact.ipynb #5c95b662
+def find_folder(
+    name, # a folder, or owner/name on the Hub
+    **kwargs # revision, cache_dir, local_files_only, token of `snapshot_download`
+) -> Path: # a folder on this machine
+    "Where a mask file lies, fetched from the Hub if need be; what cannot be had raises `OSError`"
+    if Path(name).is_dir(): return Path(name)
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)) or '..' in str(name): raise FileNotFoundError(f"No folder {str(name)!r}, and it is not the owner/name of a mask on the Hub.")
+    from huggingface_hub import snapshot_download
+    try: return Path(snapshot_download(str(name), allow_patterns=[config_name, 'mask-*.safetensors'], **kwargs))
+    except Exception as e: raise OSError(f"No folder {str(name)!r}, and no such mask to be had from the Hub: it is not there, or the Hub cannot be reached and there is no cached copy.") from e
+
+# %% ../nbs/api/08_artifact.ipynb #d84c0527
 def _load(folder):
     for attempt in range(3):
         c = read_config(folder)
@@ -408,23 +458,31 @@ def _load(folder):
             raise MaskFileError(f"{c['data']['file']} is damaged: its length or its hash is not what {config_name} says. Get it again.")
         return c, data
 
+def _bind(self, named, reference):
+    if named is None: return None
+    if named['kind']=='magnitude': return 'magnitude'
+    if not isinstance(reference, TaskMask) or mask_hash(reference.mask)!=named['sha256']:
+        raise ValueError(f"This file holds differences from the mask of {named['task'] or 'another task'!r} (hash {named['sha256'][:16]}...): pass that one as reference=.")
+    for n,t in self.base['tensors'].items():
+        if n not in reference.mask or list(reference.mask[n].shape)!=t['shape']: raise MaskFileError(f"The reference has no mask of the shape of {n[:100]!r}.")
+    return reference.mask
+
 @patch(cls_method=True)
 def from_pretrained(cls:TaskMask,
-    name, # a folder
-    reference:TaskMask=None # the sister task that differences were taken from, if any; a wrong or missing one raises `ValueError`
+    name, # a folder, or the Hub id (owner/name) of one
+    reference=None, # what differences were taken from, if any: the sister's `TaskMask`, or the base model; a wrong one raises `ValueError`
+    **kwargs # of a Hub id: revision, cache_dir, local_files_only, token
 ) -> TaskMask:
-    "Read a mask file; a damaged one raises `MaskFileError`"
-    c,data = _load(Path(name))
-    streams,head = _split(c, data)
-    if (r := c['reference']) and (reference is None or mask_hash(reference.mask)!=r['sha256']):
-        raise ValueError(f"This file holds differences from the mask of {r['task'] or 'another task'!r} (hash {r['sha256'][:16]}...): pass that one as reference=.")
+    "Read a mask file; a damaged one raises `MaskFileError`, a missing one an `OSError`"
+    c,data = _load(find_folder(name, **kwargs))
     self = cls.__new__(cls)
-    self._mask,self.base,self.head,self.info = None,c['base'],head,c['info']
-    self._coded = dict(mask=c['mask'], data=streams, reference=reference.mask if r else None)
-    if r and (bad := [n for n,t in c['base']['tensors'].items() if n not in reference.mask or list(reference.mask[n].shape)!=t['shape']]): raise MaskFileError(f"The reference has no mask of the shape of {bad[0][:100]!r}.")
+    self._mask,self.base,self.info = None,c['base'],c['info']
+    streams,self.head = _split(c, data)
+    self._coded = dict(mask=c['mask'], data=streams, reference=_bind(self, c['reference'], reference))
+    if self._coded['reference']=='magnitude' and isinstance(reference, nn.Module): self.check(reference); self._decode(_pretrained(reference))
     return self
 
-# %% ../nbs/api/08_artifact.ipynb #d84c0527
+# %% ../nbs/api/08_artifact.ipynb #2ee40da4
 @patch
 def load_head(self:TaskMask,
     model:nn.Module # whole model, with the head's modules in place
@@ -450,3 +508,50 @@ def load_model(self:TaskMask,
     net = AdaptModel(encoder, self.info['n_out'], self.info.get('pooling'))
     self.apply(net, check)
     return self.load_head(net).eval()
+
+# %% ../nbs/api/08_artifact.ipynb #ff6be14d
+@patch
+def model_card(self:TaskMask,
+    repo_id='owner/name' # on the Hub
+) -> str: # README.md, with its metadata
+    "A model card: base model, metrics, how to load it"
+    from huggingface_hub import EvalResult, ModelCardData
+    i,b = self.info,self.base
+    task,kind = i.get('task') or 'task','text-classification'
+    results = [EvalResult(kind, task, task, k, v, dataset_split=i.get('split')) for k,v in (i.get('metrics') or {}).items() if isinstance(v, (int, float))]
+    meta = ModelCardData(base_model=b.get('model'), base_model_relation='adapter' if b.get('model') else None, library_name='adaptprune', tags=['adaptprune', 'pruning', 'mask'],
+        pipeline_tag=kind, model_name=repo_id.split('/')[-1], eval_results=results or None)
+    scores = ''.join(f'| {k} | {v:.4f} |\n' for k,v in (i.get('metrics') or {}).items() if isinstance(v, (int, float)))
+    return f"""---
+{meta.to_yaml()}
+---
+# {task}: a mask for {b.get('model') or 'a pre-trained model'}
+
+A binary mask over {self.numel:,} weights in {len(b['tensors'])} tensors ({self.sparsity:.2%} pruned) of the frozen base model, and a small head. No weight of the base was changed.
+
+{'| metric | value |' + chr(10) + '|---|---|' + chr(10) + scores if scores else ''}
+```python
+from adaptprune.artifact import TaskMask
+model = TaskMask.from_pretrained('{repo_id}').load_model()
+```
+
+It fits the base at revision `{b.get('revision') or 'not recorded'}` only: loading it on other weights is refused.
+"""
+
+@patch
+def push_to_hub(self:TaskMask,
+    repo_id:str, # owner/name; made if need be
+    private:bool=False, # for a new one
+    token=None, # by default the one you are logged in with
+    **kwargs # for `save_pretrained`
+) -> str: # address of the commit
+    "Upload config, data and a model card in one commit; a failure raises `OSError`"
+    import tempfile
+    from huggingface_hub import HfApi
+    with tempfile.TemporaryDirectory() as d:
+        self.save_pretrained(d, **kwargs)
+        (Path(d)/'README.md').write_text(self.model_card(repo_id), encoding='utf-8')
+        try:
+            api = HfApi(token=token); api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=d, commit_message='Mask file', allow_patterns=['README.md', config_name, 'mask-*.safetensors'], delete_patterns=['mask-*.safetensors']))
+        except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {e}") from e

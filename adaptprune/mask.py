@@ -41,7 +41,7 @@ class Mask(Mapping):
     @property
     def density(self) -> float: return self.kept/self.numel
     @property
-    def sparsity(self) -> float: return 1-self.density
+    def sparsity(self) -> float: return (self.numel-self.kept)/self.numel
 
     def __repr__(self): return f"Mask({len(self)} weights, {self.kept:,} of {self.numel:,} kept, sparsity {self.sparsity:.4f})"
 

@@ -45,8 +45,8 @@ class MaskOptimizer(torch.optim.Optimizer):
             s['step'] += 1
             if grad.is_sparse: grad = grad.to_dense()
             s['m'].lerp_(grad, 1-g['betas'][0]); s['v'].mul_(g['betas'][1]).addcmul_(grad, grad, value=1-g['betas'][1])
-            size = g['lr']*math.sqrt(1-g['betas'][1]**s['step'])/(1-g['betas'][0]**s['step'])
-            return p.addcdiv_(s['m'], s['v'].sqrt().add_(g['eps']), value=-size)
+            c1,c2 = (1-b**s['step'] for b in g['betas'])
+            return p.addcdiv_(s['m'], s['v'].sqrt().div_(math.sqrt(c2)).add_(g['eps']), value=-g['lr']/c1)
         if grad.is_sparse: grad = grad.coalesce()
         if g['step']=='sign': grad = grad.sign()
         p.add_(grad, alpha=-g['lr'])                                                        # Eq. 5 and 6

@@ -7,13 +7,11 @@ Times are comparisons within one process: every round takes one step with each v
 import copy, ctypes, datetime, gc, json, math, multiprocessing, os, platform, resource, statistics, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-
 import torch, transformers
 from fastcore.script import call_parse, store_true
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from transformers import BertConfig, BertModel
-
 import adaptprune
 from adaptprune.head import AdaptModel, load_encoder
 from adaptprune.layer import MaskedWeight, maskable
@@ -26,15 +24,12 @@ models = dict(bert=bert, minilm=lambda: load_encoder('minilm'),
     tiny=lambda: bert(vocab_size=2000, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256))
 every, n_steps, sparsity = 10, 1000, .5
 
-# --- the variants: each takes a model, changes it, and returns (optimiser or None, controller or None)
-
+# The variants: each takes a model, changes it, and returns (optimiser or None, controller or None).
 def dense(m): return None, None
 def adamw(m, **kw): return torch.optim.AdamW(m.parameters(), lr=1e-5, **kw), None
-
 class AllRows(nn.Embedding):
     "An embedding that `attach` cannot tell to be one: the whole table is masked at each step"
     def forward(self, x): return super().forward(x)
-
 def ours(m, sparse=True, rows_only=True, **fields):
     "As `adapt` does it; only theta starts 'normal', as ranking a hundred million weights for each variant takes long"
     if not rows_only:
@@ -48,16 +43,14 @@ class SoftMask(nn.Module):
     def forward(self, w0):
         soft = self.theta.sigmoid()
         return w0*(torch.sigmoid(1e5*self.theta).detach()+soft-soft.detach())
-
 def naive(m):
     m.encoder.requires_grad_(False)
     for [(mod, attr)] in maskable(m.encoder).values(): parametrize.register_parametrization(mod, attr, SoftMask(getattr(mod, attr)))
     return torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-3), None
-
 def pruned(m):
     for [(mod, attr)] in maskable(m.encoder).values():
-        w = getattr(mod, attr)
-        prune.custom_from_mask(mod, attr, w.detach().abs()>kth_smallest([w.abs()], w.numel()//2))
+        w = getattr(mod, attr).detach().abs()
+        prune.custom_from_mask(mod, attr, w>kth_smallest([w], w.numel()//2))
     return adamw(m)
 
 variants = { # name: (what it is, how it is built, does it own its weights or share frozen ones)
@@ -79,6 +72,7 @@ class Run:
         _,build,owns = variants[name]
         self.model = copy.deepcopy(base, {} if owns else {id(p): nn.Parameter(p.detach()) for p in base.encoder.parameters()}).train()
         self.opt,self.ctl = build(self.model)
+        if self.ctl: self.look()                                                                                       # from here on some weights are pruned
     def step(self, batch):
         self.model(**batch).loss.backward()
         if self.opt: self.opt.step()
@@ -90,8 +84,6 @@ def make(model, shape, seed):
     n,length = map(int, shape.split('x'))
     ids = torch.randint(1, base.config.vocab_size, (n, length))
     return base, dict(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.randint(0, 2, (n,)))
-
-# --- time
 
 def spread(xs):
     q = statistics.quantiles(xs, n=4) if len(xs)>1 else list(xs)*3
@@ -126,8 +118,7 @@ def time_units(model, shape, rounds, seed):
     t = interleave(dict(with_schedule=lambda: unit(runs['with'], ctl.step), without=lambda: unit(runs['without'], lambda: None)), rounds)
     return dict(rounds=rounds, **{k: spread(v) for k,v in t.items()}, ratio=spread([x/y for x,y in zip(*t.values())]))
 
-# --- memory: one forked process for each variant
-
+# Memory is measured in one forked process for each variant.
 def proc(key):
     "Bytes of this process: resident now (VmRSS), or at most (VmHWM, which `memory` sets back); elsewhere than on Linux the most of its life"
     try: return int(next(l for l in open('/proc/self/status') if l.startswith(key)).split()[1])*1024
@@ -158,14 +149,12 @@ def memories(model, shape, seed):
     ref = rows[names.index('adamw')]
     return {k: dict(r, to_adamw=round(r['total']/ref['total'], 4), peak_to_adamw=round(r['peak']/ref['peak'], 4)) for k,r in zip(names, rows)}
 
-# --- the pieces, against the number of weights
-
 def pieces(d, rounds):
     "Nanoseconds a weight of each thing that masks add to a step (and of AdamW's step), for one d x d matrix"
-    w0,g,tau = torch.randn(d, d)*.04, torch.randn(d, d), torch.zeros(())
+    w0,g,tau = torch.randn(d, d)*.04, torch.randn(d, d), torch.tensor(.01)
     lin = nn.Sequential(nn.Linear(d, d, bias=False)); lin[0].weight.data = w0
     opt = prepare(lin, get_recipe(start='normal'), lin, n_steps)
-    theta = lin[0].weight_theta; ctl = SparsityController(lin, sparsity, n_steps, every=1);
+    theta = lin[0].weight_theta; ctl = SparsityController(lin, sparsity, n_steps, every=1)
     ctx = SimpleNamespace(saved_tensors=(w0, theta.detach(), tau), t_s=1.)
     dense = nn.Parameter(w0.clone()); dense.grad = theta.grad = g
     fns = dict(forward=lambda: MaskedWeight.apply(w0, theta, tau, 1e5, 1.), forward_hard=lambda: MaskedWeight.apply(w0, theta, tau, math.inf, 1.),
@@ -183,8 +172,8 @@ def select(n, rounds):
 def machine():
     cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), '') if Path('/proc/cpuinfo').exists() else platform.processor()
     ram = round(os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')/2**30)
-    return dict(cpu=cpu, arch=platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(), ram_gib=ram, load_before=round(os.getloadavg()[0], 2), system=platform.system(),
-        python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__, adaptprune=adaptprune.__version__)
+    return dict(cpu=cpu, arch=platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(), ram_gib=ram, load_before=round(os.getloadavg()[0], 2),
+        system=platform.system(), python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__, adaptprune=adaptprune.__version__)
 
 @call_parse
 def main(
@@ -199,8 +188,9 @@ def main(
     t0,start,names = time.perf_counter(), datetime.datetime.now(datetime.timezone.utc), model.split(',')
     if quick: names,shapes,rounds = ['tiny'], '4x16,2x32', 3
     shapes = shapes.split(',')
-    res = dict(record=dict(machine(), date=start.isoformat(timespec='seconds'), seed=seed, command='python benchmarks/step.py '+' '.join(sys.argv[1:])), every=every, variants={k: v[0] for k,v in variants.items()}, models={})
-    say = lambda what: print(f'{time.perf_counter()-t0:5.0f} s  {what}', flush=True)
+    record = dict(machine(), date=start.isoformat(timespec='seconds'), seed=seed, command='python benchmarks/step.py '+' '.join(sys.argv[1:]))
+    res = dict(record=record, every=every, variants={k: v[0] for k,v in variants.items()}, models={})
+    def say(what): print(f'{time.perf_counter()-t0:5.0f} s  {what}', flush=True)
     for m in names: say(f'memory, {m}'); res['models'][m] = dict(memory=dict(shape=shapes[0], bytes=memories(m, shapes[0], seed)), shapes={})
     for m,r in res['models'].items():
         base = make(m, shapes[0], seed)[0]
@@ -209,11 +199,12 @@ def main(
         if m!='bert': say(f'units of {every} steps, {m}'); r['units'] = dict(shape=shapes[0], **time_units(m, shapes[0], rounds, seed))
     say('pieces'); res['pieces'] = [pieces(d, 9) for d in ((64, 128) if quick else (256, 512, 1024, 2048, 4096))]
     say('selection'); res['select'] = [select(n, r) for n,r in ([(10**4, 3)] if quick else [(10**6, 5), (10**7, 3), (10**8, 1)])]
-    res['record'].update(wall_seconds=round(time.perf_counter()-t0), load_after=round(os.getloadavg()[0], 2))
+    record.update(wall_seconds=round(time.perf_counter()-t0), load_after=round(os.getloadavg()[0], 2))
     for m,r in res['models'].items():
-        for k,b in r['memory']['bytes'].items(): print(f"{m:7} {k:17} {b['total']/1e6:9.1f} MB = {b['to_adamw']:5.3f} x AdamW, peak of a step {b['peak']/1e6:9.1f} MB = {b['peak_to_adamw']:5.3f} x")
+        for k,b in r['memory']['bytes'].items(): print(f"{m:7} {k:17} {b['total']/1e6:8.1f} MB = {b['to_adamw']:.3f} x AdamW, peak of a step {b['peak_to_adamw']:.3f} x")
         for s,t in r['shapes'].items():
-            for k in t['seconds']: print(f"{m:7}{s:>7} {k:17} {t['seconds'][k]['median']:8.4f} s = " + ', '.join(f"{t[f'to_{ref}'][k]['median']:5.3f} x {ref}" for ref in ('adamw', 'adamw_fused', 'limit')))
+            for k,q in t['seconds'].items():
+                print(f"{m:7}{s:>7} {k:17} {q['median']:8.4f} s = "+', '.join(f"{t['to_'+ref][k]['median']:5.3f} x {ref}" for ref in ('adamw', 'adamw_fused', 'limit')))
             print(f"{m:7}{s:>7} the schedule costs {t['schedule']['median']:.2%} of a step")
     say('done')
     if out: out.parent.mkdir(parents=True, exist_ok=True); out.write_text(json.dumps(res, indent=1)+'\n')

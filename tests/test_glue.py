@@ -334,6 +334,11 @@ def test_buckets_save_most_of_the_padding():
     n = np.random.default_rng(0).integers(1, 128, 5_000)
     assert n_padding(BucketBatchSampler(n, 16), n) < .1*n_padding(BucketBatchSampler(n, 16, 1), n)
 
+def test_lengths_come_in_no_order():
+    n = np.arange(800)
+    widths = [n[b].max() for b in BucketBatchSampler(n, 16)]
+    assert abs(stats.spearmanr(widths, range(len(widths)))[0])<.5
+
 def test_order_changes_with_seed_and_epoch():
     n = np.arange(200)%37+1
     def order(seed, epoch):
