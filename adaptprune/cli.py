@@ -6,11 +6,12 @@
 __all__ = ['demo_methods', 'commands', 'text_table', 'adapt', 'evaluate', 'info', 'plot_density', 'demo', 'main']
 
 # %% ../nbs/api/10_cli.ipynb #2b6b69cc
-import json, os, sys, time, warnings
+import json, os, re, sys, time
+from inspect import signature
 from pathlib import Path
 
 # %% ../nbs/api/10_cli.ipynb #440f7255
-from fastcore.script import Param, bool_arg, call_parse, store_true
+from fastcore.script import anno_parser, call_parse, store_true
 
 # %% ../nbs/api/10_cli.ipynb #87b1996f
 def text_table(
@@ -130,7 +131,7 @@ def demo(
     task:str='mini-similarity', # a mini task
     sparsity:float=.5, # share of the weights to prune
     out:str='demo-out', # folder for the mask and the plot
-    epochs:float=8., # passes over the training set, the same for all methods
+    epochs:float=5., # passes over the training set, the same for all methods
     seed:int=0, # of head, data order and dropout
     json:store_true=False, # print JSON
 ):
@@ -162,7 +163,8 @@ def main():
     if not args or args[0] not in commands:
         print("usage: adaptprune COMMAND [--help]\n\n" + '\n'.join(f'  {n:10}{f.__doc__}' for n,f in commands.items()))
         sys.exit(0 if args[:1] in (['-h'], ['--help']) else 2)
-    sys.argv = [f'adaptprune {args[0]}', *['--'+a[2:].split('=')[0].replace('-', '_')+a[len(a.split('=')[0]):] if a.startswith('--') else a for a in args[1:]]]
-    try: commands[args[0]]()
+    func,words = commands[args[0]].__wrapped__, [re.sub('^--[^=]+', lambda m: '--'+m[0][2:].replace('-', '_'), a) for a in args[1:]]
+    given = vars(anno_parser(func, prog=f'adaptprune {args[0]}').parse_args(words))
+    try: func(**{k: v for k,v in given.items() if k in signature(func).parameters})
     except KeyboardInterrupt as e: print(f'\nadaptprune: {e}', file=sys.stderr); sys.exit(130)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as e: print(f'adaptprune: error: {e}', file=sys.stderr); sys.exit(2)

@@ -70,10 +70,11 @@ class AdaptModel(nn.Module):
     @property
     def base_model(self): return self.encoder
 
-    def forward(self, labels=None, **inputs):
+    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, labels=None, **inputs):
+        inputs.update({k: v for k,v in dict(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).items() if v is not None})
         hs = getattr(self.encoder(**inputs, output_hidden_states=True, return_dict=True), 'hidden_states', None)
         if hs is None: raise ValueError(f"{type(self.encoder).__name__} returned no hidden states: the head needs every layer's vectors.")
-        logits = self.head(torch.stack([self._pool(h, inputs.get('attention_mask')) for h in hs]))
+        logits = self.head(torch.stack([self._pool(h, attention_mask) for h in hs]))
         return SequenceClassifierOutput(loss=None if labels is None else G(logits, labels), logits=logits)
 
     def _pool(self, h, attention_mask):

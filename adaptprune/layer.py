@@ -22,8 +22,8 @@ class MaskedWeight(torch.autograd.Function):
     "Eq. 2 forward and Eq. 4 backward: `w0 * sigmoid(t_l*(theta-tau))`, with the slope of a sigmoid at temperature `t_s`"
     @staticmethod
     def forward(w0, theta, tau, t_l, t_s):
-        if t_l==math.inf: return w0.masked_fill(theta<=tau, 0)
-        return (theta-tau).mul_(t_l).sigmoid_().to(w0.dtype).mul_(w0)                       # Eq. 2
+        if t_l==math.inf: return torch.gt(theta, tau).to(w0.dtype).mul_(w0)
+        return (theta-tau).mul_(t_l).clamp_(-100, 30).sigmoid_().to(w0.dtype).mul_(w0)      # Eq. 2 (the clamp changes no value, but exp is slow far out)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

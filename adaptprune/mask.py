@@ -92,26 +92,35 @@ def n_pruned(
     return min(round(n*check_sparsity(sparsity)), n-1)
 
 # %% ../nbs/api/00_mask.ipynb #5ccc3e89
-def kth_smallest(
-    scores:list, # tensors of any shapes and one dtype; NaN raises `ValueError`
-    k:int, # 1 to the number of scores
-    sample:int=2**16 # how many scores guess the bracket
-) -> Tensor: # the k-th smallest score over all tensors, a 0-d tensor
-    "The exact k-th smallest of many scores without sorting or copying them"
+def _locate(scores, k, sample=2**16):
+    "The k-th smallest score, how many lie below it and how many equal it; in pieces that fit a processor's cache"
     flat = [s.detach().reshape(-1) for s in scores]
     n = sum(f.numel() for f in flat)
     if not 1<=k<=n: raise ValueError(f"k must be between 1 and the number of scores {n}, got {k}.")
-    if any(f.max().isnan() for f in flat if len(f)): raise ValueError("The scores hold NaN: a diverged run? Lower the learning rate.")
     guess = torch.cat([f[::max(1, n//sample)] for f in flat]).sort()[0]
     width = 2/len(guess)**.5
     while True:
         at = [min(max(k/n+d, 0), 1)*(len(guess)-1) for d in (-width, width)]
         lo = guess[int(at[0])] if at[0]>0 else guess.new_tensor(-torch.inf)
         hi = guess[int(at[1])+1] if at[1]<len(guess)-1 else guess.new_tensor(torch.inf)
-        inside = torch.cat([f[(f>=lo) & (f<=hi)] for f in flat])
-        rank = k - sum(int((f<lo).count_nonzero()) for f in flat)
-        if 1<=rank<=len(inside): return inside.kthvalue(rank)[0]
+        inside,n_low = [], 0
+        for piece in (c for f in flat for c in f.split(2**18)):
+            low = piece<lo
+            n_low += low.count_nonzero()
+            inside.append(piece[(piece>hi).logical_or_(low).logical_not_()])
+        inside,rank = torch.cat(inside), k-int(n_low)
+        if inside.isnan().any(): raise ValueError("The scores hold NaN: a diverged run? Lower the learning rate.")
+        if 1<=rank<=len(inside):
+            tau = inside.kthvalue(rank)[0]
+            return tau, k-rank+int((inside<tau).count_nonzero()), int((inside==tau).count_nonzero())
         width *= 8
+
+def kth_smallest(
+    scores:list, # tensors of any shapes and one dtype; NaN raises `ValueError`
+    k:int # 1 to the number of scores
+) -> Tensor: # the k-th smallest score over all tensors, a 0-d tensor
+    "The exact k-th smallest of many scores without sorting or copying them"
+    return _locate(scores, k)[0]
 
 # %% ../nbs/api/00_mask.ipynb #21bf421a
 def split_at(
@@ -120,9 +129,9 @@ def split_at(
     seed:int=0 # breaks ties
 ) -> tuple: # threshold (0-d tensor), and a list of (flat positions in scores[i] that tie with it but are to be kept)
     "The threshold that prunes the `k` smallest scores, and the ties at it that have to survive"
-    tau = kth_smallest(scores, k) if k else scores[0].new_tensor(-torch.inf)
+    tau,n_below,n_ties = _locate(scores, k) if k else (scores[0].new_tensor(-torch.inf), 0, None)
+    if k and n_below+n_ties==k: return tau, [torch.empty(0, dtype=torch.long, device=s.device) for s in scores]
     ties = [(s.detach().reshape(-1)==tau).nonzero()[:,0] for s in scores]
-    n_below = sum(int((s<tau).count_nonzero()) for s in scores)
     keep = torch.ones(sum(map(len, ties)), dtype=torch.bool)
     keep[torch.randperm(len(keep), generator=torch.Generator().manual_seed(seed))[:k-n_below]] = False
     return tau, [t[kp.to(t.device)] for t,kp in zip(ties, keep.split([len(t) for t in ties]))]

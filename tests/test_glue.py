@@ -72,6 +72,9 @@ def test_a_constant_prediction_is_quiet(task):
     assert all(isinstance(v, float) and np.isfinite(v) for v in m.values())
     if t.metric in ('matthews', 'spearman'): assert set(m.values())=={0.}
 
+def test_f1_without_positives_is_zero():
+    assert compute_metrics('mrpc', [[1, 0]]*3, [0]*3)==dict(accuracy=1., f1=0.)
+
 def test_metrics_take_bf16_and_lists():
     assert compute_metrics('rte', torch.tensor([[0, 1], [1, 0]], dtype=torch.bfloat16, requires_grad=True), [1, 0])=={'accuracy': 1.}
 
@@ -290,6 +293,12 @@ def test_holdout(y, share, seed):
     n,m = (np.bincount(h[s]['label'], minlength=max(y)+1) for s in ('train', 'validation'))
     assert (n>0).all() and (abs(m-share*(n+m))<=1+1e-9).all()
     assert holdout(ds, share, seed)['validation']['text_a'][:]==b
+
+@pytest.mark.parametrize('seed', range(4))
+def test_holdout_leaves_a_single_row_to_train(seed):
+    ds = to_dataset(get_task('sst2'), [(i, [str(i), '0' if i else '1']) for i in range(20)], 'train.tsv')
+    h = holdout(DatasetDict(train=ds), .5, seed)
+    assert sum(h['train']['label'])==1 and len(h['validation']) in (9, 10)
 
 def test_holdout_spreads_scores_and_keeps_dev():
     ds = load_task('mini-similarity')
