@@ -122,11 +122,13 @@ def load_encoder(
     **kwargs # for `AutoModel.from_pretrained`, such as dtype
 ) -> nn.Module: # the encoder, without a pooler (nothing would train one)
     "A pre-trained encoder; what cannot be had raises `OSError` with the remedy"
-    level,cfg = hf_logging.get_verbosity(), _load(AutoConfig, name, 'model', revision=revision)
+    level,bars,cfg = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled(), _load(AutoConfig, name, 'model', revision=revision)
     pooler = {} if is_decoder(cfg) or cfg.model_type not in ('bert', 'roberta', 'albert', 'xlm-roberta', 'camembert', 'mpnet', 'deberta') else dict(add_pooling_layer=False)
-    hf_logging.set_verbosity_error()
+    hf_logging.set_verbosity_error(); hf_logging.disable_progress_bar()
     try: return _load(AutoModel, name, 'model', revision=revision, **pooler, **kwargs)
-    finally: hf_logging.set_verbosity(level)
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars: hf_logging.enable_progress_bar()
 
 def load_tokenizer(
     name='minilm', # as in `load_encoder`

@@ -44,7 +44,7 @@ def damping(
     "Equation (1) of Theorem 1 (adaptprune): `s = 4*sigmoid'(t_s*theta) = sech^2(t_s*theta/2)`, how much the soft temperature shortens a step"
     _positive(t_s=t_s)
     p = torch.sigmoid(t_s*theta.abs())
-    return 4*p*torch.sigmoid(-t_s*theta.abs())
+    return (4*p*torch.sigmoid(-t_s*theta.abs())).clamp(max=1)
 
 # %% ../nbs/api/02_theory.ipynb #4e4b2cd3
 def price(
