@@ -3,7 +3,7 @@ PYTHON ?= python3
 # What installs PyTorch, before anything that depends on it. Pip's own choice on Linux may be a CUDA build of gigabytes; for the small CPU build:
 #   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
-export OMP_NUM_THREADS ?= 1
+test docs nbs: export OMP_NUM_THREADS ?= 1
 
 DEV  := .venv
 DEMO := .venv-demo

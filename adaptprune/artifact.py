@@ -66,7 +66,7 @@ def check_stream(
     coding,ones,size,full = head['coding'],head['ones'],head['bytes'],-(-n//8)
     if not 0<=ones<=n: raise MaskFileError(f"{what} declares {ones} kept of {n} weights.")
     fits = {'constant': size==0 and ones in (0, n), 'bits': size==full, 'entropy': size%4==0 and n<=1024*size and size<full}
-    if coding not in fits: raise MaskFileError(f"{what} is coded in an unknown way, {coding!r}: update adaptprune.")
+    if coding not in fits: raise MaskFileError(f"{what} is coded in an unknown way, {coding[:20]!r}: update adaptprune.")
     if not fits[coding]: raise MaskFileError(f"{what}: {size} bytes cannot be {n} weights with {ones} kept in the coding {coding!r}.")
 
 def decode_bits(

@@ -40,7 +40,7 @@ def cell_key(
     "The key of a cell: a hash of its arguments, with its recipe spelt out"
     fields = get_recipe().__dict__
     recipe = get_recipe(cell.get('recipe', 'default'), **{k: v for k,v in cell.items() if k in fields})
-    full = {'sparsity': .5, 'seed': 0, 'model': 'minilm', **{k: v for k,v in cell.items() if k not in fields and k not in ('recipe', 'name')}, **recipe.__dict__}
+    full = {'sparsity': .5, 'seed': 0, 'model': 'minilm', 'eval_every': 0, **{k: v for k,v in cell.items() if k not in fields and k not in ('recipe', 'name')}, **recipe.__dict__}
     return hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/api/09_experiment.ipynb #9be3411f

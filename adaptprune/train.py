@@ -362,4 +362,4 @@ class MaskCallback(TrainerCallback):
         if self.ctl.done: control.should_training_stop = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs is not None and hasattr(self, 'ctl'): logs['sparsity'] = self.ctl.sparsity()
+        if logs is not None and hasattr(self, 'ctl'): logs['sparsity'] = state.log_history[-1]['sparsity'] = self.ctl.sparsity()

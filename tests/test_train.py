@@ -27,6 +27,7 @@ class Toy(nn.Module):
     def forward(self, x): return self.head(self.body(x))
 
 def loader(n=16, shuffle=True): return DataLoader(list(zip(X, Y)), n, shuffle=shuffle)                # 7 batches, the last one of 4
+def even(n): return DataLoader(list(zip(X[:96], Y[:96])), n)
 def ce(model, batch): return F.cross_entropy(model(batch[0]).float(), batch[1])
 def go(model=None, data=None, loss=ce, **kwargs): return adapt(Toy() if model is None else model, data or loader(), loss, **dict(dict(epochs=3, every=2, progress=False), **kwargs))
 def crash_at(call, error=RuntimeError('power cut')):
@@ -144,8 +145,7 @@ def test_attached_already():
 @pytest.mark.parametrize('k', [2, 4])
 def test_accumulation_equals_a_larger_batch(k):
     kw = dict(step='plain', head_step='plain', alpha=1., beta=.1, epochs=2, every=1)
-    data = list(zip(X[:96], Y[:96]))
-    big,small = (go(Toy(0.), DataLoader(data, n), accumulate=a, **kw) for n,a in ((16, 1), (16//k, k)))
+    big,small = (go(Toy(0.), even(n), accumulate=a, **kw) for n,a in ((16, 1), (16//k, k)))
     assert big.report['steps']==small.report['steps']==12 and big.mask==small.mask
     for p,q in zip(params(big).values(), params(small).values()): torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
@@ -296,16 +296,16 @@ def test_a_signal_from_outside(tmp_path, how):
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    "Half of the batch on each of two processes gives the mask of one"
+    "Half of each batch on each of two processes gives the mask of one"
     p = child(tmp_path, f'''
-        res = go(Toy(0.), loader(8), max_steps=40)
+        res = go(Toy(0.), even(8), max_steps=20)
         torch.save((dict(res.mask), res.report['steps'], [w.tau for w in masked_weights(res.model).values()]), f"{tmp_path}/{{os.environ['RANK']}}.pt")
         torch.distributed.destroy_process_group()''', '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2')
     err = p.communicate(timeout=180)[1]
     assert p.returncode==0, err[-3000:]
     (a,steps,tau),(b,*_) = (torch.load(tmp_path/f'{i}.pt', weights_only=True) for i in (0, 1))
-    one = go(Toy(0.), loader(16), max_steps=40).mask
-    assert steps==40 and all(torch.equal(a[n], b[n]) for n in a) and len(tau)==2
+    one = go(Toy(0.), even(16), max_steps=20).mask
+    assert steps==20 and all(torch.equal(a[n], b[n]) for n in a) and len(tau)==2
     assert one.jaccard(type(one)(a))>.99 and type(one)(a).kept==one.kept
 
 # the Trainer

@@ -74,7 +74,7 @@ def source(proc, dest):
     (dest/'_images').mkdir()
     for name,png in images.items(): (dest/'_images'/name).write_bytes(png)
     for p in proc.rglob('*'):
-        if p.is_file() and p.suffix not in ('.ipynb','.yml','.css'):
+        if p.suffix in ('.png','.jpg','.gif','.svg','.webp'):
             (dest/p.relative_to(proc)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(p, dest/p.relative_to(proc))
 
