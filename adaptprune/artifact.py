@@ -306,7 +306,8 @@ def _plain(o):
 
 def _seal(config):
     text = _pretty(dict(config, checksum='0'*64))
-    return text.replace('0'*64, hashlib.sha256(text.encode()).hexdigest()).encode()
+    before,_,after = text.rpartition('0'*64)
+    return (before+hashlib.sha256(text.encode()).hexdigest()+after).encode()
 
 # %% ../nbs/api/08_artifact.ipynb #5bf0b116
 def _reference_of(reference, mask):
@@ -424,7 +425,8 @@ def read_config(
     if c.get('version')!=format_version:
         raise MaskFileError(f"This mask file has version {str(c.get('version'))[:20]}; this program reads version {format_version}: update adaptprune, or save the file again with the version that wrote it.")
     seal = str(c.get('checksum', '')).encode()
-    if len(seal)!=64 or raw.count(seal)!=1 or hashlib.sha256(raw.replace(seal, b'0'*64)).hexdigest().encode()!=seal:
+    before,_,after = raw.rpartition(seal or b'?')
+    if hashlib.sha256(before+b'0'*64+after).hexdigest().encode()!=seal:
         raise MaskFileError(f"{config_name} is damaged or was edited by hand: its checksum does not match.")
     _check_config(c)
     return c

@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 
 # %% ../nbs/api/10_cli.ipynb #440f7255
-from fastcore.script import anno_parser, call_parse, store_true
+from fastcore.script import anno_parser, store_true
 
 # %% ../nbs/api/10_cli.ipynb #87b1996f
 def text_table(
@@ -35,7 +35,6 @@ def _data(task, train, dev, text, label, glue_dir):
     if not text: raise ValueError("--train needs --text with the one or two columns that hold the text, such as --text question,answer.")
     return load_files(train, dev, text=tuple(text.split(',')), label=label)
 
-@call_parse
 def adapt(
     task:str='mini-sentiment', # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -72,7 +71,6 @@ def adapt(
 def _metrics(d): return ', '.join(f'{k} {v:.3f}' for k,v in d.items())
 
 # %% ../nbs/api/10_cli.ipynb #d80f337e
-@call_parse
 def evaluate(
     mask:str, # folder of a saved mask
     model:str=None, # base model (default: the one that the mask names)
@@ -96,7 +94,6 @@ def evaluate(
     got = {s: score(net, l, t) for s,l in loaders.items() if s!='train'}
     _tell(dict(mask=mask, model=model, task=t.name, metrics=got), json, '\n'.join(f'{t.name} {s}: {_metrics(m)}' for s,m in got.items()))
 
-@call_parse
 def info(
     mask:str, # folder of a saved mask
     json:store_true=False, # print JSON
@@ -126,7 +123,6 @@ def plot_density(
     ax.invert_yaxis(); ax.set(xlim=(0, 1), xlabel=f'fraction of weights kept (all: {mask.density:.2f})')
     fig.savefig(path, dpi=150); plt.close(fig)
 
-@call_parse
 def demo(
     task:str='mini-similarity', # a mini task
     sparsity:float=.5, # share of the weights to prune
@@ -163,8 +159,12 @@ def main():
     if not args or args[0] not in commands:
         print("usage: adaptprune COMMAND [--help]\n\n" + '\n'.join(f'  {n:10}{f.__doc__}' for n,f in commands.items()))
         sys.exit(0 if args[:1] in (['-h'], ['--help']) else 2)
-    func,words = commands[args[0]].__wrapped__, [re.sub('^--[^=]+', lambda m: '--'+m[0][2:].replace('-', '_'), a) for a in args[1:]]
+    func,words = commands[args[0]], [re.sub('^--[^=]+', lambda m: '--'+m[0][2:].replace('-', '_'), a) for a in args[1:]]
     given = vars(anno_parser(func, prog=f'adaptprune {args[0]}').parse_args(words))
     try: func(**{k: v for k,v in given.items() if k in signature(func).parameters})
     except KeyboardInterrupt as e: print(f'\nadaptprune: {e}', file=sys.stderr); sys.exit(130)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as e: print(f'adaptprune: error: {e}', file=sys.stderr); sys.exit(2)
+
+# %% ../nbs/api/10_cli.ipynb #e6f57dbe
+#| eval: false
+if __name__=='__main__': main()

@@ -58,18 +58,21 @@ def test_padding_of_a_decoder_does_not_matter(tiny):
     right = dict(input_ids=nn.functional.pad(x, (0, 4)), attention_mask=torch.tensor([[1]*3+[0]*4]))
     torch.testing.assert_close(m(**right).logits, m(input_ids=x).logits)
 
-@pytest.mark.parametrize('family,pooling,is_last', [('Bert', None, False), ('Bert', 'last', True), ('GPT2', None, True), ('GPT2', 'first', False)])
+@pytest.mark.parametrize('family,pooling,is_last', [('Bert', None, False), ('Bert', 'last', True), ('GPT2', None, True),
+    ('GPT2', 'first', False)])
 def test_pooling(tiny, family, pooling, is_last):
     assert (AdaptModel(tiny(family), 2, pooling).pooling=='last')==is_last
 
 def test_a_bert_decoder_is_a_decoder(tiny): assert AdaptModel(tiny('Bert', is_decoder=True), 2).pooling=='last'
 
-@pytest.mark.parametrize('kwargs,error', [(dict(pooling='mean'), "Unknown pooling 'mean': use 'first' or 'last'"), (dict(n_out=0), 'n_out must be 1 or more, got 0')], ids=str)
+@pytest.mark.parametrize('kwargs,error', [(dict(pooling='mean'), "Unknown pooling 'mean': use 'first' or 'last'"),
+    (dict(n_out=0), 'n_out must be 1 or more, got 0')], ids=str)
 def test_bad_arguments(tiny, kwargs, error):
     with pytest.raises(ValueError, match=error): AdaptModel(tiny('Bert'), **dict(dict(n_out=2), **kwargs))
 
 def test_models_without_hidden_states(tokens):
-    with pytest.raises(ValueError, match='Linear has no hidden_size and num_hidden_layers.*use a Hugging Face'): AdaptModel(nn.Linear(2, 2), 2)
+    with pytest.raises(ValueError, match='Linear has no hidden_size and num_hidden_layers.*use a Hugging Face'): AdaptModel(nn.Linear(2,
+        2), 2)
     class Blind(nn.Module):
         config = SimpleNamespace(hidden_size=4, num_hidden_layers=2, model_type='x', architectures=None)
         def forward(self, **kwargs): return SimpleNamespace(last_hidden_state=torch.zeros(4, 7, 4))

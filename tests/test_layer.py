@@ -20,7 +20,8 @@ class Net(nn.Module):
     def __init__(self, d=8, vocab=20):
         super().__init__()
         self.emb,self.pos = nn.Embedding(vocab, d, padding_idx=0),Scaled(5, d)
-        self.conv,self.attn,self.lin = nn.Conv1d(d, d, 3, padding=1),nn.MultiheadAttention(d, 2, batch_first=True, kdim=d, vdim=d+1),Conv1D(d+1, d)
+        self.conv,self.attn,self.lin = nn.Conv1d(d, d, 3, padding=1),nn.MultiheadAttention(d, 2, batch_first=True, kdim=d,
+            vdim=d+1),Conv1D(d+1, d)
         self.out = nn.Linear(d, vocab)
         self.out.weight = self.emb.weight
         self.norm = nn.LayerNorm(d)
@@ -37,8 +38,10 @@ def net(seed=0): torch.manual_seed(seed); return Net()
 def prune(model, share=.5):
     for w in masked_weights(model).values(): w.tau.data.copy_(w.theta.detach().float().quantile(share))
     return model
-def snapshot(model): return [(n, type(m)) for n,m in model.named_modules()], {n: (p.detach().clone(), p.requires_grad, p.dtype) for n,p in model.named_parameters()}, list(model.state_dict())
-def same(a, b): return a[0]==b[0] and a[2]==b[2] and list(a[1])==list(b[1]) and all(torch.equal(x[0], y[0]) and x[1:]==y[1:] for x,y in zip(a[1].values(), b[1].values()))
+def snapshot(model): return [(n, type(m)) for n,m in model.named_modules()], {n: (p.detach().clone(), p.requires_grad,
+    p.dtype) for n,p in model.named_parameters()}, list(model.state_dict())
+def same(a, b): return a[0]==b[0] and a[2]==b[2] and list(a[1])==list(b[1]) and all(torch.equal(x[0],
+    y[0]) and x[1:]==y[1:] for x,y in zip(a[1].values(), b[1].values()))
 def reference(w0, theta, tau, t_l, t_s):
     "Eq. 4 by autograd: a hard value with a soft gradient"
     soft = torch.sigmoid(t_s*(theta-tau))
@@ -66,7 +69,8 @@ def test_value_and_surrogate(t_l, t_s, dtype):
 @pytest.mark.parametrize('t', [.5, 3., 20.])
 def test_gradcheck_equal_temperatures(t):
     torch.manual_seed(0)
-    w0,theta,tau = torch.randn(4, 3, dtype=torch.double),torch.randn(4, 3, dtype=torch.double).mul_(.1).requires_grad_(),torch.tensor(.02, dtype=torch.double)
+    w0,theta,tau = torch.randn(4, 3, dtype=torch.double),torch.randn(4, 3, dtype=torch.double).mul_(.1).requires_grad_(),torch.tensor(.02,
+        dtype=torch.double)
     assert torch.autograd.gradcheck(lambda th: MaskedWeight.apply(w0, th, tau, t, t).sin(), theta)
 
 def test_surrogate_is_not_the_exact_gradient():
@@ -84,7 +88,8 @@ def test_extreme_thetas(t_l):
 # modules
 
 modules = {
-    'Linear': (lambda: nn.Linear(4, 3), (2, 4)), 'Conv1D': (lambda: Conv1D(3, 4), (2, 4)), 'Conv1d': (lambda: nn.Conv1d(4, 3, 2), (2, 4, 5)),
+    'Linear': (lambda: nn.Linear(4, 3), (2, 4)), 'Conv1D': (lambda: Conv1D(3, 4), (2, 4)),
+        'Conv1d': (lambda: nn.Conv1d(4, 3, 2), (2, 4, 5)),
     'Conv2d': (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)), 'ConvTranspose': (lambda: nn.ConvTranspose1d(4, 3, 2), (2, 4, 5)),
     'LSTM': (lambda: nn.LSTM(4, 3, 2), (5, 2, 4)),
     'EncoderLayer': (lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0., batch_first=True), (2, 3, 4)), 'Net': (Net, None)}
@@ -174,7 +179,8 @@ def test_patterns():
     assert list(maskable(m, 'attn.*'))==[f'attn.{k}_proj_weight' for k in 'qkv']+['attn.out_proj.weight']
     assert list(maskable(m, ['*', '!attn*', '!pos*']))==['emb.weight', 'conv.weight', 'lin.weight']
     assert list(maskable(m, r're:^(emb|lin)\.'))==['emb.weight', 'lin.weight']
-    with pytest.raises(ValueError, match=r"No weight matrix matches 'decoder\.\*'\. This model has: emb\.weight, .*"): attach(m, 'decoder.*')
+    with pytest.raises(ValueError, match=r"No weight matrix matches 'decoder\.\*'\. This model has: emb\.weight, .*"): attach(m,
+        'decoder.*')
     with pytest.raises(ValueError, match='no weight matrix'): maskable(nn.LayerNorm(3))
 
 # starts
@@ -188,10 +194,12 @@ def test_starts():
     assert normal.dtype==torch.float32 and abs(normal.mean()-.01)<1e-4 and abs(normal.std()-.001)<1e-4 and (normal>0).all()
 
 def test_normal_start_is_seeded():
-    a,b,c = (torch.cat([w.theta.detach().view(-1) for w in masked_weights(attach(net(), start='normal', seed=s)).values()]) for s in (0, 0, 1))
+    a,b,c = (torch.cat([w.theta.detach().view(-1) for w in masked_weights(attach(net(), start='normal', seed=s)).values()]) for s in (0,
+        0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
-@pytest.mark.parametrize('kwargs,error', [(dict(start='magnitude'), "Unknown start 'magnitude'"), (dict(t_l=0), 't_l must be positive, got 0'), (dict(t_s=-1.), 't_s must be positive, got -1'),
+@pytest.mark.parametrize('kwargs,error', [(dict(start='magnitude'), "Unknown start 'magnitude'"),
+    (dict(t_l=0), 't_l must be positive, got 0'), (dict(t_s=-1.), 't_s must be positive, got -1'),
     (dict(start={'emb.weight': torch.ones(20, 8)}), "No scores to start theta from for 'pos.weight'"), (dict(weights='x'), "matches 'x'"),
     (dict(start={n: torch.ones(20, 8) for n in maskable(Net())}), r'shape \(5, 8\) have shape \(20, 8\)')],
     ids=['start', 't_l', 't_s', 'names', 'pattern', 'shapes'])
@@ -213,10 +221,12 @@ def test_attach_twice():
 def test_random_histories_leave_the_base(data):
     m,opt = net(),None
     was,mark = snapshot(m),fingerprint(m)
-    for op in data.draw(st.lists(st.sampled_from(['attach', 'step', 'eval', 'prune', 'state', 'copy', 'detach', 'pickle']), min_size=2, max_size=9)):
+    for op in data.draw(st.lists(st.sampled_from(['attach', 'step', 'eval', 'prune', 'state', 'copy', 'detach', 'pickle']), min_size=2,
+        max_size=9)):
         on = bool(masked_weights(m))
         if op=='attach' and not on:
-            attach(m, data.draw(st.sampled_from(['all', 'attn*', ['*', '!emb*']])), data.draw(st.sampled_from(['rank', 'normal'])), t_l=data.draw(st.sampled_from([1e5, 10., math.inf])), sparse_grad=data.draw(st.booleans()))
+            attach(m, data.draw(st.sampled_from(['all', 'attn*', ['*', '!emb*']])), data.draw(st.sampled_from(['rank', 'normal'])),
+                t_l=data.draw(st.sampled_from([1e5, 10., math.inf])), sparse_grad=data.draw(st.booleans()))
         elif op=='step' and on:
             opt = torch.optim.SGD([w.theta for w in masked_weights(m).values()], .1)
             grads(m.train(), ids(data.draw(st.integers(0, 9)))); opt.step()
@@ -260,7 +270,8 @@ def test_apply_mask_refuses():
     m = nn.Linear(3, 2)
     ones = lambda *s: torch.ones(s, dtype=torch.bool)
     with pytest.raises(ValueError, match="'decoder' that the model lacks"): apply_mask(m, Mask({'weight': ~ones(2, 3), 'decoder': ones(1)}))
-    with pytest.raises(ValueError, match=r"'weight' has shape \(2, 3\) in the model and \(3, 2\)"): apply_mask(m, Mask({'weight': ones(3, 2)}))
+    with pytest.raises(ValueError, match=r"'weight' has shape \(2, 3\) in the model and \(3, 2\)"): apply_mask(m,
+        Mask({'weight': ones(3, 2)}))
     assert m.weight.all()
 
 def test_training_forward_differs_from_eval_only_near_the_threshold():
@@ -273,7 +284,8 @@ def test_training_forward_differs_from_eval_only_near_the_threshold():
 
 # precision, compilation, copies
 
-@pytest.mark.parametrize('to', [lambda m: m.to(torch.bfloat16), lambda m: m.bfloat16(), lambda m: m.half(), lambda m: m.double()], ids=['to', 'bfloat16', 'half', 'double'])
+@pytest.mark.parametrize('to', [lambda m: m.to(torch.bfloat16), lambda m: m.bfloat16(), lambda m: m.half(), lambda m: m.double()],
+    ids=['to', 'bfloat16', 'half', 'double'])
 def test_theta_stays_float32(to):
     m = prune(attach(net()))
     ws = [(w.theta, w.theta.detach().clone(), w.tau.clone()) for w in masked_weights(m).values()]

@@ -1,5 +1,5 @@
 "One step of Eq. 5 to 7 against its formula; the controller against counting."
-import copy,io,math,warnings
+import copy,io,math
 import pytest,torch
 from hypothesis import given,settings,strategies as st
 from torch import nn
@@ -120,7 +120,8 @@ def test_theta_does_not_decay():
         opt.step()
     assert torch.equal(flat(thetas(m)), before)
 
-@pytest.mark.parametrize('group,error', [(dict(step='newton'), "Unknown step 'newton': use one of plain, sign, adam"), (dict(lr=-1.), 'head group must not be negative, got -1'),
+@pytest.mark.parametrize('group,error', [(dict(step='newton'), "Unknown step 'newton': use one of plain, sign, adam"),
+    (dict(lr=-1.), 'head group must not be negative, got -1'),
     (dict(lr=math.nan, role='theta'), 'theta group must not be negative, got nan')], ids=str)
 def test_bad_groups(group, error):
     with pytest.raises(ValueError, match=error): MaskOptimizer([dict(params=[nn.Parameter(torch.ones(1))], **group)])
@@ -149,7 +150,8 @@ def test_grad_scaler(bad):
     loss = (m(X)-Y).square().mean()
     scaler.scale(loss*(math.inf if bad else 1)).backward(); scaler.step(opt); scaler.update()
     if not bad: run(n, 1, MaskOptimizer(mask_groups(n, 1e-3, 1e-3, 1e-5)))
-    for p,q in zip(m.parameters(), before if bad else n.parameters()): torch.testing.assert_close(p, q, rtol=0, atol=1e-6, check_stride=False)
+    for p,q in zip(m.parameters(), before if bad else n.parameters()): torch.testing.assert_close(p, q, rtol=0, atol=1e-6,
+        check_stride=False)
 
 # schedules
 

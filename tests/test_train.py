@@ -22,14 +22,16 @@ class Toy(nn.Module):
     def __init__(self, dropout=.2):
         super().__init__()
         torch.manual_seed(0)
-        self.body,self.head = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Dropout(dropout), nn.Linear(24, 16), nn.Tanh()),nn.Linear(16, 3)
+        self.body,self.head = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Dropout(dropout), nn.Linear(24, 16), nn.Tanh()),nn.Linear(16,
+            3)
     base_model = property(lambda self: self.body)
     def forward(self, x): return self.head(self.body(x))
 
 def loader(n=16, shuffle=True): return DataLoader(list(zip(X, Y)), n, shuffle=shuffle)                # 7 batches, the last one of 4
 def even(n): return DataLoader(list(zip(X[:96], Y[:96])), n)
 def ce(model, batch): return F.cross_entropy(model(batch[0]).float(), batch[1])
-def go(model=None, data=None, loss=ce, **kwargs): return adapt(Toy() if model is None else model, data or loader(), loss, **dict(dict(epochs=3, every=2, progress=False), **kwargs))
+def go(model=None, data=None, loss=ce, **kwargs): return adapt(Toy() if model is None else model, data or loader(), loss,
+    **dict(dict(epochs=3, every=2, progress=False), **kwargs))
 def crash_at(call, error=RuntimeError('power cut')):
     "A loss that fails at a call, or does what it is given there"
     calls = iter(range(10**6))
@@ -47,7 +49,8 @@ def same_run(a, b):
 
 # the target, and the base
 
-@pytest.mark.parametrize('kw', [dict(sparsity=.3), dict(sparsity=.99), dict(sparsity=0.), dict(budget='matrix', step='adam'), dict(budget='layer', recovery=False), dict(recovery=False, every=3),
+@pytest.mark.parametrize('kw', [dict(sparsity=.3), dict(sparsity=.99), dict(sparsity=0.), dict(budget='matrix', step='adam'),
+    dict(budget='layer', recovery=False), dict(recovery=False, every=3),
     dict(start='normal', step='plain'), dict(start='gradient'), dict(accumulate=3, decay='cosine'), dict(t_l=math.inf, warmup=0.)], ids=str)
 def test_target_is_exact_and_the_base_untouched(kw):
     model = Toy()
@@ -83,12 +86,15 @@ def test_evaluation(kw):
     res = go(evaluate=evaluate, eval_every=10, loss=loss, **kw)
     assert train=={(True, True)}
     assert set(seen)=={(False, False)} and len(seen)==3                                     # steps 10 and 20, and the end
-    assert [h['step'] for h in res.history]==[10, 20, 21] and [h.get('score') for h in res.history]==[1., 1., None] and res.report['metrics']==dict(score=1.)
+    assert [h['step'] for h in res.history]==[10, 20, 21] and [h.get('score') for h in res.history]==[1., 1.,
+        None] and res.report['metrics']==dict(score=1.)
 
 def test_default_rate_travels_the_spread():
     "Where all gradients agree in sign, theta moves by `spread` in the run"
-    res = go(Toy(0.), loss=lambda m, b: sum((m.body[i].weight*m.body[i]._parameters['weight'].sign()).sum() for i in (0, 3))+0*ce(m, b), spread=.04, step='sign')
-    moved = [w.theta.detach()-start for w,start in zip(masked_weights(res.model).values(), [w.theta.detach() for w in masked_weights(attach(Toy().body, spread=.04)).values()])]
+    res = go(Toy(0.), loss=lambda m, b: sum((m.body[i].weight*m.body[i]._parameters['weight'].sign()).sum() for i in (0, 3))+0*ce(m, b),
+        spread=.04, step='sign')
+    moved = [w.theta.detach()-start for w,start in zip(masked_weights(res.model).values(),
+        [w.theta.detach() for w in masked_weights(attach(Toy().body, spread=.04)).values()])]
     assert all(torch.allclose(m, torch.tensor(-.04), atol=2e-3) for m in moved)
 
 @pytest.mark.parametrize('gamma,met', [(5e-4, True), (0., False)])
@@ -153,7 +159,8 @@ def test_a_rest_of_accumulation_makes_a_step(): assert go(accumulate=2).report['
 
 def test_bf16():
     seen = set()
-    def loss(m, b): out = m(b[0]); seen.add((m.body[0]._parameters['weight'].dtype, m.body(b[0]).dtype)); return F.cross_entropy(out.float(), b[1])
+    def loss(m, b): out = m(b[0]); seen.add((m.body[0]._parameters['weight'].dtype,
+        m.body(b[0]).dtype)); return F.cross_entropy(out.float(), b[1])
     def no_grad_dtype(m): return dict(wide=float(m(X).dtype==torch.float32))
     res = go(mixed_precision='bf16', loss=loss, evaluate=no_grad_dtype)
     assert res.report['target_met'] and res.report['metrics']==dict(wide=1.) and {d for d,_ in seen}=={torch.float32}
@@ -181,10 +188,14 @@ def test_sparsity_out_of_range(s):
     with pytest.raises(ValueError, match=r'sparsity must be a number in \[0, 1\)'): go(model, sparsity=s)
     assert not masked_weights(model) and all(p.requires_grad for p in model.parameters())
 
-@pytest.mark.parametrize('kw,error', [(dict(recipe='best'), "Unknown recipe 'best': use one of default, paper, features, finetune"), (dict(alfa=1), "A recipe has no 'alfa': its fields are method, epochs"),
-    (dict(method='prune'), "Unknown method 'prune'"), (dict(schedule='linear'), "Unknown schedule 'linear'"), (dict(epochs=0), 'epochs and batch_size must be positive, got 0'),
-    (dict(batch_size=0), 'must be positive'), (dict(step='newton'), "Unknown step 'newton'"), (dict(budget='row'), "Unknown budget 'row'"), (dict(decay='step'), "Unknown decay 'step'"),
-    (dict(weights='decoder.*'), "No weight matrix matches 'decoder"), (dict(start='magic'), "Unknown start 'magic'"), (dict(every=0), 'n_steps and every must be 1 or more'), (dict(t_l=-1), 't_l must be positive')], ids=str)
+@pytest.mark.parametrize('kw,error', [(dict(recipe='best'), "Unknown recipe 'best': use one of default, paper, features, finetune"),
+    (dict(alfa=1), "A recipe has no 'alfa': its fields are method, epochs"),
+    (dict(method='prune'), "Unknown method 'prune'"), (dict(schedule='linear'), "Unknown schedule 'linear'"),
+        (dict(epochs=0), 'epochs and batch_size must be positive, got 0'),
+    (dict(batch_size=0), 'must be positive'), (dict(step='newton'), "Unknown step 'newton'"),
+        (dict(budget='row'), "Unknown budget 'row'"), (dict(decay='step'), "Unknown decay 'step'"),
+    (dict(weights='decoder.*'), "No weight matrix matches 'decoder"), (dict(start='magic'), "Unknown start 'magic'"),
+        (dict(every=0), 'n_steps and every must be 1 or more'), (dict(t_l=-1), 't_l must be positive')], ids=str)
 def test_bad_recipes(kw, error):
     with pytest.raises(ValueError, match=error): go(**kw)
 
@@ -211,14 +222,17 @@ def test_resume_is_exact(tmp_path, accumulate, step):
     "In the middle of an epoch, at its end and at the last step but one, with dropout and shuffled data"
     kw = dict(accumulate=accumulate, step='adam', out=tmp_path)
     per_epoch = -(-7//accumulate)
-    with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(7*(step//per_epoch)+accumulate*(step%per_epoch)), checkpoint_every=step, **kw)
+    with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(7*(step//per_epoch)+accumulate*(step%per_epoch)),
+        checkpoint_every=step, **kw)
     assert torch.load(tmp_path/'checkpoint.pt', weights_only=True)['run']['step']==step
     torch.manual_seed(99)                                                                   # what the caller did in between does not matter
     same_run(go(resume=True, **kw), go(accumulate=accumulate, step='adam'))
     assert not list(tmp_path.iterdir()), 'a finished run leaves no checkpoint'
 
-@pytest.mark.parametrize('kw', [dict(recipe='features'), dict(recipe='finetune'), dict(recovery=False), dict(start='gradient', budget='matrix'), dict(schedule='none', gamma=2e-4, start='normal', max_steps=21),
-    dict(start='normal', step='plain'), dict(eval_every=10, evaluate=lambda m: dict(mean=m(X).mean().item()))], ids=lambda kw: next(iter(kw.values())) if isinstance(next(iter(kw.values())), str) else str(sorted(kw)[0]))
+@pytest.mark.parametrize('kw', [dict(recipe='features'), dict(recipe='finetune'), dict(recovery=False),
+    dict(start='gradient', budget='matrix'), dict(schedule='none', gamma=2e-4, start='normal', max_steps=21),
+    dict(start='normal', step='plain'), dict(eval_every=10, evaluate=lambda m: dict(mean=m(X).mean().item()))],
+        ids=lambda kw: next(iter(kw.values())) if isinstance(next(iter(kw.values())), str) else str(sorted(kw)[0]))
 @pytest.mark.filterwarnings('ignore:The target sparsity')
 def test_resume_of_other_runs(tmp_path, kw):
     seen = 7 if kw.get('start')=='gradient' else 0                                          # batches for the start
@@ -227,20 +241,23 @@ def test_resume_of_other_runs(tmp_path, kw):
 
 def test_several_interruptions(tmp_path):
     for n in (2, 9, 5):
-        with pytest.raises(KeyboardInterrupt): go(loss=crash_at(n, lambda: signal.raise_signal(signal.SIGINT)), out=tmp_path, resume=(tmp_path/'checkpoint.pt').exists())
+        with pytest.raises(KeyboardInterrupt): go(loss=crash_at(n, lambda: signal.raise_signal(signal.SIGINT)), out=tmp_path,
+            resume=(tmp_path/'checkpoint.pt').exists())
     same_run(go(out=tmp_path, resume=True), go())
 
 def test_ctrl_c(tmp_path):
     "The first finishes the step and saves, the second acts at once; the handler goes back"
     old = signal.getsignal(signal.SIGINT)
     once = lambda: signal.raise_signal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match='Interrupted at step 5 of 21; continue with resume=True'): go(loss=crash_at(4, once), out=tmp_path)
+    with pytest.raises(KeyboardInterrupt, match='Interrupted at step 5 of 21; continue with resume=True'): go(loss=crash_at(4, once),
+        out=tmp_path)
     assert signal.getsignal(signal.SIGINT) is old and torch.load(tmp_path/'checkpoint.pt', weights_only=True)['run']['step']==5
     with pytest.raises(KeyboardInterrupt, match='nothing was saved, as no `out`'): go(loss=crash_at(4, once))
     with pytest.raises(KeyboardInterrupt, match='^$'): go(loss=crash_at(4, lambda: (once(), once())))
     assert signal.getsignal(signal.SIGINT) is old
 
-@pytest.mark.parametrize('change', [dict(sparsity=.6), dict(seed=1), dict(alpha=1e-3), dict(epochs=4), dict(start='normal'), dict(accumulate=2, max_steps=21), dict(mixed_precision='bf16'), dict(data=8), dict(base=1)], ids=str)
+@pytest.mark.parametrize('change', [dict(sparsity=.6), dict(seed=1), dict(alpha=1e-3), dict(epochs=4), dict(start='normal'),
+    dict(accumulate=2, max_steps=21), dict(mixed_precision='bf16'), dict(data=8), dict(base=1)], ids=str)
 def test_resume_of_another_run_is_refused(tmp_path, change):
     with pytest.raises(RuntimeError): go(loss=crash_at(6), out=tmp_path, checkpoint_every=5)
     kept = (tmp_path/'checkpoint.pt').read_bytes()
@@ -250,17 +267,20 @@ def test_resume_of_another_run_is_refused(tmp_path, change):
     with pytest.raises(ValueError, match=f'The checkpoint was made with .*{key}=.*this run has .*{key}=.*use the same values, or another folder'): go(model, out=tmp_path, resume=True, **change)
     assert (tmp_path/'checkpoint.pt').read_bytes()==kept
 
-@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'x'*len(b), lambda b: b[:100]+b'\0'*100+b[200:]], ids=['empty', 'cut', 'garbage', 'hole'])
+@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'x'*len(b), lambda b: b[:100]+b'\0'*100+b[200:]],
+    ids=['empty', 'cut', 'garbage', 'hole'])
 def test_corrupt_checkpoint(tmp_path, damage):
     with pytest.raises(RuntimeError): go(loss=crash_at(6), out=tmp_path, checkpoint_every=5)
     f = tmp_path/'checkpoint.pt'
     f.write_bytes(damage(f.read_bytes()))
-    with pytest.raises(ValueError, match=r'checkpoint\.pt is not a readable checkpoint \(.*\): delete it to start anew'): go(out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r'checkpoint\.pt is not a readable checkpoint \(.*\): delete it to start anew'): go(out=tmp_path,
+        resume=True)
 
 @pytest.mark.parametrize('out', [None, 'empty'])
 def test_nothing_to_resume(tmp_path, out):
     model = Toy()
-    with pytest.raises(ValueError, match='Nothing to resume: no checkpoint in .*Leave out resume'): go(model, out=out and tmp_path/out, resume=True)
+    with pytest.raises(ValueError, match='Nothing to resume: no checkpoint in .*Leave out resume'): go(model, out=out and tmp_path/out,
+        resume=True)
     assert not masked_weights(model), 'the same model can be tried again'
 
 def test_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
@@ -277,7 +297,8 @@ def child(tmp_path, body, *launcher):
     "A process that runs `body` with this file's names"
     (tmp_path/'run.py').write_text(f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_train import *\n'+textwrap.dedent(body))
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(Path(__file__).resolve().parent.parent), ACCELERATE_USE_CPU='true')
-    return subprocess.Popen([sys.executable, *launcher, tmp_path/'run.py'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen([sys.executable, *launcher, tmp_path/'run.py'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=env)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('how', ['SIGINT', 'SIGKILL'])
@@ -315,7 +336,8 @@ def trainer(tiny, path, steps=12, **kwargs):
     model = AdaptModel(tiny('Bert'), 2)
     model.encoder.pooler = None
     opt = mask_optimizer(model, 12, every=2)
-    args = TrainingArguments(output_dir=str(path), max_steps=12, per_device_train_batch_size=8, report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=4, seed=0, save_steps=6, **kwargs)
+    args = TrainingArguments(output_dir=str(path), max_steps=12, per_device_train_batch_size=8, report_to=[], use_cpu=True,
+        disable_tqdm=True, logging_steps=4, seed=0, save_steps=6, **kwargs)
     class Cut(Trainer):
         def training_step(self, *args, **kwargs):
             if self.state.global_step==steps: raise RuntimeError('power cut')
@@ -346,7 +368,8 @@ def test_trainer_resumes(tiny, tmp_path):
     again = trainer(tiny, tmp_path/'b')
     again.train(resume_from_checkpoint=True)
     assert get_mask(again.model)==get_mask(whole.model) and again.state.global_step==12
-    for (n,p),q in zip(again.model.named_parameters(), whole.model.parameters()): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7, msg=n)
+    for (n,p),q in zip(again.model.named_parameters(), whole.model.parameters()): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7,
+        msg=n)
 
 # the real thing
 

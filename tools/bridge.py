@@ -124,23 +124,27 @@ def params(sig):
     "The parameters, and what is returned, in the signature that `show_doc` prints: (name, type, default, description) each, or None"
     lines = sig.split('\n')
     if not re.match(r'(def|class) \S+\($', lines[0]) or not lines[-1].startswith(')'): return
-    def split(l): return [l] if ' # ' in l else re.split(r', (?=\*{0,2}[a-zA-Z_]\w*(?:[:=,]|$))', l)
+    def split(l):
+        code,sep,text = l.strip().partition(' # ')
+        *first,last = re.split(r', (?=\*{0,2}[a-zA-Z_]\w*(?:[:=,]|$))', code)
+        return [*first, last+sep+text]
     pat = re.compile(r'(?P<name>\*{0,2}\w+)(?::(?P<type>.+?))?(?:=(?P<default>.+?))?,?(?: # (?P<text>.*))?$')
-    res = [pat.match(o) for l in lines[1:-1] for o in split(l.strip())]
+    res = [pat.match(o) for l in lines[1:-1] for o in split(l)]
     ret = re.match(r'\)(?:->(?P<type>.+?))?:(?: # (?P<text>.*))?$', lines[-1])
     if all(res) and ret: return [tuple(m.group('name','type','default','text')) for m in res] + [('', ret['type'], None, ret['text'])]
 
-def signature(name, ps):
+def signature(name, ps, types):
     "How `name` is called with the parameters `ps`"
-    args = [n+(f'={d}' if d else '') for n,t,d,x in ps[:-1]]
+    args = [n+(f':{t}' if t and types else '')+(f'={d}' if d else '') for n,t,d,x in ps[:-1]]
     call = f"{name}({', '.join(args)})"
-    return call if len(call)<=100 else f'{name}(\n    '+',\n    '.join(args)+')'
+    if len(call)>100: call = f'{name}(\n    '+',\n    '.join(args)+')'
+    return call + (f' -> {ps[-1][1]}' if types and ps[-1][1] not in (None,'None') else '')
 
 def table(ps):
     "The parameters `ps` as a table, where there is something to say about them"
-    if not any(t or x for n,t,d,x in ps): return ''
+    if not any(x for n,t,d,x in ps): return ''
     def code(o): return f'`{o}`' if o else ''
-    rows = [[code(n) or '*returns*', doclinks.NbdevLookup().link_line(code(t)), code(d), x or ''] for n,t,d,x in ps if n or t or x]
+    rows = [[code(n) or '*returns*', doclinks.NbdevLookup().link_line(code(t)), code(d), x or ''] for n,t,d,x in ps if n or x or t not in (None,'None')]
     rows = ['| '+' | '.join(o.replace('|', r'\|') for o in row)+' |' for row in rows]
     return '\n'.join(['{.params}','| | type | default | |','|---|---|---|---|',*rows])
 
@@ -150,10 +154,11 @@ def showdoc(md):
     if not m: return md
     src,level,name,sig = m.groups()
     ps = params(sig.strip())
+    rows = table(ps) if ps else ''
     doc = re.sub(r'^\*(.*)\*', r'\1', md[m.end():].strip())
     return '\n\n'.join(filter(None, [
-        f'{level} {name}'.replace('_', r'\_'), f'[source]({src}){{.source}}' if src else '', f'```python\n{signature(name, ps) if ps else sig}\n```',
-        '' if doc=='Call self as a function.' else doc, table(ps) if ps else '']))
+        f'{level} {name}'.replace('_', r'\_'), f'[source]({src}){{.source}}' if src else '',
+        f'```python\n{signature(name, ps, types=not rows) if ps else sig}\n```', '' if doc=='Call self as a function.' else doc, rows]))
 
 def code_cell(c, tfm):
     "The cells that show the processed code cell `c`: directives obeyed, Markdown outputs as Markdown where they are to be read as is"

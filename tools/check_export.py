@@ -19,7 +19,7 @@ def exported(root, lib, nbs):
     with TemporaryDirectory() as tmp:
         tmp = Path(tmp).resolve()
         copy2(root/'settings.ini', tmp)
-        copytree(root/nbs, tmp/nbs, ignore=ignore_patterns('.*'))
+        copytree(root/nbs, tmp/nbs, symlinks=True, ignore=ignore_patterns('.*'))
         (tmp/lib).mkdir()
         for name,src in read(root/lib).items():
             if not generated(src): copy2(root/lib/name, tmp/lib)
