@@ -175,7 +175,7 @@ def adapt(
     recipe='default', # a name or a `Recipe`
     base=None, # the pre-trained part of `model`; by default its `base_model`, or all of it
     evaluate=None, # model -> dict of metrics
-    eval_every:int=0, # steps between two evaluations, a multiple of 10; 0: only at the end
+    eval_every:int=0, # steps between two evaluations; 0: only at the end
     max_steps:int=None, # stop after this many optimiser steps (the schedules are fitted to it)
     seed:int=0,
     mixed_precision='no', # 'no', 'bf16', 'fp16'
@@ -207,7 +207,7 @@ def adapt(
                              recipe.budget, recipe.every, recipe.recovery) if masked else None
     config = dict(asdict(recipe), sparsity=sparsity, seed=seed, n_steps=n_steps, base=before, batches=len(loader),
                   accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
-    run,parts = dict(config=config, step=0, epoch=0, batch=0, history=[], seconds=0.), dict(optim=opt, sched=sched, **(dict(ctl=ctl) if ctl else {}))
+    run,parts = dict(config=config, step=0, epoch=0, batch=0, history=[], seconds=0.), dict(optim=opt, sched=sched, **(dict(ctl=ctl) if ctl else {}), **(dict(scaler=acc.scaler) if acc.scaler else {}))
     rng = None
     if resume: run,rng = load_checkpoint(ckpt, config, model, parts)
     net,dl,optim = acc.prepare(model, loader, opt)
@@ -257,7 +257,7 @@ def _loop(net, dl, loss_fn, optim, sched, ctl, acc, run, rng, n_steps, evaluate,
             sched.step()
             if ctl: ctl.step()
             run['step'] += 1; bar.update()
-            if run['step']%10==0 or run['step']==n_steps:
+            if run['step']%10==0 or eval_every and run['step']%eval_every==0 or run['step']==n_steps or ctl and ctl.done:
                 _look(net, run, ctl, loss, acc, evaluate if eval_every and run['step']%eval_every==0 else None, bar)
                 train_mode()
             if stop.hit or checkpoint_every and run['step']%checkpoint_every==0: save()
@@ -278,7 +278,7 @@ def _close_run(model, base, ctl, run, before, evaluate, sparsity, recipe, second
     if ctl:
         mask,w = get_mask(base), masked_weights(base).values()
         report.update(sparsity=mask.sparsity, target=sparsity, target_met=ctl.target_met(), of=f'{mask.numel:,} weights in {len(mask)} tensors ({recipe.weights!r})', kept=mask.kept, recovered=ctl.recovered(),
-                      max_theta=max((x.theta.detach()-x.tau).abs().max().item() for x in w))
+                      max_theta=max(g[g.isfinite()].max().item() for g in ((x.theta.detach()-x.tau).abs() for x in w)))
         if not report['target_met']: warnings.warn(f"The target sparsity {sparsity} was not met: the run ended at {mask.sparsity:.4f}. Raise gamma or the number of epochs, or use a schedule.")
     if recipe.method!='finetune' and fingerprint(base)!=before: raise RuntimeError("The frozen weights changed during the run: something else trained them. The mask cannot be used with the base model.")
     if evaluate: report['metrics'] = evaluate(model)

@@ -82,18 +82,16 @@ def random_rows(shp, reps, seed=0):
         print(*(f"{x['what']:32} {x['sparsity']:5} {x['bytes']:>12,} {x['of_bound']:8.4f} {x.get('encode', '')} {x.get('decode', '')}" for x in rows if x['sparsity']==sparsity), sep='\n', flush=True)
     return rows
 
-def learnt_rows(steps=150):
-    "Masks that were learnt: alone, relative to a sister (another seed), relative to the largest weights of the base"
+def learnt_rows(sparsity=.3, steps=150):
+    "A mask that was learnt: alone, relative to a sister (another seed), relative to the largest weights of the base"
     from adaptprune.artifact import magnitude_mask
     from adaptprune.head import load_encoder
     from adaptprune.train import adapt_task
-    rows,ws,masks = [],dict(load_encoder('minilm').named_parameters()),{}
-    for sparsity in (.3, .5):
-        for seed in (0, 1): masks[seed] = adapt_task('mini-sentiment', sparsity=sparsity, max_steps=steps, seed=seed, progress=False).mask
-        m,bound = masks[0],mask_entropy(masks[0])
-        refs = {'alone': None, 'relative to another seed': masks[1], 'relative to the base': Mask({n: magnitude_mask(ws[n], int(t.count_nonzero())) for n,t in m.items()})}
-        rows += [row('learnt mask, '+k, sparsity, m, bound, ours(m, r)) for k,r in refs.items()]
-        print(*rows[-3:], sep='\n', flush=True)
+    ws = dict(load_encoder('minilm').named_parameters())
+    m,sister = (adapt_task('mini-sentiment', sparsity=sparsity, max_steps=steps, seed=seed, progress=False).mask for seed in (0, 1))
+    refs = {'alone': None, 'relative to another seed': sister, 'relative to the base': Mask({n: magnitude_mask(ws[n], int(t.count_nonzero())) for n,t in m.items()})}
+    rows = [row('learnt mask, '+k, sparsity, m, mask_entropy(m), ours(m, r)) for k,r in refs.items()]
+    print(*rows, sep='\n', flush=True)
     return rows
 
 @call_parse
