@@ -15,6 +15,7 @@ from pathlib import Path
 
 # %% ../nbs/api/08_artifact.ipynb #cb71dce7
 import constriction, numpy as np, safetensors.torch, torch
+from fastcore.basics import patch
 from filelock import FileLock
 from torch import Tensor, nn
 from .layer import apply_mask, masked_weights
@@ -86,7 +87,8 @@ def decode_bits(
         packed = coder.decode(_byte_model(ones, n), -(-n//8)).astype(np.uint8)
         if not coder.is_empty(): raise MaskFileError(f"{what} is damaged: its stream does not end where it should.")
     bits = np.unpackbits(packed, count=n, bitorder='little').view(bool)
-    if (n%8 and packed[-1]>>(n%8)) or np.count_nonzero(bits)!=ones: raise MaskFileError(f"{what} is damaged: it does not keep {ones} of {n} weights, as declared.")
+    if (n%8 and packed[-1]>>(n%8)) or np.count_nonzero(bits)!=ones:
+        raise MaskFileError(f"{what} is damaged: it does not keep {ones} of {n} weights, as declared.")
     return bits
 
 # %% ../nbs/api/08_artifact.ipynb #54d940aa
@@ -126,7 +128,9 @@ def mask_hash(
 ) -> str: # hex SHA-256 over names, shapes and packed bits, in the order of the names
     "The identity of a mask, whatever it is stored as"
     h = hashlib.sha256()
-    for n,m in sorted(mask.items()): h.update(f"{n}|{','.join(map(str, m.shape))}|".encode()+np.packbits(m.cpu().numpy().reshape(-1), bitorder='little').tobytes())
+    for n,m in sorted(mask.items()):
+        h.update(f"{n}|{','.join(map(str, m.shape))}|".encode())
+        h.update(np.packbits(m.cpu().numpy().reshape(-1), bitorder='little').tobytes())
     return h.hexdigest()
 
 # %% ../nbs/api/08_artifact.ipynb #93e6e676
@@ -175,13 +179,16 @@ class TaskMask:
         info:dict=None # anything that JSON can hold: task, labels, metrics, ...
     ):
         if isinstance(base, nn.Module): base = dict(model=None, revision=None, tensors=base_tensors(_pretrained(base), mask))
-        if lacking := [n for n in mask if n not in base['tensors']]: raise BaseMismatch(f"The base has no weight {lacking[0]!r}, which the mask covers.")
+        if lacking := [n for n in mask if n not in base['tensors']]:
+            raise BaseMismatch(f"The base has no weight {lacking[0]!r}, which the mask covers.")
         self._mask,self.base,self.head,self.info = mask,base,head or {},info or {}
 
     @property
     def mask(self) -> Mask:
         if self._mask is None:
-            if self._coded['reference']=='magnitude': raise ValueError("This mask is stored as a difference from the base's largest weights: `apply` it, or give the base model to `from_pretrained` as reference=.")
+            if self._coded['reference']=='magnitude':
+                raise ValueError("This mask is stored as a difference from the base's largest weights: `apply` it, or give the base "
+                    "model to `from_pretrained` as reference=.")
             self._decode()
         return self._mask
 
@@ -190,7 +197,7 @@ class TaskMask:
     @property
     def sparsity(self) -> float: return self.mask.sparsity if self._mask is not None else self._config_sparsity()
 
-    def _config_sparsity(self): return 1-sum(_ones(h) for h in self._coded['mask'].values())/self.numel
+    def _config_sparsity(self): return 1-sum(_ones(h) for h in self._coded['mask'].values())/max(self.numel, 1)
 
     def _decode(self, base=None):
         c,shapes,out = self._coded,{n: t['shape'] for n,t in self.base['tensors'].items()},{}
@@ -201,20 +208,18 @@ class TaskMask:
         self._mask,self._coded = Mask(out),None
 
     def __repr__(self):
-        what = self.info.get('task') or 'a task'
-        return f"TaskMask({what!r} on {self.base.get('model') or 'a model'}: {len(self.base['tensors'])} tensors, {self.numel:,} weights, sparsity {self.sparsity:.4f})"
+        what,on,n = self.info.get('task') or 'a task',self.base.get('model') or 'a model',len(self.base['tensors'])
+        return f"TaskMask({what!r} on {on}: {n} tensors, {self.numel:,} weights, sparsity {self.sparsity:.4f})"
 
 def _ones(head): return head['ones'] if 'ones' in head else head['kept']['ones']+head['pruned']['ones']
 
 # %% ../nbs/api/08_artifact.ipynb #e094419b
-from fastcore.basics import patch
-
 def _differences(want, got):
     for n,t in want.items():
         g = got.get(n)
         if g is None: yield n, 'is missing'
-        else:
-            if bad := [k for k in ('shape', 'dtype', 'sha256') if g[k]!=t[k]]: yield n, 'holds other values' if bad[0]=='sha256' else f'has {bad[0]} {g[bad[0]]} instead of {t[bad[0]]}'
+        elif bad := [k for k in ('shape', 'dtype', 'sha256') if g[k]!=t[k]]:
+            yield n, 'holds other values' if bad[0]=='sha256' else f'has {bad[0]} {g[bad[0]]} instead of {t[bad[0]]}'
 
 @patch
 def check(self:TaskMask,
@@ -226,14 +231,17 @@ def check(self:TaskMask,
     diff = dict(_differences(want, base_tensors(_pretrained(model), want)))
     if not diff: return
     listed = ', '.join(f'{n} {d}' for n,d in list(diff.items())[:5]) + (f' and {len(diff)-5} more' if len(diff)>5 else '')
-    msg = f"This is not the base that the mask was learnt on ({self.base.get('model') or 'unnamed'}): {len(diff)} of {len(want)} tensors differ: {listed}."
-    if strict or any('missing' in d or 'shape' in d for d in diff.values()): raise BaseMismatch(msg+" Load the base afresh, in the same precision; check=False puts the mask on other values of the same shapes all the same.")
+    name = self.base.get('model') or 'unnamed'
+    msg = f"This is not the base that the mask was learnt on ({name}): {len(diff)} of {len(want)} tensors differ: {listed}."
+    if strict or any('missing' in d or 'shape' in d for d in diff.values()):
+        raise BaseMismatch(msg+" Load the base afresh, in the same precision; check=False puts the mask on other values of the same "
+            "shapes all the same.")
     warnings.warn(msg+" The mask is put on it all the same: do not expect the metrics of its task.")
 
 @patch
 def apply(self:TaskMask,
     model:nn.Module, # plain; the weights of it (or of its `base_model`) are changed in place
-    check:bool=True # False: another base of the same shapes gives a warning instead of `BaseMismatch` (unless the mask is stored relative to the base)
+    check:bool=True # False: another base of the same shapes is a warning only (unless the mask is stored relative to the base)
 ) -> nn.Module: # the same model
     "Zero what the mask prunes, on the base it was learnt on"
     base = _pretrained(model)
@@ -256,6 +264,8 @@ def public_name(
     is_path = Path(name).is_dir() or not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', name) or '..' in name
     return (Path(name).name or None) if is_path else name, None
 
+_facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'method', 'steps', 'seed', 'recipe'
+
 def _labels(task):
     from adaptprune.glue import get_task
     try: return list(get_task(task).labels or ()) or None
@@ -268,17 +278,20 @@ def from_adapted(cls:TaskMask,
 ) -> TaskMask:
     "The mask, the head and the facts of a run"
     import transformers, adaptprune
-    if res.mask is None: raise ValueError(f"This run has no mask (method {res.report.get('method')!r}): save its model with torch or safetensors instead.")
+    if res.mask is None:
+        raise ValueError(f"This run has no mask (method {res.report.get('method')!r}): save its model with torch or safetensors instead.")
     model,base,rep = res.model,_pretrained(res.model),res.report
     cfg = getattr(base, 'config', None)
     name,revision = public_name(rep.get('model') or getattr(cfg, 'name_or_path', None) or None)
     inside,saved = {id(t) for t in (*base.parameters(), *base.buffers())},model.state_dict()
-    head = {n: t.detach().cpu().clone() for n,t in (*model.named_parameters(), *model.named_buffers()) if id(t) not in inside and n in saved}
-    facts = {k: rep[k] for k in ('task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'method', 'steps', 'seed', 'recipe') if k in rep}
-    facts.update(_temperatures(base), versions=dict(adaptprune=adaptprune.__version__, torch=torch.__version__, transformers=transformers.__version__))
+    everything = (*model.named_parameters(), *model.named_buffers())
+    head = {n: t.detach().cpu().clone() for n,t in everything if id(t) not in inside and n in saved}
+    facts = {k: rep[k] for k in _facts if k in rep}
+    facts.update(_temperatures(base), versions={m.__name__: str(m.__version__) for m in (adaptprune, torch, transformers)})
     if 'task' in rep and (labels := _labels(rep['task'])): facts['labels'] = labels
     if hasattr(model, 'pooling'): facts.update(n_out=model.head.mlp[-1].out_features, pooling=model.pooling)
-    return cls(res.mask, dict(model=name, revision=revision or getattr(cfg, '_commit_hash', None), tensors=base_tensors(base, res.mask)), head, dict(facts, **info))
+    revision = revision or getattr(cfg, '_commit_hash', None)
+    return cls(res.mask, dict(model=name, revision=revision, tensors=base_tensors(base, res.mask)), head, dict(facts, **info))
 
 def _temperatures(base):
     for w in masked_weights(base).values():
@@ -290,7 +303,8 @@ def _temperatures(base):
 config_name,format_name,format_version = 'adaptprune.json','adaptprune',1
 
 def _pretty(o, pad=''):
-    if not isinstance(o, dict) or (pad and not any(isinstance(v, dict) for v in o.values())) or len(pad)>2: return json.dumps(o, allow_nan=False)
+    flat = not isinstance(o, dict) or len(pad)>2 or (pad and not any(isinstance(v, dict) for v in o.values()))
+    if flat: return json.dumps(o, allow_nan=False)
     return '{\n' + ',\n'.join(f'{pad} {json.dumps(k)}: {_pretty(v, pad+" ")}' for k,v in o.items()) + f'\n{pad}}}'
 
 def _write(path, data):
@@ -315,13 +329,14 @@ def _reference_of(reference, mask):
     if isinstance(reference, nn.Module):
         ws = _weights(_pretrained(reference), mask)
         return Mask({n: magnitude_mask(ws[n], int(m.count_nonzero())) for n,m in mask.items()}), dict(kind='magnitude')
-    if bad := [n for n in mask if n not in reference.mask or reference.mask[n].shape!=mask[n].shape]: raise ValueError(f"The reference has no mask of the shape of {bad[0]!r}: it must be of a task on the same base.")
+    if bad := [n for n in mask if n not in reference.mask or reference.mask[n].shape!=mask[n].shape]:
+        raise ValueError(f"The reference has no mask of the shape of {bad[0]!r}: it must be of a task on the same base.")
     return reference.mask, dict(kind='mask', task=reference.info.get('task'), sha256=mask_hash(reference.mask))
 
 @patch
 def save_pretrained(self:TaskMask,
     folder, # made if need be; a mask that is there is replaced in one step
-    reference=None # store differences where they are shorter: from a sister's `TaskMask`, or from the largest weights of the base model given here
+    reference=None # store differences where shorter: from a sister's `TaskMask`, or (given the base model) from its largest weights
 ) -> Path: # the folder
     "Write config and data; a kill at any moment leaves the old files or the new"
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
@@ -334,8 +349,9 @@ def save_pretrained(self:TaskMask,
     sha = hashlib.sha256(data).hexdigest()
     file = f'mask-{sha[:16]}.safetensors'
     if all(h['coding']!='delta' for h,_ in coded.values()): named = None
-    sealed = _seal(dict(format=format_name, version=format_version, info=_plain(self.info), base=self.base, mask={n: h for n,(h,_) in coded.items()},
-        head={n: _kind(t) for n,t in self.head.items()}, reference=named, data=dict(file=file, bytes=len(data), sha256=sha)))
+    sealed = _seal(dict(format=format_name, version=format_version, info=_plain(self.info), base=self.base,
+        mask={n: h for n,(h,_) in coded.items()}, head={n: _kind(t) for n,t in self.head.items()},
+        reference=named, data=dict(file=file, bytes=len(data), sha256=sha)))
     with FileLock(folder/'.adaptprune.lock'):
         _write(folder/file, data)
         _write(folder/config_name, sealed)
@@ -364,7 +380,8 @@ def _read(folder, name, limit):
     root = folder.resolve()
     homes = [root, root.parent.parent/'blobs'] if root.parent.name=='snapshots' else [root]
     if real.parent not in homes: raise MaskFileError(f"{name} is a link that leads out of its folder.")
-    if not stat.S_ISREG(st.st_mode) or st.st_size>limit: raise MaskFileError(f"{name} has {st.st_size:,} bytes where at most {limit:,} can be right, or is not a file.")
+    if not stat.S_ISREG(st.st_mode) or st.st_size>limit:
+        raise MaskFileError(f"{name} has {st.st_size:,} bytes where at most {limit:,} can be right, or is not a file.")
     with open(real, 'rb') as f: data = f.read(limit+1)
     if len(data)>limit: raise MaskFileError(f"{name} grew beyond {limit:,} bytes.")
     return data
@@ -376,17 +393,21 @@ def _or_none(test): return lambda v: v is None or test(v)
 _hash,_count = _match('[0-9a-f]{64}'),_is(int, lambda v: 0<=v<=2**40)
 _stream = dict(coding=_is(str), ones=_count, bytes=_count)
 _shape = _is(list, lambda v: len(v)<=8 and all(map(_count, v)))
-_tensor,_head = dict(shape=_shape, dtype=_match(r'\w{1,20}'), sha256=_hash),dict(shape=_shape, dtype=_match('float64|float32|float16|bfloat16|int64'))
+_tensor = dict(shape=_shape, dtype=_match(r'\w{1,20}'), sha256=_hash)
+_head = dict(shape=_shape, dtype=_match('float64|float32|float16|bfloat16|int64'))
 _config = dict(format=_is(str), version=_is(int), info=_is(dict), base=_is(dict), mask=_is(dict, lambda v: len(v)>0), head=_is(dict),
     reference=_or_none(_is(dict)), data=_is(dict), checksum=_hash)
-_base = dict(model=_or_none(_match(r'(?!.*\.\.)[\w.-]{1,200}(/[\w.-]{1,200})?')), revision=_or_none(_match(r'(?!.*\.\.)[\w.-]{1,200}')), tensors=_is(dict))
+_word = r'(?!.*\.\.)[\w.-]{1,200}'
+_base = dict(model=_or_none(_match(_word+r'(/[\w.-]{1,200})?')), revision=_or_none(_match(_word)), tensors=_is(dict))
 _data = dict(file=_match(r'mask-[0-9a-f]{16}\.safetensors'), bytes=_count, sha256=_hash)
 _reference = dict(kind=_match('mask'), task=_or_none(_is(str)), sha256=_hash)
 
 def _streams(h): return [h['kept'], h['pruned']] if h['coding']=='delta' else [h]
 
 def _check(d, schema, what):
-    if type(d) is not dict or d.keys()!=schema.keys(): raise MaskFileError(f"{what} should have the fields {', '.join(schema)}, and has {', '.join(map(repr, list(d)[:12])) if type(d) is dict else type(d).__name__}.")
+    if type(d) is not dict or d.keys()!=schema.keys():
+        has = ', '.join(repr(k[:40]) for k in list(d)[:12]) if type(d) is dict else type(d).__name__
+        raise MaskFileError(f"{what} should have the fields {', '.join(schema)}, and has {has}.")
     for k,ok in schema.items():
         if not ok(d[k]): raise MaskFileError(f"{what}: the field {k!r} holds {str(d[k])[:60]!r}, which cannot be right.")
 
@@ -396,7 +417,8 @@ def _check_config(c):
     tensors = c['base']['tensors']
     if tensors.keys()!=c['mask'].keys(): raise MaskFileError("The masked tensors and those of the base are not the same.")
     for n,t in tensors.items(): _check(t, _tensor, f'base tensor {n[:100]!r}')
-    if (total := sum(math.prod(t['shape']) for t in tensors.values()))>max_weights: raise MaskFileError(f"{total:,} weights are more than any file may declare ({max_weights:,}).")
+    if (total := sum(math.prod(t['shape']) for t in tensors.values()))>max_weights:
+        raise MaskFileError(f"{total:,} weights are more than any file may declare ({max_weights:,}).")
     for n,h in c['mask'].items():
         what,size = f'the mask of {n[:100]!r}',math.prod(tensors[n]['shape'])
         if type(h) is dict and h.get('coding')=='delta':
@@ -411,8 +433,10 @@ def _nbytes(t): return math.prod(t['shape'])*getattr(torch, t['dtype']).itemsize
 
 def _check_sizes(c):
     for n,t in c['head'].items(): _check(t, _head, f'head tensor {n[:100]!r}')
-    head,streams,size = sum(map(_nbytes, c['head'].values())),sum(s['bytes'] for h in c['mask'].values() for s in _streams(h)),c['data']['bytes']
-    if head>max_head or not 8<size-head-streams<=max_config: raise MaskFileError(f"The data file is to have {size:,} bytes, which cannot hold {streams:,} of mask and {head:,} of head.")
+    head,streams = sum(map(_nbytes, c['head'].values())),sum(s['bytes'] for h in c['mask'].values() for s in _streams(h))
+    size = c['data']['bytes']
+    if head>max_head or not 8<size-head-streams<=max_config:
+        raise MaskFileError(f"The data file is to have {size:,} bytes, which cannot hold {streams:,} of mask and {head:,} of head.")
 
 # %% ../nbs/api/08_artifact.ipynb #668204b9
 def read_config(
@@ -421,9 +445,11 @@ def read_config(
     "The config of a mask file, without its data; what is wrong raises `MaskFileError`, a missing file `FileNotFoundError`"
     raw = _read(Path(folder), config_name, max_config)
     c = _json(raw, config_name)
-    if type(c) is not dict or c.get('format')!=format_name: raise MaskFileError(f"{config_name} is not the config of a mask file: its format should be {format_name!r}.")
+    if type(c) is not dict or c.get('format')!=format_name:
+        raise MaskFileError(f"{config_name} is not the config of a mask file: its format should be {format_name!r}.")
     if c.get('version')!=format_version:
-        raise MaskFileError(f"This mask file has version {str(c.get('version'))[:20]}; this program reads version {format_version}: update adaptprune, or save the file again with the version that wrote it.")
+        raise MaskFileError(f"This mask file has version {str(c.get('version'))[:20]}; this program reads version {format_version}: "
+            f"update adaptprune, or save the file again with the version that wrote it.")
     seal = str(c.get('checksum', '')).encode()
     before,_,after = raw.rpartition(seal or b'?')
     if hashlib.sha256(before+b'0'*64+after).hexdigest().encode()!=seal:
@@ -439,14 +465,19 @@ def _split(c, data):
     except Exception as e: raise MaskFileError(f"The data file is damaged: {e}") from e
     sizes = {n: sum(s['bytes'] for s in _streams(h)) for n,h in c['mask'].items()}
     want = {f'mask/{n}' for n,s in sizes.items() if s} | {f'head/{n}' for n in c['head']}
-    if tensors.keys()!=want: raise MaskFileError(f"The data file does not hold what the config lists: {sorted(tensors.keys()^want)[0][:100]!r} is missing or too many.")
+    if tensors.keys()!=want:
+        raise MaskFileError(f"The data file does not hold what the config lists: {sorted(tensors.keys()^want)[0][:100]!r} is missing or "
+            f"too many.")
     streams = {n: tensors[f'mask/{n}'] for n,s in sizes.items() if s}
     for n,t in streams.items():
-        if t.dtype!=torch.uint8 or t.shape!=(sizes[n],): raise MaskFileError(f"The stream of {n[:100]!r} should be {sizes[n]} bytes of uint8, and is {tuple(t.shape)} of {t.dtype}.")
+        if t.dtype!=torch.uint8 or t.shape!=(sizes[n],):
+            raise MaskFileError(f"The stream of {n[:100]!r} should be {sizes[n]} bytes of uint8, and is {tuple(t.shape)} of {t.dtype}.")
     head = {n: tensors[f'head/{n}'] for n in c['head']}
     for n,t in head.items():
-        if _kind(t)!=c['head'][n]: raise MaskFileError(f"The head's {n[:100]!r} is {tuple(t.shape)} of {t.dtype}, and should be {c['head'][n]}.")
-        if t.is_floating_point() and not t.isfinite().all(): raise MaskFileError(f"The head's {n[:100]!r} holds values that are not finite numbers.")
+        if _kind(t)!=c['head'][n]:
+            raise MaskFileError(f"The head's {n[:100]!r} is {tuple(t.shape)} of {t.dtype}, and should be {c['head'][n]}.")
+        if t.is_floating_point() and not t.isfinite().all():
+            raise MaskFileError(f"The head's {n[:100]!r} holds values that are not finite numbers.")
     return {n: t.numpy() for n,t in streams.items()}, head
 
 # %% ../nbs/api/08_artifact.ipynb #5c95b662
@@ -456,10 +487,13 @@ def find_folder(
 ) -> Path: # a folder on this machine
     "Where a mask file lies, fetched from the Hub if need be; what cannot be had raises `OSError`"
     if Path(name).is_dir(): return Path(name)
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)) or '..' in str(name): raise FileNotFoundError(f"No folder {str(name)!r}, and it is not the owner/name of a mask on the Hub.")
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)) or '..' in str(name):
+        raise FileNotFoundError(f"No folder {str(name)!r}, and it is not the owner/name of a mask on the Hub.")
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(str(name), allow_patterns=[config_name, 'mask-*.safetensors'], **kwargs))
-    except Exception as e: raise OSError(f"No folder {str(name)!r}, and no such mask to be had from the Hub: it is not there, or the Hub cannot be reached and there is no cached copy.") from e
+    except Exception as e:
+        raise OSError(f"No folder {str(name)!r}, and no such mask to be had from the Hub: it is not there, or the Hub cannot be reached "
+            f"and there is no cached copy.") from e
 
 # %% ../nbs/api/08_artifact.ipynb #d84c0527
 def _load(folder):
@@ -469,17 +503,20 @@ def _load(folder):
         except FileNotFoundError:
             if attempt==2: raise
             continue
-        if len(data)!=c['data']['bytes'] or hashlib.sha256(data).hexdigest()!=c['data']['sha256'] or c['data']['sha256'][:16]!=c['data']['file'][5:21]:
-            raise MaskFileError(f"{c['data']['file']} is damaged: its length or its hash is not what {config_name} says. Get it again.")
+        d,sha = c['data'],hashlib.sha256(data).hexdigest()
+        if len(data)!=d['bytes'] or sha!=d['sha256'] or sha[:16]!=d['file'][5:21]:
+            raise MaskFileError(f"{d['file']} is damaged: its length or its hash is not what {config_name} says. Get it again.")
         return c, data
 
 def _bind(self, named, reference):
     if named is None: return None
     if named['kind']=='magnitude': return 'magnitude'
     if not isinstance(reference, TaskMask) or mask_hash(reference.mask)!=named['sha256']:
-        raise ValueError(f"This file holds differences from the mask of {named['task'] or 'another task'!r} (hash {named['sha256'][:16]}...): pass that one as reference=.")
+        raise ValueError(f"This file holds differences from the mask of {named['task'] or 'another task'!r} (hash "
+            f"{named['sha256'][:16]}...): pass that one as reference=.")
     for n,t in self.base['tensors'].items():
-        if n not in reference.mask or list(reference.mask[n].shape)!=t['shape']: raise MaskFileError(f"The reference has no mask of the shape of {n[:100]!r}.")
+        if n not in reference.mask or list(reference.mask[n].shape)!=t['shape']:
+            raise MaskFileError(f"The reference has no mask of the shape of {n[:100]!r}.")
     return reference.mask
 
 @patch(cls_method=True)
@@ -494,7 +531,9 @@ def from_pretrained(cls:TaskMask,
     self._mask,self.base,self.info = None,c['base'],c['info']
     streams,self.head = _split(c, data)
     self._coded = dict(mask=c['mask'], data=streams, reference=_bind(self, c['reference'], reference))
-    if self._coded['reference']=='magnitude' and isinstance(reference, nn.Module): self.check(reference); self._decode(_pretrained(reference))
+    if self._coded['reference']=='magnitude' and isinstance(reference, nn.Module):
+        self.check(reference)
+        self._decode(_pretrained(reference))
     return self
 
 # %% ../nbs/api/08_artifact.ipynb #2ee40da4
@@ -504,7 +543,8 @@ def load_head(self:TaskMask,
 ) -> nn.Module: # the same model
     "Put the head's weights into a model; other names or shapes raise `ValueError`"
     want = model.state_dict()
-    if bad := [n for n,t in self.head.items() if n not in want or want[n].shape!=t.shape]: raise ValueError(f"The model has no {bad[0]!r} of shape {tuple(self.head[bad[0]].shape)}: was the task learnt with another head?")
+    if bad := [n for n,t in self.head.items() if n not in want or want[n].shape!=t.shape]:
+        raise ValueError(f"The model has no {bad[0]!r} of shape {tuple(self.head[bad[0]].shape)}: was the task learnt with another head?")
     model.load_state_dict(self.head, strict=False)
     return model
 
@@ -518,10 +558,12 @@ def load_model(self:TaskMask,
     from adaptprune.head import AdaptModel, load_encoder
     n_out,bias = self.info.get('n_out'),self.head.get('head.mlp.4.bias')
     if bias is None: raise ValueError("This file holds no head of an AdaptModel: use `apply` and `load_head` on your own model.")
-    if bias.shape!=(n_out,): raise MaskFileError(f"The file says that the head has {str(n_out)[:20]} outputs, and it has {tuple(bias.shape)}.")
-    name = model or self.base['model']
+    if bias.shape!=(n_out,):
+        raise MaskFileError(f"The file says that the head has {str(n_out)[:20]} outputs, and it has {tuple(bias.shape)}.")
+    name = self.base['model'] if model is None else model
     if name is None: raise ValueError("The file does not say which base it belongs to: give it, as a name, a folder or an encoder.")
-    encoder = name if isinstance(name, nn.Module) else load_encoder(name, **(kwargs if model else dict(dict(revision=self.base['revision']), **kwargs)))
+    if model is None: kwargs.setdefault('revision', self.base['revision'])
+    encoder = name if isinstance(name, nn.Module) else load_encoder(name, **kwargs)
     net = AdaptModel(encoder, n_out, self.info.get('pooling'))
     self.apply(net, check)
     return self.load_head(net).eval()
@@ -533,26 +575,29 @@ def model_card(self:TaskMask,
 ) -> str: # README.md, with its metadata
     "A model card: base model, metrics, how to load it"
     from huggingface_hub import EvalResult, ModelCardData
-    i,b = self.info,self.base
+    i,on = self.info,self.base.get('model')
     task,kind = i.get('task') or 'task','text-classification'
-    results = [EvalResult(kind, task, task, k, v, dataset_split=i.get('split')) for k,v in (i.get('metrics') or {}).items() if isinstance(v, (int, float))]
-    meta = ModelCardData(base_model=b.get('model'), base_model_relation='adapter' if b.get('model') else None, library_name='adaptprune', tags=['adaptprune', 'pruning', 'mask'],
-        pipeline_tag=kind, model_name=repo_id.split('/')[-1], eval_results=results or None)
-    scores = ''.join(f'| {k} | {v:.4f} |\n' for k,v in (i.get('metrics') or {}).items() if isinstance(v, (int, float)))
+    metrics = {k: v for k,v in (i.get('metrics') or {}).items() if isinstance(v, (int, float))}
+    meta = ModelCardData(base_model=on, base_model_relation='adapter' if on else None, library_name='adaptprune',
+        tags=['adaptprune', 'pruning', 'mask'], pipeline_tag=kind, model_name=repo_id.split('/')[-1],
+        eval_results=[EvalResult(kind, task, task, k, v, dataset_split=i.get('split')) for k,v in metrics.items()] or None)
+    table = '\n'.join(['| metric | value |', '|---|---|']+[f'| {k} | {v:.4f} |' for k,v in metrics.items()]) if metrics else ''
     return f"""---
 {meta.to_yaml()}
 ---
-# {task}: a mask for {b.get('model') or 'a pre-trained model'}
+# {task}: a mask for {on or 'a pre-trained model'}
 
-A binary mask over {self.numel:,} weights in {len(b['tensors'])} tensors ({self.sparsity:.2%} pruned) of the frozen base model, and a small head. No weight of the base was changed.
+A binary mask over {self.numel:,} weights in {len(self.base['tensors'])} tensors ({self.sparsity:.2%} pruned) of the frozen base model,
+and a small head. No weight of the base was changed.
 
-{'| metric | value |' + chr(10) + '|---|---|' + chr(10) + scores if scores else ''}
+{table}
+
 ```python
 from adaptprune.artifact import TaskMask
 model = TaskMask.from_pretrained('{repo_id}').load_model()
 ```
 
-It fits the base at revision `{b.get('revision') or 'not recorded'}` only: loading it on other weights is refused.
+It fits the base at revision `{self.base.get('revision') or 'not recorded'}` only: loading it on other weights is refused.
 """
 
 @patch
@@ -569,6 +614,9 @@ def push_to_hub(self:TaskMask,
         self.save_pretrained(d, **kwargs)
         (Path(d)/'README.md').write_text(self.model_card(repo_id), encoding='utf-8')
         try:
-            api = HfApi(token=token); api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=d, commit_message='Mask file', allow_patterns=['README.md', config_name, 'mask-*.safetensors'], delete_patterns=['mask-*.safetensors']))
+            api = HfApi(token=token)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            done = api.upload_folder(repo_id=repo_id, folder_path=d, commit_message='Mask file', delete_patterns=['mask-*.safetensors'],
+                allow_patterns=['README.md', config_name, 'mask-*.safetensors'])
+            return str(done)
         except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {e}") from e
