@@ -102,7 +102,9 @@ def follow(model, loader, batches, n_steps, every, sparsity, seed, **changes):
             ctl.step(); i += 1
             if i>=n_steps: break
     row,v,g = look(n_steps, model, ws, batches, t_l, t_s); rows.append(row); points.append(v); grads.append(g)
-    return dict(recipe=recipe.__dict__, names=list(named), looks=rows), points, grads
+    alpha = next(peak[id(g)] for g in opt.param_groups if g['role']=='theta')
+    total = sum(rate_factor((i+.5)/n_steps, recipe.warmup, recipe.decay) for i in range(n_steps))*alpha*t_l*t_s/4
+    return dict(recipe=dict(recipe.__dict__, alpha=alpha), names=list(named), sum_eta=total, looks=rows), points, grads
 
 def along_the_path(points, grads, rows):
     "The one use of convexity in the proof, F(v_i)-F(v*) <= <g_i, v_i-v*>, with every other look of the run as v*"

@@ -370,12 +370,13 @@ def mutations(cfg, data, rnd):
     sha = hashlib.sha256(data).hexdigest(); c['data'] = dict(file=f'mask-{sha[:16]}.safetensors', bytes=len(data), sha256=sha)
     return kind,reseal(c),data,c['data']['file']
 
-def test_ten_thousand_damaged_files(tmp_path):
+@pytest.mark.parametrize('n', [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_files(tmp_path, n):
     "Each gives a clear error, or the very mask and head, or (contents exchanged under right hashes) a well-formed other one"
     base,tm,rnd,seen = net(),task(),random.Random(1),Counter()
     src = tm.save_pretrained(tmp_path/'src'); cfg,data = read_config(src),data_of(src).read_bytes()
     folder = tmp_path/'x'; folder.mkdir(); old,last = None,None
-    for _ in range(10_000):
+    for _ in range(n):
         kind,raw,d,name = mutations(cfg, data, rnd)
         if name!=old and old: (folder/old).unlink()
         if name!=old or d is not last: (folder/name).write_bytes(d)
@@ -391,9 +392,10 @@ def test_ten_thousand_damaged_files(tmp_path):
         elif kind in ('stream','header'): assert all(m.shape==tm.mask[n].shape for n,m in mask.items()) and all(t.isfinite().all() for t in got.head.values())
         else: assert same(got, tm), kind
         seen[kind,'loads'] += 1
-    assert sum(seen.values())==10_000
+    print({k: {o: c for (q,o),c in sorted(seen.items()) if q==k} for k,_ in sorted(seen)})
+    assert sum(seen.values())==n
     for kind in ('flip config','flip data','truncate','text'): assert seen[kind,'loads']<=(kind=='text')*seen[kind,'error']
-    assert seen['flip config','loads']==seen['flip data','loads']==0 and seen['field','error']>500
+    assert seen['flip config','loads']==seen['flip data','loads']==0 and seen['field','error']>n/20
 
 def test_links_and_pipes(tmp_path):
     src = task().save_pretrained(tmp_path/'src'); f = data_of(src)
