@@ -1,10 +1,11 @@
 """First evidence on real GLUE: MiniLM on STS-B and SST-2; feature extraction, fine-tuning, and masks at 20 % and 50 % sparsity.
 
-    python benchmarks/first_evidence.py --glue_dir PATH --preset cpu      # about 80 minutes on one core; adds to results/first_evidence.jsonl
+    python benchmarks/first_evidence.py --glue_dir PATH --preset cpu      # about 50 minutes on one core; adds to results/first_evidence.jsonl
     python benchmarks/first_evidence.py --glue_dir PATH --preset full     # the paper's epochs, five seeds, MNLI-54k too; wants a GPU
 
 Every method of a task sees the same number of training examples; nothing is chosen on the dev sets, which are evaluated once, at the end.
-The paper's selected rates barely move a theta within the steps of the cpu preset, so that it also has the paper's method with the largest rates of the paper's grid."""
+The paper's selected rates barely move a theta within the steps of the cpu preset, which therefore takes the largest rates of the paper's grid.
+Those do not reach 20 % either before the steps are over, so that the run for 50 % stands for both (a run stops only where its target is passed)."""
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ ours = [dict(name=f'ours, default, {s:.0%}', recipe='default', sparsity=s) for s
 paper = [dict(name=f"the paper's recipe, {s:.0%}", recipe='paper', sparsity=s) for s in (.5, .2)]
 faster = [dict(name=f"the paper's recipe, largest rates of its grid, {s:.0%}", recipe='paper', alpha=2e-4, beta=2e-4, gamma=2e-6, sparsity=s) for s in (.5, .2)]
 presets = { # task -> training examples seen, and the methods
-    'cpu': ({'stsb': 2*5749, 'sst2': 16_000}, dense+ours+faster),
+    'cpu': ({'stsb': 2*5749, 'sst2': 16_000}, dense+ours+faster[:1]),
     'full': ({'stsb': 5*5749, 'sst2': 3*67_349, 'mnli': 2*54_437}, dense+ours+paper+faster),
 }
 
