@@ -308,8 +308,12 @@ def _pretty(o, pad=''):
     return '{\n' + ',\n'.join(f'{pad} {json.dumps(k)}: {_pretty(v, pad+" ")}' for k,v in o.items()) + f'\n{pad}}}'
 
 def _write(path, data):
-    tmp = path.with_name(path.name+'.tmp'); tmp.unlink(missing_ok=True)
-    with open(tmp, 'xb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
+    tmp = path.with_name(path.name+'.tmp')
+    tmp.unlink(missing_ok=True)
+    with open(tmp, 'xb') as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
     os.replace(tmp, path)
 
 def _plain(o):
@@ -339,7 +343,8 @@ def save_pretrained(self:TaskMask,
     reference=None # store differences where shorter: from a sister's `TaskMask`, or (given the base model) from its largest weights
 ) -> Path: # the folder
     "Write config and data; a kill at any moment leaves the old files or the new"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     if isinstance(reference, nn.Module): self.check(reference)
     ref,named = _reference_of(reference, self.mask)
     coded = {n: encode_mask(m, ref and ref[n]) for n,m in self.mask.items()}
@@ -412,7 +417,9 @@ def _check(d, schema, what):
         if not ok(d[k]): raise MaskFileError(f"{what}: the field {k!r} holds {str(d[k])[:60]!r}, which cannot be right.")
 
 def _check_config(c):
-    _check(c, _config, config_name); _check(c['base'], _base, 'base'); _check(c['data'], _data, 'data')
+    _check(c, _config, config_name)
+    _check(c['base'], _base, 'base')
+    _check(c['data'], _data, 'data')
     if c['reference'] not in (None, dict(kind='magnitude')): _check(c['reference'], _reference, 'reference')
     tensors = c['base']['tensors']
     if tensors.keys()!=c['mask'].keys(): raise MaskFileError("The masked tensors and those of the base are not the same.")
@@ -426,7 +433,9 @@ def _check_config(c):
             if c['reference'] is None: raise MaskFileError(f"{what} is a difference, but no reference is named.")
             for part in (h['kept'], h['pruned']): _check(part, _stream, what)
             if _ones(h)>size: raise MaskFileError(f"{what} declares {_ones(h)} kept of {size} weights.")
-        else: _check(h, _stream, what); check_stream(h, size, what)
+        else:
+            _check(h, _stream, what)
+            check_stream(h, size, what)
     _check_sizes(c)
 
 def _nbytes(t): return math.prod(t['shape'])*getattr(torch, t['dtype']).itemsize
@@ -536,7 +545,7 @@ def from_pretrained(cls:TaskMask,
         self._decode(_pretrained(reference))
     return self
 
-# %% ../nbs/api/08_artifact.ipynb #2ee40da4
+# %% ../nbs/api/08_artifact.ipynb #ecfae1fd
 @patch
 def load_head(self:TaskMask,
     model:nn.Module # whole model, with the head's modules in place
@@ -568,7 +577,7 @@ def load_model(self:TaskMask,
     self.apply(net, check)
     return self.load_head(net).eval()
 
-# %% ../nbs/api/08_artifact.ipynb #ff6be14d
+# %% ../nbs/api/08_artifact.ipynb #5db7d345
 @patch
 def model_card(self:TaskMask,
     repo_id='owner/name' # on the Hub

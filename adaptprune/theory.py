@@ -20,12 +20,14 @@ from torch.nn import functional as F
 def _positive(**named):
     "Refuse what is not a positive finite number"
     for name,x in named.items():
-        if isinstance(x, bool) or not isinstance(x, numbers.Real) or not 0<x<math.inf: raise ValueError(f"{name} must be a positive number, got {x!r}.")
+        if isinstance(x, bool) or not isinstance(x, numbers.Real) or not 0<x<math.inf:
+            raise ValueError(f"{name} must be a positive number, got {x!r}.")
 
 def _at_least_zero(**named):
     "Refuse what is not a finite number of at least 0"
     for name,x in named.items():
-        if isinstance(x, bool) or not isinstance(x, numbers.Real) or not 0<=x<math.inf: raise ValueError(f"{name} must be 0 or more, got {x!r}.")
+        if isinstance(x, bool) or not isinstance(x, numbers.Real) or not 0<=x<math.inf:
+            raise ValueError(f"{name} must be 0 or more, got {x!r}.")
 
 # %% ../nbs/api/02_theory.ipynb #211d44c6
 def mirror_step(
@@ -41,7 +43,7 @@ def damping(
     theta:Tensor, # any shape; with a threshold, theta - tau
     t_s:float=1. # temperature of the surrogate slope
 ) -> Tensor: # s, elementwise in [0, 1] (0 only by underflow)
-    "Equation (1) of Theorem 1 (adaptprune): `s = 4*sigmoid'(t_s*theta) = sech^2(t_s*theta/2)`, how much the soft temperature shortens a step"
+    "How much the soft temperature shortens a step: `s = 4*sigmoid'(t_s*theta) = sech^2(t_s*theta/2)`, equation (1) of Theorem 1 (adaptprune)"
     _positive(t_s=t_s)
     p = torch.sigmoid(t_s*theta.abs())
     return (4*p*torch.sigmoid(-t_s*theta.abs())).clamp(max=1)
@@ -52,7 +54,7 @@ def price(
     alpha:float, # learning rate of the same step
     t_s:float=1. # temperature of the surrogate slope
 ) -> float: # lambda, in units of the loss per kept weight
-    "The price of a kept weight that a pressure stands for: `4*gamma/(alpha*t_s)`, equation (1) of Theorem 1 (adaptprune). For plain gradient steps, not for Adam"
+    "The price that a pressure stands for with plain steps: `4*gamma/(alpha*t_s)`, equation (1) of Theorem 1 (adaptprune)"
     _at_least_zero(gamma=gamma); _positive(alpha=alpha, t_s=t_s)
     return 4*gamma/(alpha*t_s)
 
@@ -73,7 +75,8 @@ def bernoulli_kl(
     "`KL(v_star || sigmoid(u))` summed over weights: the start term of Theorem 1 (adaptprune), equation (2)"
     u = u*1.
     p = v_star.to(u.dtype)
-    if p.numel() and not (p.min()>=0 and p.max()<=1): raise ValueError(f"v_star must lie in [0, 1], got values from {p.min():.4g} to {p.max():.4g}.")
+    if p.numel() and not (p.min()>=0 and p.max()<=1):
+        raise ValueError(f"v_star must lie in [0, 1], got values from {p.min():.4g} to {p.max():.4g}.")
     return (F.softplus(u) - u*p + torch.special.xlogy(p, p) + torch.special.xlogy(1-p, 1-p)).sum(-1)
 
 # %% ../nbs/api/02_theory.ipynb #f4a7e3ca
@@ -136,7 +139,7 @@ def rounding_gap(
     t_l:float, # forward temperature
     G:float=1. # bound on the 2-norm of the gradient between v and m (for Phi: G + lambda*sqrt(d))
 ) -> Tensor: # (...), in units of the loss
-    "Theorem 1 (adaptprune), inequality (7): `G*|sigmoid(-t_l*|theta|)|_2` bounds what rounding `sigmoid(t_l*theta)` to `theta>0` adds to the loss"
+    "What rounding to `theta>0` adds to the loss at most: `G*|sigmoid(-t_l*|theta|)|_2`, Theorem 1 (adaptprune), inequality (7)"
     _positive(t_l=t_l); _at_least_zero(G=G)
     if isinstance(theta, Mapping): theta = torch.stack([torch.sigmoid(-t_l*t.abs()).square().sum() for t in theta.values()])
     else: theta = torch.sigmoid(-t_l*theta.abs()).square()
