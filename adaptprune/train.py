@@ -327,7 +327,7 @@ def adapt_task(
     dev = {k: v for k,v in loaders.items() if k!='train'}
     def scores(m): return {k+('' if len(dev)==1 or s in ('dev', 'validation') else '_'+s.split('_')[-1]): v for s,l in dev.items() for k,v in evaluate(m, l, task).items()}
     res = adapt(net, loaders['train'], sparsity=sparsity, recipe=recipe, evaluate=scores, seed=seed, max_steps=max_steps, **kwargs)
-    res.report.update(task=task.name, model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
+    res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     return res
 
 # %% ../nbs/api/07_train.ipynb #8d4644d8
