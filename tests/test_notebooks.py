@@ -2,7 +2,7 @@
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import gc,json,re
-import pytest
+import pytest,torch
 from execnb.nbio import dict2nb,nb2str
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
@@ -24,8 +24,15 @@ def text(fn):
             for k,v in o.get('data', {}).items():
                 if k.startswith('text/'): yield ''.join(v)
 
+@pytest.fixture
+def torch_as_it_was():
+    "A notebook may set torch's defaults for itself; they must not leak into what runs after it in this process"
+    dtype,threads,grad = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+    yield
+    torch.set_default_dtype(dtype); torch.set_num_threads(threads); torch.set_grad_enabled(grad)
+
 @each
-def test_runs(fn, monkeypatch):
+def test_runs(fn, monkeypatch, torch_as_it_was):
     monkeypatch.setenv('IN_TEST', '1')
     ok,_ = run_nb(fn, skip_flags=cfg.tst_flags.split(), basepath=root)
     gc.collect()
