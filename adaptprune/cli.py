@@ -119,7 +119,7 @@ def plot_density(
     from matplotlib import pyplot as plt
     d = mask.by('layer')
     fig,ax = plt.subplots(figsize=(6, .35*len(d)+1.2), layout='constrained')
-    ax.barh(list(d), list(d.values()), color='#4477aa'); ax.axvline(mask.density, color='#888', ls='--', lw=1)
+    ax.bar_label(ax.barh(list(d), list(d.values()), color='#4477aa'), fmt='%.4f', padding=3); ax.axvline(mask.density, color='#888', ls='--', lw=1)
     ax.invert_yaxis(); ax.set(xlim=(0, 1), xlabel=f'fraction of weights kept (all: {mask.density:.2f})')
     fig.savefig(path, dpi=150); plt.close(fig)
 
