@@ -153,7 +153,7 @@ def load_checkpoint(path, config, model, parts):
     for k,p in parts.items(): p.load_state_dict(state[k])
     return state['run'],state['rng']
 
-# %% ../nbs/api/07_train.ipynb #2002ff63
+# %% ../nbs/api/07_train.ipynb #a64dac74
 @dataclass
 class Adapted:
     "What `adapt` returns: the model with its masks still attached, the mask, the course of the run and its report"
@@ -167,6 +167,27 @@ def _open_run(accelerator, mixed_precision, accumulate):
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=mixed_precision, gradient_accumulation_steps=accumulate)
 
+class _Interrupt:
+    "Turn the first Ctrl-C into a wish that the loop grants between two steps, so that what is saved is whole; the second acts at once"
+    hit = False
+    def __enter__(self):
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main: self.old = signal.signal(signal.SIGINT, self._ask)
+        return self
+    def _ask(self, *_):
+        if self.hit: raise KeyboardInterrupt
+        self.hit = True
+    def __exit__(self, *_):
+        if self.main: signal.signal(signal.SIGINT, self.old)
+
+def _first(loader, n, device):
+    for i,b in zip(range(n), loader): yield {k: v.to(device) for k,v in b.items()} if hasattr(b, 'items') else [x.to(device) for x in b]
+
+def _controller(model, sparsity, n_steps, recipe):
+    schedule = partial(cubic, end=recipe.schedule_end) if recipe.schedule=='cubic' else None
+    return SparsityController(model, sparsity, n_steps, schedule, recipe.budget, recipe.every, recipe.recovery)
+
+# %% ../nbs/api/07_train.ipynb #e29bfad4
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: anything with a length that can be iterated anew for each epoch
@@ -202,9 +223,7 @@ def adapt(
     opt = prepare(model, recipe, base, n_steps, seed, start, sparse_grad=acc.num_processes==1)
     sched = LambdaLR(opt, lambda i: rate_factor(min((i+.5)/n_steps, 1), recipe.warmup, recipe.decay))
     model.to(acc.device)
-    masked = recipe.method=='mask'
-    ctl = SparsityController(base, sparsity, n_steps, partial(cubic, end=recipe.schedule_end) if recipe.schedule=='cubic' else None,
-                             recipe.budget, recipe.every, recipe.recovery) if masked else None
+    ctl = _controller(base, sparsity, n_steps, recipe) if recipe.method=='mask' else None
     config = dict(asdict(recipe), sparsity=sparsity, seed=seed, n_steps=n_steps, base=before, batches=len(loader),
                   accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
     run,parts = dict(config=config, step=0, epoch=0, batch=0, history=[], seconds=0.), dict(optim=opt, sched=sched, **(dict(ctl=ctl) if ctl else {}), **(dict(scaler=acc.scaler) if acc.scaler else {}))
@@ -220,23 +239,7 @@ def adapt(
     model = acc.unwrap_model(net, keep_fp32_wrapper=False).eval()
     return _close_run(model, base, ctl, run, before, evaluate, sparsity, recipe, time.perf_counter()-began, ckpt if acc.is_main_process else None)
 
-class _Interrupt:
-    "Turn the first Ctrl-C into a wish that the loop grants between two steps, so that what is saved is whole; the second acts at once"
-    hit = False
-    def __enter__(self):
-        self.main = threading.current_thread() is threading.main_thread()
-        if self.main: self.old = signal.signal(signal.SIGINT, self._ask)
-        return self
-    def _ask(self, *_):
-        if self.hit: raise KeyboardInterrupt
-        self.hit = True
-    def __exit__(self, *_):
-        if self.main: signal.signal(signal.SIGINT, self.old)
-
-def _first(loader, n, device):
-    for i,b in zip(range(n), loader): yield {k: v.to(device) for k,v in b.items()} if hasattr(b, 'items') else [x.to(device) for x in b]
-
-# %% ../nbs/api/07_train.ipynb #08f8c6a8
+# %% ../nbs/api/07_train.ipynb #83f10bba
 def _loop(net, dl, loss_fn, optim, sched, ctl, acc, run, rng, n_steps, evaluate, eval_every, checkpoint_every, save, bar, stop, train_mode):
     while run['step']<n_steps and not (ctl and ctl.done):
         train_mode()
@@ -285,7 +288,7 @@ def _close_run(model, base, ctl, run, before, evaluate, sparsity, recipe, second
     if ckpt and ckpt.exists(): ckpt.unlink()
     return Adapted(model, mask, run['history'], report)
 
-# %% ../nbs/api/07_train.ipynb #bd8e4786
+# %% ../nbs/api/07_train.ipynb #8d4644d8
 @torch.no_grad()
 def evaluate(
     model:nn.Module, # returns logits for the batches of `loader`
@@ -330,7 +333,7 @@ def adapt_task(
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     return res
 
-# %% ../nbs/api/07_train.ipynb #8d4644d8
+# %% ../nbs/api/07_train.ipynb #110ede6b
 def mask_optimizer(
     model:nn.Module, # a plain model; its base gets masks
     n_steps:int, # optimiser steps of the run, for a rate of theta that fits
@@ -353,8 +356,7 @@ class MaskCallback(TrainerCallback):
         self.model,self.sparsity,self.recipe = model,check_sparsity(sparsity),get_recipe(recipe, **changes)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        r = self.recipe
-        self.ctl = SparsityController(self.model, self.sparsity, state.max_steps, partial(cubic, end=r.schedule_end) if r.schedule=='cubic' else None, r.budget, r.every, r.recovery)
+        self.ctl = _controller(self.model, self.sparsity, state.max_steps, self.recipe)
         self.ctl.i = state.global_step
 
     def on_step_end(self, args, state, control, **kwargs):
