@@ -17,7 +17,7 @@ from itertools import combinations
 import matplotlib.pyplot as plt, numpy as np, torch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
-from .mask import Mask, layer_of
+from .mask import Mask
 
 # %% ../nbs/api/09_topology.ipynb #e1a0b97a
 components = 'embedding', 'query', 'key', 'value', 'query+key+value', 'output', 'up', 'down', 'pooler', 'other'
@@ -74,7 +74,8 @@ def sparsity_by(
     for name,layer,part,m in matrices(mask):
         here = dict(matrix=name, layer=layer, component=part)
         count = groups.setdefault(tuple(here[b] for b in by), [0, 0])
-        count[0] += int(m.count_nonzero()); count[1] += m.numel()
+        count[0] += int(m.count_nonzero())
+        count[1] += m.numel()
     keys = sorted(groups, key=lambda key: [_place(v) for v in key])
     return [dict(zip(by, key), kept=k, weights=n, sparsity=(n-k)/n if n else 0.) for key in keys for k,n in [groups[key]]]
 
@@ -106,9 +107,10 @@ def _axes(ax, width=7., height=3.4): return ax or plt.subplots(figsize=(width, h
 # %% ../nbs/api/09_topology.ipynb #b0ac2c92
 def _finish(ax, parts, series, total, by):
     for t in total: ax.axhline(t, color='.35', lw=.8, ls=(0, (1, 2)), zorder=0)
-    if total: ax.annotate('overall', (1, total[-1]), xycoords=('axes fraction', 'data'), ha='right', va='bottom', fontsize='small', color='.35')
+    if total: ax.annotate('overall', (1.01, total[-1]), xycoords=('axes fraction', 'data'), va='center', fontsize='small', color='.35', annotation_clip=False)
     ax.set_xticks(range(len(parts)), [str(p) for p in parts])
-    ax.set(xlabel=by, ylabel='pruned', ylim=(0, 1)); ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.set(xlabel=by, ylabel='pruned', ylim=(0, 1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
     if list(series)!=['']: ax.legend(ncols=min(len(series), 4), fontsize='small', loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
     return ax
 
@@ -146,13 +148,14 @@ def plot_layers(
     return _finish(ax, parts, series, total, 'layer')
 
 # %% ../nbs/api/09_topology.ipynb #da03ca5e
-def _heat(ax, values, text, xs, ys, cmap='Blues', vmin=0, vmax=1, dark=.6):
+def _heat(ax, values, text, xs, ys, vmin=0, vmax=1):
     "A grid of numbers on colours, every number in its cell"
-    ax.imshow(np.ma.masked_invalid(values), cmap=cmap, vmin=vmin, vmax=vmax, aspect='auto')
+    im = ax.imshow(np.ma.masked_invalid(values), cmap='Blues', vmin=vmin, vmax=vmax, aspect='auto')
     for (i,j),v in np.ndenumerate(values):
-        light = math.isnan(v) or (v-vmin)/((vmax-vmin) or 1)<dark
+        light = math.isnan(v) or np.dot(im.cmap(im.norm(v))[:3], (.299, .587, .114))>.5
         ax.text(j, i, text[i][j], ha='center', va='center', fontsize='small', color='black' if light else 'white')
-    ax.set_xticks(range(len(xs)), [str(x) for x in xs]); ax.set_yticks(range(len(ys)), [str(y) for y in ys])
+    ax.set_xticks(range(len(xs)), [str(x) for x in xs])
+    ax.set_yticks(range(len(ys)), [str(y) for y in ys])
     return ax
 
 def plot_cross(
@@ -220,7 +223,7 @@ def plot_overlap(
     for r in rows:
         v,c = r[value],r.get(f'{value}_chance')
         for i,j in ((labels.index(r['a']), labels.index(r['b'])), (labels.index(r['b']), labels.index(r['a']))):
-            grid[i,j],text[i][j] = (math.nan, 'n/a') if v is None else (v, f'{v:.2f}' + ('' if c is None else f'\n({c:.2f})'))
+            grid[i,j],text[i][j] = (math.nan, 'n/a') if v is None else (v, f'{v:z.2f}' + ('' if c is None else f'\n({c:.2f})'))
     ax = _heat(_axes(ax, 2.2+.75*len(labels), 1.4+.55*len(labels)), grid, text, labels, labels, vmin=min(0, np.nanmin(grid, initial=0)))
     ax.set_title(f"{value.replace('_', ' ')}{' (by chance)' if value in ('jaccard', 'contained') else ''}", fontsize='medium')
     ax.tick_params(axis='x', rotation=30)
@@ -261,7 +264,10 @@ def plot_emptied(
         ax.bar(at, v, .4, color=look['color'], hatch=look['hatch'], edgecolor='black', lw=.6, label=f'{line} emptied')
         ax.plot(at, share(f'{line}_by_chance'), 'kD' if j else 'ko', mfc='white', ms=5, label=f'{line}, by chance')
         for x,y in zip(at, v): ax.annotate(f'{y:.1%}', (x, y), ha='center', va='bottom', fontsize='x-small', xytext=(0, 4), textcoords='offset points')
-    ax.set_xticks(range(len(parts)), parts); ax.margins(y=.15); ax.yaxis.set_major_formatter(PercentFormatter(1)); ax.set(ylabel='emptied', ylim=(0, None))
+    ax.set_xticks(range(len(parts)), parts)
+    ax.margins(y=.15)
+    ax.set(ylabel='emptied', ylim=(0, None))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.legend(ncols=4, fontsize='small', loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
     return ax
 
@@ -302,8 +308,8 @@ def attention_heads(
         kept = {p: s.sum((1, 2)).tolist() for p,s in slices.items()}
         size = sum(s[0].numel() for s in slices.values())
         for h,(s,v) in enumerate(zip(scores, values)):
-            left = {p: k[h] for p,k in kept.items()}
-            out.append(dict(layer=layer, head=h, density=sum(left.values())/size, **left, score_channels=s, value_channels=v, silent=v==0, blind=s==0, emptied=v==0 or s==0))
+            left,state = {p: k[h] for p,k in kept.items()}, dict(silent=v==0, blind=s==0, emptied=v==0 or s==0)
+            out.append(dict(layer=layer, head=h, density=sum(left.values())/size, **left, score_channels=s, value_channels=v, **state))
     return out
 
 # %% ../nbs/api/09_topology.ipynb #aaf9bac2
@@ -318,7 +324,7 @@ def plot_heads(
     for r in rows:
         i,j = layers.index(r['layer']),r['head']
         grid[i,j],text[i][j] = r['density'], f"{r['density']:.0%}" + ' S'*r['silent'] + ' B'*r['blind']
-    ax = _heat(_axes(ax, 1.2+.55*heads, 1+.32*len(layers)), grid, text, range(heads), layers)
+    ax = _heat(_axes(ax, 1.2+.55*heads, 1+.32*len(layers)), grid, text, range(heads), layers, vmax=max(np.nanmax(grid), .01))
     ax.set(xlabel='head', ylabel='layer')
     return ax
 
@@ -384,8 +390,9 @@ def plot_ranks(
         mine = [r for r in rows if r['component']==p and isinstance(r['layer'], int)]
         for kind,look in zip(('dense', 'masked', 'random'), _looks):
             ax.plot([r['layer'] for r in mine], [r[f'{value}_{kind}'] for r in mine], color=look['color'], marker=look['marker'], ls=look['ls'], mfc='white', ms=5, label=kind)
-        ax.set_title(p, fontsize='medium'); ax.set_xlabel('layer'); ax.set_ylim(0, None)
-    axs[0,0].set_ylabel(f'{value} rank')
+        ax.set_title(p, fontsize='medium')
+        ax.set_xlabel('layer')
+    axs[0,0].set(ylabel=f'{value} rank', ylim=(0, None))
     fig.legend(*axs[0,0].get_legend_handles_labels(), ncols=3, loc='outside upper center', fontsize='small', frameon=False)
     return fig
 
@@ -439,8 +446,9 @@ def plot_magnitude(
         kept,aucs = np.mean([t['kept'] for t in tops], 0),[t['auc'] for t in tops if t['auc'] is not None]
         auc = f'AUC {np.mean(aucs):.3f}' if aucs else 'AUC undefined'
         ax.plot(np.arange(1, len(kept)+1), kept, color=look['color'], marker=look['marker'], ls=look['ls'], mfc='white', label=f'{label}, {auc}' if label else auc)
-    ax.set(xlabel=f'|w|, in {len(kept)} groups of equal size, smallest first', ylabel='kept', ylim=(-.03, 1.03)); ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.set_xticks(range(1, len(kept)+1)); ax.legend(fontsize='small')
+    ax.set(xlabel=f'|w|, in {len(kept)} groups of equal size, smallest first', ylabel='kept', ylim=(-.03, 1.03), xticks=range(1, len(kept)+1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.legend(fontsize='small')
     return ax
 
 # %% ../nbs/api/09_topology.ipynb #ab535a1a
