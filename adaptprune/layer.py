@@ -33,11 +33,12 @@ class MaskedWeight(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         w0,theta,tau = ctx.saved_tensors
+        if ctx.t_s==0: return None, torch.mul(grad, w0.to(theta.dtype)), None, None, None    # dl/dm = dl/dw * w0, and a slope of 1
         p = (theta-tau).mul_(ctx.t_s).sigmoid_()
-        slope = p.addcmul_(p, p, value=-1).mul_(ctx.t_s)                                    # t_s sigma'(t_s theta)
-        return None, slope.mul_(grad).mul_(w0), None, None, None                            # Eq. 4: dl/dm = dl/dw * w0
+        slope = torch.ops.aten.sigmoid_backward(grad.to(theta.dtype), p).mul_(w0)           # Eq. 4: dl/dm sigma'(t_s theta) t_s
+        return None, slope if ctx.t_s==1 else slope.mul_(ctx.t_s), None, None, None
 
-# %% ../nbs/api/01_layer.ipynb #eeb1179c
+# %% ../nbs/api/01_layer.ipynb #daabe954
 _presets = {'all': ['*'], 'encoder': [r're:\.?\w+\.\d+\.']}
 
 def _matches(name, pat): return re.search(pat[3:], name) if pat.startswith('re:') else fnmatchcase(name, pat)
@@ -59,7 +60,7 @@ def maskable(
     if not chosen: raise ValueError(f"No weight matrix matches {weights!r}. This model has: {', '.join(list(matrices)[:6]) or 'no weight matrix'}{', ...' if len(matrices)>6 else ''}.")
     return chosen
 
-# %% ../nbs/api/01_layer.ipynb #11e74532
+# %% ../nbs/api/01_layer.ipynb #9bdb0802
 def start_theta(
     w0:Tensor, # the frozen weight
     start='rank', # 'normal' (the paper's), 'rank' (of |w0| in its matrix), or a tensor of scores shaped like w0, whose rank is taken
@@ -78,12 +79,12 @@ def start_theta(
     ranks[order] = torch.arange(.5, len(order), device=w0.device)
     return ranks.mul_(spread/len(order)).view(w0.shape)
 
-# %% ../nbs/api/01_layer.ipynb #b3309fa7
+# %% ../nbs/api/01_layer.ipynb #b083366e
 class _Masked:
     "What every masked module adds to its original class"
     def _masked_weight(self, attr):
-        p,(t_l,t_s,_) = self._parameters,self._mask_settings[attr]
-        return MaskedWeight.apply(p[attr], p[attr+'_theta'], p[attr+'_tau'], t_l if self.training else math.inf, t_s)
+        p,(t_l,t_s,_,straight) = self._parameters,self._mask_settings[attr]
+        return MaskedWeight.apply(p[attr], p[attr+'_theta'], p[attr+'_tau'], t_l if self.training else math.inf, 0. if straight else t_s)
 
     def __reduce_ex__(self, protocol): return _rebuild, (self._plain_class, tuple(self._mask_settings)), self.__dict__
 
@@ -119,9 +120,9 @@ class _MaskedEmbedding(_Masked):
     def forward(self, input):
         if self.max_norm is not None or self.scale_grad_by_freq: return super().forward(input)
         w0,theta,tau = (self._parameters['weight'+s] for s in ('', '_theta', '_tau'))
-        t_l,t_s,sparse_grad = self._mask_settings['weight']
+        t_l,t_s,sparse_grad,straight = self._mask_settings['weight']
         rows = F.embedding(input, theta, self.padding_idx, sparse=sparse_grad)
-        return MaskedWeight.apply(F.embedding(input, w0), rows, tau, t_l if self.training else math.inf, t_s)
+        return MaskedWeight.apply(F.embedding(input, w0), rows, tau, t_l if self.training else math.inf, 0. if straight else t_s)
 
 @functools.cache
 def _masked_class(cls, attrs):
@@ -131,7 +132,7 @@ def _masked_class(cls, attrs):
 
 def _rebuild(cls, attrs): masked = _masked_class(cls, attrs); return masked.__new__(masked)
 
-# %% ../nbs/api/01_layer.ipynb #b083366e
+# %% ../nbs/api/01_layer.ipynb #8f38ca59
 def attach(
     model:nn.Module, # any module; changed in place
     weights='all', # which weights, as in `maskable`
@@ -140,6 +141,7 @@ def attach(
     t_s:float=1., # temperature of the surrogate slope
     sparse_grad:bool=False, # give embeddings a sparse gradient (less memory; gradient clipping and NCCL want dense ones)
     seed:int=0, # of the 'normal' start
+    straight_through:bool=False, # a slope of 1 in place of Eq. 4's: as good for a sign step, and cheaper
     **kwargs # spread, mean, std of `start_theta`
 ) -> nn.Module: # the same module: everything frozen but the new thetas
     "Make the chosen weights functions of theta. Attaching twice, or a temperature that is not positive, raises `ValueError`"
@@ -155,13 +157,13 @@ def attach(
         theta = nn.Parameter(thetas[name])
         tau = nn.Parameter(torch.zeros((), device=theta.device), requires_grad=False)
         for m,attr in places:
-            settings = dict(m.__dict__.get('_mask_settings', {}), **{attr: (t_l, t_s, sparse_grad)})
+            settings = dict(m.__dict__.get('_mask_settings', {}), **{attr: (t_l, t_s, sparse_grad, straight_through)})
             m.__class__ = _masked_class(getattr(m, '_plain_class', type(m)), tuple(settings))
             m._mask_settings = settings
             m._parameters[attr+'_theta'],m._parameters[attr+'_tau'] = theta,tau
     return model
 
-# %% ../nbs/api/01_layer.ipynb #8f38ca59
+# %% ../nbs/api/01_layer.ipynb #6dea1f59
 class MaskedPlace:
     "One masked weight: its frozen value `w0`, its `theta` and `tau`, and the modules that hold it"
     def __init__(self, w0, theta, tau, places): store_attr()
@@ -189,7 +191,7 @@ def get_mask(
     if not ws: raise ValueError("This model has no masks attached: call `attach(model)` first.")
     return Mask({n: w.mask.cpu() for n,w in ws.items()})
 
-# %% ../nbs/api/01_layer.ipynb #a0a9be9a
+# %% ../nbs/api/01_layer.ipynb #52839ea6
 def _strip(model):
     for w in masked_weights(model).values():
         for m,attr in w.places:
@@ -228,7 +230,7 @@ def apply_mask(
     for n,m in mask.items(): params[n].masked_fill_(~m.to(params[n].device), 0)
     return model
 
-# %% ../nbs/api/01_layer.ipynb #32e5c350
+# %% ../nbs/api/01_layer.ipynb #1e6e78f5
 def fingerprint(
     model:nn.Module, # with or without masks attached
     names=None # weights to include; all parameters but theta and tau by default

@@ -117,7 +117,7 @@ def prepare(
 ): # the optimiser
     "Ready a model for a recipe: what learns, and the optimiser that teaches it"
     if recipe.method=='mask':
-        attach(base, recipe.weights, start or recipe.start, recipe.t_l, recipe.t_s, sparse_grad and recipe.step!='adam', seed, spread=recipe.spread)
+        attach(base, recipe.weights, start or recipe.start, recipe.t_l, recipe.t_s, sparse_grad and recipe.step!='adam', seed, recipe.step=='sign', spread=recipe.spread)
         alpha = recipe.alpha or recipe.spread/sum(rate_factor((i+.5)/n_steps, recipe.warmup, recipe.decay) for i in range(n_steps))
         return MaskOptimizer(mask_groups(model, alpha, recipe.beta, recipe.gamma if recipe.schedule=='none' else 0., recipe.step, recipe.head_step))
     inside = set(base.parameters())

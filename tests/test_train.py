@@ -381,3 +381,11 @@ def test_mini_sentiment():
     assert mask.numel-mask.kept==n_pruned(mask.numel, .3) and res.report['target_met'] and res.report['steps']==20
     assert res.report['task']=='mini-sentiment' and res.report['metric'] in res.report['metrics'] and 0<=res.report['metrics'][res.report['metric']]<=1
     assert res.report['base']==fingerprint(detach(res.model.base_model))
+
+@pytest.mark.parametrize('budget', ['global', 'matrix'])
+def test_a_sign_step_does_not_need_the_slope(budget, monkeypatch):
+    import adaptprune.train as train
+    fast = go(budget=budget)
+    monkeypatch.setattr(train, 'attach', lambda *args, **kw: attach(*args[:-1], False, **kw))
+    slow = go(budget=budget)
+    assert fast.mask==slow.mask and course(fast)==course(slow)
