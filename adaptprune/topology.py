@@ -397,25 +397,26 @@ def plot_ranks(
     return fig
 
 # %% ../nbs/api/09_topology.ipynb #26bdf1dd
-def _sorted_groups(w, m):
-    "Over the distinct sizes of |w|, ascending: how many weights have it, and how many of those are kept"
+def _cumulative(w, m):
+    "Over the distinct sizes of |w|, ascending: how many weights are at most as large, and how many of those are kept"
     x = w.detach().cpu().abs()
     x = (x if x.dtype==torch.float64 else x.float()).numpy().reshape(-1)
     if np.isnan(x).any(): raise ValueError("The weights hold NaN.")
     whole = np.uint64 if x.itemsize==8 else np.uint32
-    key = np.ascontiguousarray(x).view(whole)<<whole(1) | m.cpu().numpy().reshape(-1).astype(whole)
+    one = whole(1)
+    key = np.ascontiguousarray(x).view(whole)<<one | m.cpu().numpy().reshape(-1).astype(whole)
     key.sort()
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(key>>whole(1)))+1])
-    return np.diff(starts, append=len(key)), np.add.reduceat((key & whole(1)).astype(np.int64), starts)
+    last = np.append(np.flatnonzero((key[1:]^key[:-1])>one), len(key)-1)
+    return last+1, np.cumsum(key & one, dtype=np.int64)[last]
 
-def _auc(count, kept):
-    pruned = count-kept
-    twice = (kept*(2*(pruned.cumsum()-pruned)+pruned)).sum()
-    return _ratio(int(twice), 2*int(kept.sum())*int(pruned.sum()))
+def _auc(upto, kept):
+    pruned = upto-kept
+    twice = np.diff(kept, prepend=0)*(pruned+np.append(0, pruned[:-1]))
+    return _ratio(int(twice.sum()), 2*int(kept[-1])*int(pruned[-1]))
 
-def _shares(count, kept, bins):
-    edges = np.linspace(0, count.sum(), bins+1)
-    return (np.diff(np.interp(edges, np.append(0, count.cumsum()), np.append(0, kept.cumsum())))/np.diff(edges)).tolist()
+def _shares(upto, kept, bins):
+    edges = np.linspace(0, upto[-1], bins+1)
+    return (np.diff(np.interp(edges, np.append(0, upto), np.append(0, kept)))/np.diff(edges)).tolist()
 
 # %% ../nbs/api/09_topology.ipynb #f1b93854
 def magnitude(
@@ -430,8 +431,8 @@ def magnitude(
     flat = [torch.cat([p[i].reshape(-1) for p in pairs]) for i in (1, 2)]
     out = []
     for row,w,m in [(dict(matrix='all', layer='all', component='all'), *flat), *pairs]:
-        groups = _sorted_groups(w, m)
-        out.append(dict(row, auc=_auc(*groups), kept=_shares(*groups, bins)))
+        sums = _cumulative(w, m)
+        out.append(dict(row, auc=_auc(*sums), kept=_shares(*sums, bins)))
     return out
 
 # %% ../nbs/api/09_topology.ipynb #66354067
