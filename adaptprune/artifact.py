@@ -6,22 +6,22 @@
 __all__ = ['config_name', 'format_name', 'format_version', 'max_config', 'max_weights', 'max_head', 'mask_entropy',
            'byte_frequencies', 'encode_bits', 'MaskFileError', 'check_stream', 'decode_bits', 'encode_mask',
            'decode_mask', 'mask_hash', 'magnitude_mask', 'BaseMismatch', 'base_tensors', 'TaskMask', 'public_name',
-           'read_config', 'find_folder']
+           'read_config', 'find_folder', 'merge_tasks']
 
-# %% ../nbs/api/10_artifact.ipynb #604c2d7a
+# %% ../nbs/api/10_artifact.ipynb #7c7b48fc
 import hashlib, json, math, os, re, stat, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# %% ../nbs/api/10_artifact.ipynb #cb71dce7
+# %% ../nbs/api/10_artifact.ipynb #37682472
 import constriction, numpy as np, safetensors.torch, torch
 from fastcore.basics import patch
 from filelock import FileLock
 from torch import Tensor, nn
 from .layer import apply_mask, masked_weights
-from .mask import Mask
+from .mask import Mask, group_names, merge
 
-# %% ../nbs/api/10_artifact.ipynb #b4e83a25
+# %% ../nbs/api/10_artifact.ipynb #bc0d459e
 def mask_entropy(
     mask:Mask
 ) -> float: # bytes: the Shannon bound of its densities, tensor by tensor
@@ -29,7 +29,7 @@ def mask_entropy(
     def bits(k, n): return 0. if k in (0, n) else -k*math.log2(k/n)-(n-k)*math.log2((n-k)/n)
     return sum(bits(int(m.count_nonzero()), m.numel()) for m in mask.values())/8
 
-# %% ../nbs/api/10_artifact.ipynb #26a4c2d0
+# %% ../nbs/api/10_artifact.ipynb #f5e7097f
 def byte_frequencies(
     ones:int, # set bits among
     n:int # all bits, 1 or more
@@ -42,7 +42,7 @@ def byte_frequencies(
 
 def _byte_model(ones, n): return constriction.stream.model.Categorical((byte_frequencies(ones, n)-1).astype(np.float64), perfect=False)
 
-# %% ../nbs/api/10_artifact.ipynb #e19e798c
+# %% ../nbs/api/10_artifact.ipynb #a4020a3a
 def encode_bits(
     bits:np.ndarray # bool, one dimension
 ) -> tuple: # a dict of coding, ones and bytes, and the bytes
@@ -55,7 +55,7 @@ def encode_bits(
     coding,data = ('entropy', words) if len(words)<len(packed) else ('bits', packed.tobytes())
     return dict(coding=coding, ones=ones, bytes=len(data)), data
 
-# %% ../nbs/api/10_artifact.ipynb #7d50b0ec
+# %% ../nbs/api/10_artifact.ipynb #fc28a3a2
 class MaskFileError(ValueError): "A mask file that is damaged, hostile, or of a version that this program does not read"
 
 def check_stream(
@@ -91,7 +91,7 @@ def decode_bits(
         raise MaskFileError(f"{what} is damaged: it does not keep {ones} of {n} weights, as declared.")
     return bits
 
-# %% ../nbs/api/10_artifact.ipynb #54d940aa
+# %% ../nbs/api/10_artifact.ipynb #d396c50c
 def encode_mask(
     m:Tensor, # bool, any shape
     ref:Tensor=None # a reference mask of the same shape
@@ -122,7 +122,7 @@ def decode_mask(
     bits[~r] = decode_bits(head['pruned'], n-n_kept, data[cut:], what)
     return torch.from_numpy(bits).view(*shape)
 
-# %% ../nbs/api/10_artifact.ipynb #386d9523
+# %% ../nbs/api/10_artifact.ipynb #6d99b86a
 def mask_hash(
     mask:Mask
 ) -> str: # hex SHA-256 over names, shapes and packed bits, in the order of the names
@@ -133,7 +133,7 @@ def mask_hash(
         h.update(np.packbits(m.cpu().numpy().reshape(-1), bitorder='little').tobytes())
     return h.hexdigest()
 
-# %% ../nbs/api/10_artifact.ipynb #93e6e676
+# %% ../nbs/api/10_artifact.ipynb #04f93d1b
 def magnitude_mask(
     w:Tensor, # weights
     k:int # how many to keep
@@ -147,7 +147,7 @@ def magnitude_mask(
     keep[np.flatnonzero(a==cut)[:k-np.count_nonzero(keep)]] = True
     return torch.from_numpy(keep).view(w.shape)
 
-# %% ../nbs/api/10_artifact.ipynb #1dfad50d
+# %% ../nbs/api/10_artifact.ipynb #0333dbd2
 class BaseMismatch(ValueError): "A mask was put on other base weights than those it was learnt on"
 
 def _pretrained(model): return getattr(model, 'base_model', model)
@@ -169,7 +169,7 @@ def base_tensors(
     with ThreadPoolExecutor() as ex: hashes = list(ex.map(_digest, ws.values()))
     return {n: dict(_kind(w), sha256=h) for (n,w),h in zip(ws.items(), hashes)}
 
-# %% ../nbs/api/10_artifact.ipynb #90ae8e54
+# %% ../nbs/api/10_artifact.ipynb #b43df82c
 class TaskMask:
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     def __init__(self,
@@ -194,10 +194,21 @@ class TaskMask:
 
     @property
     def numel(self) -> int: return sum(math.prod(t['shape']) for t in self.base['tensors'].values())
-    @property
-    def sparsity(self) -> float: return self.mask.sparsity if self._mask is not None else self._config_sparsity()
+    def _counts(self):
+        if self._mask is not None: return {n: (int(m.count_nonzero()), m.numel()) for n,m in self._mask.items()}
+        return {n: (_ones(h), math.prod(self.base['tensors'][n]['shape'])) for n,h in self._coded['mask'].items()}
 
-    def _config_sparsity(self): return 1-sum(_ones(h) for h in self._coded['mask'].values())/max(self.numel, 1)
+    @property
+    def kept(self) -> int: return sum(k for k,_ in self._counts().values())
+    @property
+    def sparsity(self) -> float: return (self.numel-self.kept)/max(self.numel, 1)
+
+    def by(self,
+        budget='layer' # as in `group_names`
+    ) -> dict: # group -> density (0 to 1), without decoding anything
+        "The density of each group of weights"
+        c = self._counts()
+        return {g: sum(c[n][0] for n in ns)/max(sum(c[n][1] for n in ns), 1) for g,ns in group_names(c, budget).items()}
 
     def _decode(self, base=None):
         c,shapes,out = self._coded,{n: t['shape'] for n,t in self.base['tensors'].items()},{}
@@ -213,7 +224,7 @@ class TaskMask:
 
 def _ones(head): return head['ones'] if 'ones' in head else head['kept']['ones']+head['pruned']['ones']
 
-# %% ../nbs/api/10_artifact.ipynb #e094419b
+# %% ../nbs/api/10_artifact.ipynb #8c27183b
 def _differences(want, got):
     for n,t in want.items():
         g = got.get(n)
@@ -252,7 +263,7 @@ def apply(self:TaskMask,
     apply_mask(base, self.mask)
     return model
 
-# %% ../nbs/api/10_artifact.ipynb #d8a7c6a6
+# %% ../nbs/api/10_artifact.ipynb #b2b1364d
 def public_name(
     model # 'minilm', a folder, a Hub id, or None
 ) -> tuple: # (Hub id or the bare name of the folder, revision or None)
@@ -299,7 +310,7 @@ def _temperatures(base):
         return dict(t_l=m._mask_settings[attr][0] if math.isfinite(m._mask_settings[attr][0]) else 'inf', t_s=m._mask_settings[attr][1])
     return {}
 
-# %% ../nbs/api/10_artifact.ipynb #7d7314d6
+# %% ../nbs/api/10_artifact.ipynb #85f022c4
 config_name,format_name,format_version = 'adaptprune.json','adaptprune',1
 
 def _pretty(o, pad=''):
@@ -327,7 +338,7 @@ def _seal(config):
     before,_,after = text.rpartition('0'*64)
     return (before+hashlib.sha256(text.encode()).hexdigest()+after).encode()
 
-# %% ../nbs/api/10_artifact.ipynb #5bf0b116
+# %% ../nbs/api/10_artifact.ipynb #d7598366
 def _reference_of(reference, mask):
     if reference is None: return None, None
     if isinstance(reference, nn.Module):
@@ -338,6 +349,13 @@ def _reference_of(reference, mask):
     return reference.mask, dict(kind='mask', task=reference.info.get('task'), sha256=mask_hash(reference.mask))
 
 @patch
+def _encode(self:TaskMask, reference):
+    if self._mask is None and self._coded['reference']=='magnitude' and reference is None:
+        return {n: (h, bytes(self._coded['data'].get(n, b''))) for n,h in self._coded['mask'].items()}, dict(kind='magnitude')
+    ref,named = _reference_of(reference, self.mask)
+    return {n: encode_mask(m, ref and ref[n]) for n,m in self.mask.items()}, named
+
+@patch
 def save_pretrained(self:TaskMask,
     folder, # made if need be; a mask that is there is replaced in one step
     reference=None # store differences where shorter: from a sister's `TaskMask`, or (given the base model) from its largest weights
@@ -346,8 +364,7 @@ def save_pretrained(self:TaskMask,
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(reference, nn.Module): self.check(reference)
-    ref,named = _reference_of(reference, self.mask)
-    coded = {n: encode_mask(m, ref and ref[n]) for n,m in self.mask.items()}
+    coded,named = self._encode(reference)
     tensors = {f'mask/{n}': torch.frombuffer(bytearray(d), dtype=torch.uint8) for n,(_,d) in coded.items() if d}
     tensors.update({f'head/{n}': t.contiguous() for n,t in self.head.items()})
     data = safetensors.torch.save(tensors)
@@ -364,7 +381,7 @@ def save_pretrained(self:TaskMask,
             if f.name!=file and re.fullmatch(r'mask-[0-9a-f]{16}\.safetensors(\.tmp)?', f.name): f.unlink(missing_ok=True)
     return folder
 
-# %% ../nbs/api/10_artifact.ipynb #f4f3eee2
+# %% ../nbs/api/10_artifact.ipynb #951e49e1
 max_config,max_weights,max_head = 2**22,2**33,2**30 # bytes of a JSON text; weights in all; bytes of the head
 
 def _pairs(pairs):
@@ -391,7 +408,7 @@ def _read(folder, name, limit):
     if len(data)>limit: raise MaskFileError(f"{name} grew beyond {limit:,} bytes.")
     return data
 
-# %% ../nbs/api/10_artifact.ipynb #fadfec23
+# %% ../nbs/api/10_artifact.ipynb #9941a61f
 def _is(kind, ok=lambda v: True): return lambda v: type(v) is kind and ok(v)
 def _match(pat): return _is(str, lambda v: re.fullmatch(pat, v) is not None)
 def _or_none(test): return lambda v: v is None or test(v)
@@ -447,7 +464,7 @@ def _check_sizes(c):
     if head>max_head or not 8<size-head-streams<=max_config:
         raise MaskFileError(f"The data file is to have {size:,} bytes, which cannot hold {streams:,} of mask and {head:,} of head.")
 
-# %% ../nbs/api/10_artifact.ipynb #668204b9
+# %% ../nbs/api/10_artifact.ipynb #c88cdf52
 def read_config(
     folder # with an adaptprune.json
 ) -> dict: # the checked config
@@ -489,22 +506,40 @@ def _split(c, data):
             raise MaskFileError(f"The head's {n[:100]!r} holds values that are not finite numbers.")
     return {n: t.numpy() for n,t in streams.items()}, head
 
-# %% ../nbs/api/10_artifact.ipynb #5c95b662
+# %% ../nbs/api/10_artifact.ipynb #6891b047
+def _hub_error(name, asked, e):
+    from huggingface_hub import constants, errors as hf
+    kind,rev = FileNotFoundError if isinstance(e, (hf.RepositoryNotFoundError, hf.RevisionNotFoundError)) else OSError,asked.get('revision')
+    what,status = repr(str(name))+(f' (revision {rev!r})' if rev else ''),getattr(getattr(e, 'response', None), 'status_code', None)
+    if isinstance(e, hf.RevisionNotFoundError): why = f"has no such revision on the Hub: leave revision out for the newest, or give a branch, a tag or a commit."
+    elif isinstance(e, hf.GatedRepoError): why = f"is gated: ask for access at {constants.ENDPOINT}/{name}, and log in (`hf auth login`)."
+    elif isinstance(e, hf.RepositoryNotFoundError) or status in (401, 403):
+        why = "is not on the Hub, or is private: check the id, and for a private one log in (`hf auth login`) or give a token."
+    elif asked.get('local_files_only') or constants.is_offline_mode():
+        why = "is not in the cache, or not all of it, and the Hub was not asked (local_files_only or HF_HUB_OFFLINE): fetch it once online."
+    else: why = f"could not be had from the Hub at {constants.ENDPOINT}, and no whole copy is in the cache: try again, or give a folder ({_first_line(e)})."
+    return kind(f"No folder {what[:300]}, and it {why}")
+
+def _first_line(e): return f'{type(e).__name__}: {str(e).strip()}'.splitlines()[0][:200]
+
+# %% ../nbs/api/10_artifact.ipynb #699c0f09
 def find_folder(
     name, # a folder, or owner/name on the Hub
     **kwargs # revision, cache_dir, local_files_only, token of `snapshot_download`
 ) -> Path: # a folder on this machine
-    "Where a mask file lies, fetched from the Hub if need be; what cannot be had raises `OSError`"
+    "Where a mask file lies, fetched from the Hub if need be; what cannot be had raises `OSError` with the remedy"
     if Path(name).is_dir(): return Path(name)
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)) or '..' in str(name):
+    if not _is_hub_id(str(name)):
         raise FileNotFoundError(f"No folder {str(name)!r}, and it is not the owner/name of a mask on the Hub.")
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(str(name), allow_patterns=[config_name, 'mask-*.safetensors'], **kwargs))
-    except Exception as e:
-        raise OSError(f"No folder {str(name)!r}, and no such mask to be had from the Hub: it is not there, or the Hub cannot be reached "
-            f"and there is no cached copy.") from e
+    try: folder = Path(snapshot_download(str(name), allow_patterns=[config_name], **kwargs))
+    except Exception as e: raise _hub_error(name, kwargs, e) from e
+    if not (folder/config_name).exists(): raise FileNotFoundError(f"{str(name)!r} on the Hub holds no mask file (no {config_name}).")
+    file = read_config(folder)['data']['file']
+    try: return Path(snapshot_download(str(name), allow_patterns=[config_name, file], **dict(kwargs, revision=folder.name)))
+    except Exception as e: raise _hub_error(name, kwargs, e) from e
 
-# %% ../nbs/api/10_artifact.ipynb #d84c0527
+# %% ../nbs/api/10_artifact.ipynb #baf05351
 def _load(folder):
     for attempt in range(3):
         c = read_config(folder)
@@ -545,7 +580,7 @@ def from_pretrained(cls:TaskMask,
         self._decode(_pretrained(reference))
     return self
 
-# %% ../nbs/api/10_artifact.ipynb #ecfae1fd
+# %% ../nbs/api/10_artifact.ipynb #06d326f3
 @patch
 def load_head(self:TaskMask,
     model:nn.Module # whole model, with the head's modules in place
@@ -577,7 +612,25 @@ def load_model(self:TaskMask,
     self.apply(net, check)
     return self.load_head(net).eval()
 
-# %% ../nbs/api/10_artifact.ipynb #5db7d345
+# %% ../nbs/api/10_artifact.ipynb #e0de2d7e
+def merge_tasks(
+    tasks:list, # of `TaskMask`s on one base; different bases raise `BaseMismatch`
+    how='union', # as in `merge`
+    **kwargs # weights, sparsity, budget and seed of `merge`
+) -> list: # of `TaskMask`s in the same order: the merged mask, with the head of each
+    "One mask for several tasks"
+    if len(tasks)<2: raise ValueError(f"Merging takes two tasks or more, got {len(tasks)}.")
+    first,*rest = tasks
+    for t in rest:
+        if diff := dict(_differences(first.base['tensors'], t.base['tensors'])) or dict.fromkeys(t.base['tensors'].keys()-first.base['tensors'], 'is masked in one only'):
+            n,d = next(iter(diff.items()))
+            raise BaseMismatch(f"{first!r} and {t!r} do not belong to the same weights ({n} {d}): only masks of one base, over the same tensors, can be merged.")
+    mask,of = merge([t.mask for t in tasks], how, **kwargs),[t.info.get('task') for t in tasks]
+    facts = dict(sparsity=mask.sparsity, kept=mask.kept, merged=dict(tasks=of, how=how))
+    def info(t): return {k: v for k,v in t.info.items() if k not in ('metrics', 'target', 'recovered')} | facts
+    return [TaskMask(mask, t.base, t.head, info(t)) for t in tasks]
+
+# %% ../nbs/api/10_artifact.ipynb #187787d0
 @patch
 def model_card(self:TaskMask,
     repo_id='owner/name' # on the Hub
@@ -616,16 +669,27 @@ def push_to_hub(self:TaskMask,
     token=None, # by default the one you are logged in with
     **kwargs # for `save_pretrained`
 ) -> str: # address of the commit
-    "Upload config, data and a model card in one commit; a failure raises `OSError`"
+    "Upload config, data and a model card in one commit; a failure raises `OSError` and leaves what was there"
     import tempfile
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    if not _is_hub_id(repo_id): raise ValueError(f"{repo_id!r} is not the id of a repository: it should be owner/name.")
     with tempfile.TemporaryDirectory() as d:
         self.save_pretrained(d, **kwargs)
         (Path(d)/'README.md').write_text(self.model_card(repo_id), encoding='utf-8')
+        new = {f.name: CommitOperationAdd(f.name, f) for f in Path(d).iterdir() if f.name[0]!='.'}
         try:
             api = HfApi(token=token)
             api.create_repo(repo_id, private=private, exist_ok=True)
-            done = api.upload_folder(repo_id=repo_id, folder_path=d, commit_message='Mask file', delete_patterns=['mask-*.safetensors'],
-                allow_patterns=['README.md', config_name, 'mask-*.safetensors'])
-            return str(done)
-        except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {e}") from e
+            old = [f for f in api.list_repo_files(repo_id) if re.fullmatch(r'mask-[0-9a-f]{16}\.safetensors', f) and f not in new]
+            return api.create_commit(repo_id, [*new.values(), *map(CommitOperationDelete, old)], commit_message='Mask file').commit_url
+        except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {_why_not(e)}") from e
+
+def _is_hub_id(name): return re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name) is not None and '..' not in name
+
+def _why_not(e):
+    from huggingface_hub import constants
+    status = getattr(getattr(e, 'response', None), 'status_code', None)
+    if status==401 or type(e).__name__=='LocalTokenNotFoundError': return "you are not logged in, or your token is not valid: `hf auth login`, or set HF_TOKEN."
+    if constants.is_offline_mode(): return "the Hub is not asked while HF_HUB_OFFLINE is set: unset it."
+    if status==403: return f"your token may not write there: check the owner and the token's rights ({getattr(e, 'server_message', None) or _first_line(e)})."
+    return f"{_first_line(e)} (at {constants.ENDPOINT}). Try again; nothing there was changed."

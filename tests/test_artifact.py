@@ -7,7 +7,7 @@ from hypothesis import HealthCheck,given,settings,strategies as st
 from torch import nn
 from adaptprune import artifact
 from adaptprune.artifact import (BaseMismatch,MaskFileError,TaskMask,base_tensors,byte_frequencies,decode_bits,decode_mask,encode_bits,encode_mask,
-    find_folder,magnitude_mask,mask_entropy,mask_hash,public_name,read_config)
+    magnitude_mask,mask_entropy,mask_hash,merge_tasks,public_name,read_config)
 from adaptprune.mask import Mask
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -214,38 +214,36 @@ def test_from_a_run(tmp_path):
     res.mask = None
     with pytest.raises(ValueError, match='no mask'): TaskMask.from_adapted(res)
 
-# The Hub, by stand-ins
+# Names (the Hub itself: test_hub.py)
 
-def cached(folder, root):
-    "The files of `folder` laid out as in the Hub's cache: links into blobs"
-    snap = root/'models--o--n'/'snapshots'/'abc'; snap.mkdir(parents=True); (root/'models--o--n'/'blobs').mkdir()
-    for i,f in enumerate(f for f in folder.iterdir() if f.name[0]!='.'):
-        (root/'models--o--n'/'blobs'/str(i)).write_bytes(f.read_bytes()); (snap/f.name).symlink_to(f'../../blobs/{i}')
-    return snap
-
-def test_hub(tmp_path, monkeypatch):
-    import huggingface_hub
-    up = tmp_path/'up'; up.mkdir()
-    monkeypatch.setattr(huggingface_hub.HfApi, 'create_repo', lambda self, *a, **k: None)
-    def upload(self, repo_id, folder_path, **k):
-        for f in Path(folder_path).iterdir():
-            if f.name[0]!='.': (up/f.name).write_bytes(f.read_bytes())
-        return 'https://hub/commit/1'
-    monkeypatch.setattr(huggingface_hub.HfApi, 'upload_folder', upload)
-    tm = task(); tm.base['model'] = 'google-bert/bert-base-uncased'
-    assert tm.push_to_hub('o/n')=='https://hub/commit/1'
-    card = (up/'README.md').read_text()
-    assert card.startswith('---\n') and 'base_model: google-bert/bert-base-uncased' in card and 'base_model_relation: adapter' in card and "from_pretrained('o/n')" in card
-    snap = cached(up, tmp_path/'cache')
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda name, allow_patterns, **k: snap if (name,k)==('o/n', dict(revision='abc')) else None)
-    assert same(TaskMask.from_pretrained('o/n', revision='abc'), tm)
-    def down(*a, **k): raise OSError('no route')
-    monkeypatch.setattr(huggingface_hub.HfApi, 'upload_folder', down)
-    with pytest.raises(OSError, match='The Hub did not take'): tm.push_to_hub('o/n')
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', down)
-    with pytest.raises(OSError, match='cannot be reached'): TaskMask.from_pretrained('o/n')
-    for bad in ('nowhere', '../x', 'a/b/c', '/no/where'):
+def test_names_that_can_be_neither_folder_nor_repository():
+    for bad in ('nowhere', '../x', 'a/b/c', '/no/where', '-x/y', 'a b/c'):
         with pytest.raises(FileNotFoundError, match='No folder'): TaskMask.from_pretrained(bad)
+        with pytest.raises(ValueError, match='owner/name'): task().push_to_hub(bad)
+
+# Several tasks
+
+def test_counts_without_decoding(tmp_path):
+    tm = task(); back = TaskMask.from_pretrained(tm.save_pretrained(tmp_path))
+    assert (back.kept,back.sparsity,back.by('matrix'),back.by())==(tm.mask.kept,tm.mask.sparsity,tm.mask.by('matrix'),tm.by()) and back._mask is None
+
+def test_merged_tasks():
+    a,b = task(0),task(1)
+    for how,want in (('union', a.mask|b.mask), ('intersection', a.mask&b.mask)):
+        x,y = merge_tasks([a, b], how)
+        assert x.mask==y.mask==want and torch.equal(x.head['head.w'], a.head['head.w']) and torch.equal(y.head['head.w'], b.head['head.w'])
+        assert (x.info['task'],y.info['task'])==('toy0','toy1') and x.info['merged']==dict(tasks=['toy0','toy1'], how=how)
+        assert 'metrics' not in x.info and x.info['kept']==want.kept and 'metrics' in a.info, 'the inputs stay as they are'
+    assert merge_tasks([a, b, task(2)], 'vote', sparsity=.7)[2].mask.kept==1290-round(.7*1290)
+
+def test_only_masks_of_one_base_can_be_merged():
+    a,other = task(0),task(1, base=net(1))
+    with pytest.raises(BaseMismatch, match=r"0.weight holds other values.*only masks of one base"): merge_tasks([a, other])
+    part = TaskMask(Mask({'0.weight': a.mask['0.weight']}), net())
+    for pair in ([a, part], [part, a]):
+        with pytest.raises(BaseMismatch, match='2.weight is m'): merge_tasks(pair)
+    with pytest.raises(ValueError, match='two tasks or more'): merge_tasks([a])
+    with pytest.raises(ValueError, match="Unknown way to merge 'sum'"): merge_tasks([a, a], 'sum')
 
 # Kills
 

@@ -2,7 +2,7 @@
 import copy,math,pickle
 import pytest,torch
 from hypothesis import example,given,strategies as st
-from adaptprune.mask import Mask,_locate,check_sparsity,group_names,kth_smallest,layer_of,n_pruned,split_at
+from adaptprune.mask import Mask,_locate,check_sparsity,group_names,kth_smallest,layer_of,merge,n_pruned,overlap,split_at
 
 inf = math.inf
 coarse = st.sampled_from([-inf, -3e38, -1., -1e-45, -0., 0., 1e-45, 1., 3e38, inf])
@@ -146,3 +146,56 @@ def test_budgets():
     assert group_names(names, len)=={17: names[:3], 19: names[3:]}
     assert sorted(map(len, group_names(names, 'layer').values()))==[1, 1, 2]
     with pytest.raises(ValueError, match="Unknown budget 'row': use one of global, layer, matrix"): group_names(names, 'row')
+
+# Several masks
+
+def some(n, seed=0, p=.5):
+    gen = torch.Generator().manual_seed(seed)
+    return [Mask({'a': torch.rand(9, 7, generator=gen)<p, 'b': torch.rand(30, generator=gen)<p}) for _ in range(n)]
+
+@given(n=st.integers(2, 6), seed=st.integers(0, 99), p=st.sampled_from([0., .3, .5, 1.]))
+def test_merging_is_set_algebra(n, seed, p):
+    ms = some(n, seed, p); stack = torch.stack([m['a'] for m in ms])
+    assert torch.equal(merge(ms)['a'], stack.any(0)) and torch.equal(merge(ms, 'intersection')['a'], stack.all(0))
+    assert torch.equal(merge(ms, 'vote')['a'], stack.sum(0)*2>n)
+    assert merge(ms)==merge(dict(enumerate(reversed(ms)))) and (ms[0]^ms[1])==(ms[0]|ms[1])-(ms[0]&ms[1])
+    assert merge([ms[0]]*n)==merge([ms[0]]*n, 'intersection')==merge([ms[0]]*n, 'vote')==ms[0]
+
+@given(n=st.integers(2, 5), seed=st.integers(0, 99), sparsity=st.floats(0, .99), budget=st.sampled_from(['global', 'matrix']))
+def test_vote_at_a_sparsity(n, seed, sparsity, budget):
+    ms = some(n, seed); got = merge(ms, 'vote', sparsity=sparsity, budget=budget, seed=seed)
+    assert got==merge(ms, 'vote', sparsity=sparsity, budget=budget, seed=seed)
+    groups = [['a'], ['b']] if budget=='matrix' else [['a', 'b']]
+    for names in groups:
+        votes = torch.cat([sum(m[k].int() for m in ms).reshape(-1) for k in names]); kept = torch.cat([got[k].reshape(-1) for k in names])
+        assert kept.sum()==len(kept)-min(round(len(kept)*sparsity), len(kept)-1)
+        assert kept.all() or votes[kept].min()>=votes[~kept].max(), 'none is pruned that has more votes than one that is kept'
+
+def test_weighted_vote():
+    a,b,c = some(3)
+    assert merge([a, b, c], 'vote', weights=[3, 1, 1])==a and merge([a, b, c], 'vote', weights=[0, 1, 0])==b
+    assert merge(dict(x=a, y=b), 'vote', weights=[1, 2], sparsity=1-b.density)['a'].sum()>=0
+    for bad in ([1], [1, -1, 1], [0, 0, 0], [1, float('nan'), 1], [1, float('inf'), 1]):
+        with pytest.raises(ValueError, match='weights must be 3 numbers'): merge([a, b, c], 'vote', weights=bad)
+
+def test_merges_that_make_no_sense():
+    a,b = some(2)
+    for bad in ([], [a], [a, None], {'x': a}):
+        with pytest.raises(ValueError, match='two masks or more'): merge(bad)
+    with pytest.raises(ValueError, match="'mean'.*'union', 'intersection' or 'vote'"): merge([a, b], 'mean')
+    for kw in (dict(sparsity=.5), dict(weights=[1, 1])):
+        with pytest.raises(ValueError, match="use how='vote'"): merge([a, b], 'union', **kw)
+    with pytest.raises(ValueError, match='sparsity must be'): merge([a, b], 'vote', sparsity=50)
+    with pytest.raises(ValueError, match='different weights'): merge([a, Mask({'a': a['a']})])
+    with pytest.raises(ValueError, match='differ in shape'): merge([a, Mask({'a': a['a'].T, 'b': a['b']})])
+    with pytest.raises(ValueError, match='two masks or more'): overlap({'x': a})
+
+def test_overlap_counts():
+    a,b,c = some(3); table = overlap(dict(a=a, b=b, c=c))
+    assert [(r['a'],r['b']) for r in table]==[('a','b'), ('a','c'), ('b','c')]
+    for r,(x,y) in zip(table, ((a, b), (a, c), (b, c))):
+        assert (r['kept_a'],r['kept_b'],r['both'],r['either'],r['jaccard'])==(x.kept, y.kept, (x&y).kept, (x|y).kept, x.jaccard(y))
+    gen = torch.Generator().manual_seed(0); big = {n: Mask({'w': torch.rand(400, 500, generator=gen)<p}) for n,p in dict(x=.2, y=.7).items()}
+    assert abs(overlap(big)[0]['jaccard']-overlap(big)[0]['chance'])<.005
+    empty = Mask({'w': torch.zeros(3, dtype=torch.bool)})
+    assert overlap(dict(x=empty, y=empty))[0]['jaccard']==1
