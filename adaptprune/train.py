@@ -8,7 +8,7 @@ __all__ = ['methods', 'recipes', 'Recipe', 'get_recipe', 'model_loss', 'gradient
            'MaskCallback']
 
 # %% ../nbs/api/07_train.ipynb #a7fd61a6
-import os, random, signal, threading, time, warnings
+import math, os, random, signal, threading, time, warnings
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -27,7 +27,7 @@ from .glue import compute_metrics, get_task, holdout, load_task, make_loaders
 from .head import AdaptModel, load_encoder, load_tokenizer
 from .layer import attach, fingerprint, get_mask, maskable, masked_weights
 from .mask import Mask, check_sparsity
-from .optim import MaskOptimizer, SparsityController, cubic, mask_groups, rate_factor
+from .optim import MaskOptimizer, SparsityController, cubic, mask_groups, pack_bits, rate_factor, stairs, unpack_bits
 
 # %% ../nbs/api/07_train.ipynb #9b21401e
 @dataclass(frozen=True)
@@ -37,26 +37,26 @@ class Recipe:
     epochs:float = 3.
     batch_size:int = 16
     weights:str = 'all' # which weights get a mask, as in `maskable`
-    start:str = 'rank' # of theta: 'normal', 'rank', or 'gradient' (rank of |w0 dl/dw| over the first batches)
-    spread:float = .05 # width of a rank start
+    start:str = 'rank' # of theta: 'normal', 'rank', 'constant', 'uniform', or 'gradient' (rank of |w0 dl/dw| over the first batches)
+    spread:float = .05 # width of a rank or uniform start, height of a constant one
     t_l:float = 1e5 # forward temperature
-    t_s:float = 1. # temperature of the surrogate slope
+    t_s:float = 1. # temperature of the surrogate slope; 0: straight through (a hard mask forward, a slope of 1 backward)
     step:str = 'sign' # step of theta: 'plain' (Eq. 5), 'sign', 'adam'
     alpha:float = None # rate of theta at its maximum; None: a theta that always steps one way travels `spread` in the run
     head_step:str = 'adam' # step of the head
     beta:float = 1e-3 # rate of the head at its maximum
     gamma:float = 0. # pressure towards sparsity at its maximum (Eq. 7), where there is no schedule
-    schedule:str = 'cubic' # sparsity schedule, or 'none': gamma and the stopping rule of Algorithm 1
+    schedule:str = 'cubic' # of the sparsity; 'constant': all of it from the start; 'none': gamma and the stopping rule of Algorithm 1
     schedule_end:float = .7 # share of the steps after which the cubic has reached the target
     budget:str = 'global' # weights that share a threshold: 'global', 'layer', 'matrix'
     every:int = 10 # steps between two looks at theta
     recovery:bool = True # may pruned weights come back?
     warmup:float = .1 # share of the steps
     decay:str = 'linear' # of all rates: 'linear', 'cosine', 'none'
-    lr:float = 1e-4 # rate of the weights at its maximum, for 'finetune'
-    weight_decay:float = .01 # of AdamW, for 'finetune'
+    lr:float = 1e-4 # rate of the weights at its maximum, for 'finetune', 'lora' and 'bitfit'
+    weight_decay:float = .01 # of AdamW, for the same
 
-methods = 'mask','features','finetune','random','magnitude','imp'
+methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','bitfit'
 
 recipes = {
     'default': Recipe(),
@@ -66,6 +66,11 @@ recipes = {
     'random': Recipe(method='random'),
     'magnitude': Recipe(method='magnitude'),
     'imp': Recipe(method='imp'),
+    'movement': Recipe(start='constant', spread=1., t_s=0., step='adam', budget='matrix'),
+    'edge-popup': Recipe(start='uniform', spread=1., t_s=0., step='adam', budget='matrix', schedule='constant'),
+    'l0': Recipe(method='l0', spread=10.),
+    'lora': Recipe(method='lora', lr=1e-3),
+    'bitfit': Recipe(method='bitfit', lr=1e-3),
 }
 
 def get_recipe(
@@ -79,7 +84,7 @@ def get_recipe(
     if bad := set(changes)-set(asdict(recipe)): raise ValueError(f"A recipe has no {sorted(bad)[0]!r}: its fields are {', '.join(asdict(recipe))}.")
     recipe = replace(recipe, **{k: v for k,v in changes.items() if v is not None})
     if recipe.method not in methods: raise ValueError(f"Unknown method {recipe.method!r}: use one of {', '.join(methods)}.")
-    if recipe.schedule not in ('cubic', 'none'): raise ValueError(f"Unknown schedule {recipe.schedule!r}: use 'cubic' or 'none'.")
+    if recipe.schedule not in ('cubic', 'constant', 'none'): raise ValueError(f"Unknown schedule {recipe.schedule!r}: use 'cubic', 'constant' or 'none'.")
     if not recipe.epochs>0 or recipe.batch_size<1: raise ValueError(f"epochs and batch_size must be positive, got {recipe.epochs!r} and {recipe.batch_size!r}.")
     return recipe
 
@@ -117,7 +122,8 @@ def prepare(
 ): # the optimiser
     "Ready a model for a recipe: what learns, and the optimiser that teaches it"
     if recipe.method=='mask':
-        attach(base, recipe.weights, start or recipe.start, recipe.t_l, recipe.t_s, sparse_grad and recipe.step!='adam', seed, recipe.step=='sign', spread=recipe.spread)
+        hard = recipe.t_s==0
+        attach(base, recipe.weights, start or recipe.start, math.inf if hard else recipe.t_l, recipe.t_s or 1., sparse_grad and recipe.step!='adam', seed, hard or recipe.step=='sign', spread=recipe.spread)
         alpha = recipe.alpha or recipe.spread/sum(rate_factor((i+.5)/n_steps, recipe.warmup, recipe.decay) for i in range(n_steps))
         return MaskOptimizer(mask_groups(model, alpha, recipe.beta, recipe.gamma if recipe.schedule=='none' else 0., recipe.step, recipe.head_step))
     inside = set(base.parameters())
@@ -167,6 +173,7 @@ class Adapted:
     mask:Mask # None where the method has no mask
     history:list # one dict a look: step, loss, sparsity, metrics
     report:dict # what was asked and what came out
+    path:list=None # with `levels`: one dict a level, with its sparsity, metrics and mask
 
 def _open_run(accelerator, mixed_precision, accumulate):
     if accelerator: return accelerator
@@ -189,11 +196,26 @@ class _Interrupt:
 def _first(loader, n, device):
     for i,b in zip(range(n), loader): yield {k: v.to(device) for k,v in b.items()} if hasattr(b, 'items') else [x.to(device) for x in b]
 
-def _controller(model, sparsity, n_steps, recipe):
-    schedule = partial(cubic, end=recipe.schedule_end) if recipe.schedule=='cubic' else None
-    return SparsityController(model, sparsity, n_steps, schedule, recipe.budget, recipe.every, recipe.recovery)
+def _controller(model, sparsity, n_steps, recipe, levels=None):
+    schedule = partial(stairs, levels=levels, end=recipe.schedule_end) if levels else partial(cubic, end=recipe.schedule_end) if recipe.schedule=='cubic' else None
+    ctl = SparsityController(model, sparsity, n_steps, (lambda progress, sparsity: sparsity) if recipe.schedule=='constant' else schedule, recipe.budget, recipe.every, recipe.recovery)
+    if recipe.schedule=='constant': ctl.move(sparsity)
+    return ctl
 
-# %% ../nbs/api/07_train.ipynb #e29bfad4
+# %% ../nbs/api/07_train.ipynb #08f8c6a8
+def _check_levels(levels, sparsity, n_steps, recipe):
+    "Steps of the run and steps a level, for a path that can be walked"
+    if list(levels)!=sorted(set(map(check_sparsity, levels))) or levels[-1]!=sparsity: raise ValueError(f"levels must rise and end at the sparsity {sparsity}, got {levels!r}.")
+    each = -(-n_steps//len(levels))
+    if recipe.method!='mask' or recipe.schedule!='cubic': raise ValueError("levels need a mask and a cubic schedule: use the default recipe.")
+    if each*(1-recipe.schedule_end)<recipe.every: raise ValueError(f"{len(levels)} levels in {n_steps} steps leave no time to settle: use at least {math.ceil(recipe.every/(1-recipe.schedule_end))*len(levels)} steps.")
+    return each*len(levels),each
+
+def _at_level(base, metrics):
+    mask = get_mask(base)
+    return dict(sparsity=mask.sparsity, metrics=metrics, mask={n: pack_bits(m) for n,m in mask.items()})
+
+# %% ../nbs/api/07_train.ipynb #0f618626
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: anything with a length that can be iterated anew for each epoch
@@ -203,11 +225,13 @@ def adapt(
     base=None, # the pre-trained part of `model`; by default its `base_model`, or all of it
     evaluate=None, # model -> dict of metrics
     eval_every:int=0, # steps between two evaluations; 0: only at the end
+    levels:list=None, # rising sparsities to pause at and evaluate, the last of them `sparsity`: a sparsity path in one run
     max_steps:int=None, # stop after this many optimiser steps (the schedules are fitted to it)
     seed:int=0,
     mixed_precision='no', # 'no', 'bf16', 'fp16'
     accumulate:int=1, # batches for each step of the optimiser
     accelerator=None, # your own `Accelerator`, in place of the last two
+    optimizer=None, # (model, steps of the run) -> the optimiser, with what it teaches made trainable; by default that of the recipe
     controller=None, # (base, steps of the run) -> what acts on the weights after each step, with the methods of `SparsityController`; by default that of the recipe
     out=None, # folder for checkpoints
     checkpoint_every:int=0, # steps between two checkpoints; 0: only if interrupted
@@ -219,35 +243,37 @@ def adapt(
     recipe,acc = get_recipe(recipe, **changes), _open_run(accelerator, mixed_precision, accumulate)
     base = getattr(model, 'base_model', model) if base is None else base
     check_sparsity(sparsity)
-    if recipe.method not in methods[:3]: raise ValueError(f"The method {recipe.method!r} trains in several phases: use `run_task` of the baseline room.")
+    if recipe.method not in methods[:3]: raise ValueError(f"The method {recipe.method!r} is not for `adapt` alone: use `run_task` of the baseline room.")
     if len(loader)==0: raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
     ckpt = Path(out)/'checkpoint.pt' if out else None
     if resume and not (ckpt and ckpt.exists()): raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. Leave out resume, or name the folder of the interrupted run.")
     per_epoch = -(-len(loader)//(acc.num_processes*acc.gradient_accumulation_steps))
     n_steps = max_steps or max(1, round(recipe.epochs*per_epoch))
+    if levels: n_steps,eval_every = _check_levels(levels, sparsity, n_steps, recipe)
     set_seed(seed)
     before,began = fingerprint(base), time.perf_counter()
     start = gradient_scores(model.to(acc.device), base, loss_fn, _first(loader, 16, acc.device), recipe.weights) if recipe.start=='gradient' and recipe.method=='mask' else None
-    opt = prepare(model, recipe, base, n_steps, seed, start, sparse_grad=acc.num_processes==1)
+    opt = optimizer(model, n_steps) if optimizer else prepare(model, recipe, base, n_steps, seed, start, sparse_grad=acc.num_processes==1)
     sched = LambdaLR(opt, lambda i: rate_factor(min((i+.5)/n_steps, 1), recipe.warmup, recipe.decay))
     model.to(acc.device)
-    ctl = controller(base, n_steps) if controller else _controller(base, sparsity, n_steps, recipe) if recipe.method=='mask' else None
-    config = dict(asdict(recipe), sparsity=sparsity, seed=seed, n_steps=n_steps, base=before, batches=len(loader),
+    ctl = controller(base, n_steps) if controller else _controller(base, sparsity, n_steps, recipe, levels) if recipe.method=='mask' else None
+    config = dict(asdict(recipe), sparsity=sparsity, levels=levels, seed=seed, n_steps=n_steps, base=before, batches=len(loader),
                   accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
-    run,parts = dict(config=config, step=0, epoch=0, batch=0, history=[], seconds=0.), dict(optim=opt, sched=sched, **(dict(ctl=ctl) if ctl else {}), **(dict(scaler=acc.scaler) if acc.scaler else {}))
-    rng = None
+    run,parts = dict(config=config, step=0, epoch=0, batch=0, history=[], path=[], seconds=0.), dict(optim=opt, sched=sched, **(dict(ctl=ctl) if ctl else {}), **(dict(scaler=acc.scaler) if acc.scaler else {}))
+    rng,measure = None,evaluate
+    if levels: measure = lambda m: run['path'].append(_at_level(base, evaluate(m) if evaluate else {})) or run['path'][-1]['metrics']
     if resume: run,rng = load_checkpoint(ckpt, config, model, parts)
     net,dl,optim = acc.prepare(model, loader, opt)
     save = lambda: save_checkpoint(ckpt, dict(run, seconds=run['seconds']+time.perf_counter()-began), model, parts) if ckpt and acc.is_main_process else None
     bar = tqdm(total=n_steps, initial=run['step'], desc=recipe.method, disable=not (progress and acc.is_main_process), leave=False)
     def train_mode(): net.train(); base.train(recipe.method!='features')
     with bar, _Interrupt() as stop:
-        _loop(net, dl, loss_fn, optim, sched, ctl, acc, run, rng, n_steps, evaluate, eval_every, checkpoint_every, save, bar, stop, train_mode)
+        _loop(net, dl, loss_fn, optim, sched, ctl, acc, run, rng, n_steps, measure, eval_every, checkpoint_every, save, bar, stop, train_mode)
     if stop.hit: raise KeyboardInterrupt(f"Interrupted at step {run['step']} of {n_steps}; " + (f"continue with resume=True and out={str(out)!r}." if ckpt else "nothing was saved, as no `out` folder was given."))
     model = acc.unwrap_model(net, keep_fp32_wrapper=False).eval()
-    return _close_run(model, base, ctl, run, before, evaluate, sparsity, recipe, time.perf_counter()-began, ckpt if acc.is_main_process else None)
+    return _close_run(model, base, ctl, run, before, measure, sparsity, recipe, time.perf_counter()-began, ckpt if acc.is_main_process else None)
 
-# %% ../nbs/api/07_train.ipynb #83f10bba
+# %% ../nbs/api/07_train.ipynb #15fec999
 def _loop(net, dl, loss_fn, optim, sched, ctl, acc, run, rng, n_steps, evaluate, eval_every, checkpoint_every, save, bar, stop, train_mode):
     while run['step']<n_steps and not (ctl and ctl.done):
         train_mode()
@@ -269,7 +295,7 @@ def _loop(net, dl, loss_fn, optim, sched, ctl, acc, run, rng, n_steps, evaluate,
             if ctl: ctl.step()
             run['step'] += 1; bar.update()
             if run['step']%10==0 or eval_every and run['step']%eval_every==0 or run['step']==n_steps or ctl and ctl.done:
-                _look(net, run, ctl, loss, acc, evaluate if eval_every and run['step']%eval_every==0 else None, bar)
+                _look(net, run, ctl, loss, acc, evaluate if eval_every and run['step']%eval_every==0 and run['step']<n_steps else None, bar)
                 train_mode()
             if stop.hit or checkpoint_every and run['step']%checkpoint_every==0: save()
             if stop.hit: return
@@ -292,11 +318,13 @@ def _close_run(model, base, ctl, run, before, evaluate, sparsity, recipe, second
                       max_theta=max(g[g.isfinite()].max().item() for g in ((x.theta.detach()-x.tau).abs() for x in w)))
         if not report['target_met']: warnings.warn(f"The target sparsity {sparsity} was not met: the run ended at {mask.sparsity:.4f}. Raise gamma or the number of epochs, or use a schedule.")
     if recipe.method!='finetune' and fingerprint(base)!=before: raise RuntimeError("The frozen weights changed during the run: something else trained them. The mask cannot be used with the base model.")
-    if evaluate: report['metrics'] = evaluate(model)
+    if evaluate: report['metrics'] = evaluate(model); run['history'][-1].update(report['metrics'])
     if ckpt and ckpt.exists(): ckpt.unlink()
-    return Adapted(model, mask, run['history'], report)
+    path = [dict(p, mask=Mask({n: unpack_bits(b, mask[n].numel()).view(mask[n].shape) for n,b in p['mask'].items()})) for p in run['path']]
+    if path: report['path'] = [{k: v for k,v in p.items() if k!='mask'} for p in path]
+    return Adapted(model, mask, run['history'], report, path or None)
 
-# %% ../nbs/api/07_train.ipynb #8d4644d8
+# %% ../nbs/api/07_train.ipynb #e424e438
 @torch.no_grad()
 def evaluate(
     model:nn.Module, # returns logits for the batches of `loader`
@@ -364,7 +392,7 @@ def adapt_task(
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     return res
 
-# %% ../nbs/api/07_train.ipynb #110ede6b
+# %% ../nbs/api/07_train.ipynb #c1860c47
 def mask_optimizer(
     model:nn.Module, # a plain model; its base gets masks
     n_steps:int, # optimiser steps of the run, for a rate of theta that fits

@@ -86,8 +86,7 @@ def test_evaluation(kw):
     res = go(evaluate=evaluate, eval_every=10, loss=loss, **kw)
     assert train=={(True, True)}
     assert set(seen)=={(False, False)} and len(seen)==3                                     # steps 10 and 20, and the end
-    assert [h['step'] for h in res.history]==[10, 20, 21] and [h.get('score') for h in res.history]==[1., 1.,
-        None] and res.report['metrics']==dict(score=1.)
+    assert [h['step'] for h in res.history]==[10, 20, 21] and [h['score'] for h in res.history]==[1.]*3 and res.report['metrics']==dict(score=1.)
 
 def test_default_rate_travels_the_spread():
     "Where all gradients agree in sign, theta moves by `spread` in the run"
@@ -389,3 +388,20 @@ def test_a_sign_step_does_not_need_the_slope(budget, monkeypatch):
     monkeypatch.setattr(train, 'attach', lambda *args, **kw: attach(*args[:-1], False, **kw))
     slow = go(budget=budget)
     assert fast.mask==slow.mask and course(fast)==course(slow)
+
+def test_a_path_stops_at_each_level_and_resumes(tmp_path):
+    kw = dict(sparsity=.8, levels=[.25, .5, .8], max_steps=90, epochs=30, evaluate=lambda m: dict(kept=get_mask(m.body).kept))
+    whole = go(**kw)
+    assert [p['mask'].kept for p in whole.path]==[p['metrics']['kept'] for p in whole.path]==[n_weights-n_pruned(n_weights, s) for s in kw['levels']]
+    assert whole.path[-1]['mask']==whole.mask and [p['metrics'] for p in whole.path]==[p['metrics'] for p in whole.report['path']]
+    with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(50), out=tmp_path, checkpoint_every=40, **kw)
+    again = go(out=tmp_path, resume=True, **kw)
+    assert [p['mask'] for p in again.path]==[p['mask'] for p in whole.path] and again.history==whole.history
+
+@pytest.mark.parametrize('kw,says', [(dict(levels=[.5, .2, .8]), 'must rise'), (dict(levels=[.2, .5]), 'end at the sparsity'), (dict(levels=[.2, .8], max_steps=8), 'at least 14 steps'),
+    (dict(levels=[.2, .8], recipe='paper'), 'need a mask and a cubic'), (dict(levels=[.2, 1.8]), 'got 1.8')])
+def test_levels_that_cannot_be_walked(kw, says):
+    with pytest.raises(ValueError, match=says): go(**dict(dict(sparsity=.8, max_steps=90), **kw))
+
+def test_phases_belong_to_another_room():
+    with pytest.raises(ValueError, match="'imp' is not for `adapt` alone"): go(recipe='imp')
