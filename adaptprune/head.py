@@ -81,7 +81,7 @@ class AdaptModel(nn.Module):
         if self.pooling=='first': return h[:,0]
         if attention_mask is None: return h[:,-1]
         last = (attention_mask*torch.arange(h.shape[1], device=h.device)).argmax(1)
-        return h[torch.arange(len(h), device=h.device), last]
+        return h[torch.arange(h.shape[0], device=h.device), last]
 
 def is_decoder(config) -> bool:
     "Does a model with this config read from left to right?"

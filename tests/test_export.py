@@ -1,0 +1,136 @@
+"Models for other programs: a plain folder that loads without adaptprune, ONNX that agrees with PyTorch, and nothing half done"
+import subprocess,sys
+from pathlib import Path
+import numpy as np,pytest,torch
+from adaptprune import export
+from adaptprune.artifact import TaskMask
+from adaptprune.export import export_onnx,input_names,new_path,onnx_difference,save_plain
+from adaptprune.head import AdaptModel
+from adaptprune.layer import attach
+from adaptprune.mask import Mask
+
+def adapted(tiny, family='Bert', n_out=2):
+    "A tiny model with half of its matrices' weights pruned, and its mask"
+    enc = tiny(family)
+    gen = torch.Generator().manual_seed(1)
+    mask = Mask({n: torch.rand(p.shape, generator=gen)<.5 for n,p in enc.named_parameters() if p.ndim==2})
+    torch.manual_seed(2)
+    model = AdaptModel(enc, n_out).eval()
+    TaskMask(mask, enc).apply(model)
+    return model,mask
+
+stranger = '''
+import sys
+sys.modules['adaptprune'] = None
+import torch
+from transformers import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1]).eval()
+x = torch.load(sys.argv[2])
+with torch.no_grad(): torch.save(dict(out=model(**x).last_hidden_state, zeros={n: int((p==0).sum()) for n,p in model.named_parameters()}), sys.argv[3])
+'''
+
+@pytest.mark.parametrize('family', ['Bert', 'DistilBert', 'GPT2'])
+def test_plain_model_needs_no_adaptprune(family, tiny, tokens, tmp_path):
+    model,mask = adapted(tiny, family)
+    assert save_plain(model, tmp_path/'deep'/'plain')==tmp_path/'deep'/'plain'
+    torch.save(tokens, tmp_path/'x')
+    subprocess.run([sys.executable, '-c', stranger, str(tmp_path/'deep'/'plain'), str(tmp_path/'x'), str(tmp_path/'y')], check=True, cwd=tmp_path, capture_output=True)
+    got = torch.load(tmp_path/'y')
+    with torch.no_grad(): assert torch.equal(got['out'], model.encoder(**tokens).last_hidden_state)
+    assert all(got['zeros'][n]>=int((~m).sum()) for n,m in mask.items())
+    assert not [f for f in (tmp_path/'deep').iterdir() if f.name!='plain'], 'nothing else is left lying about'
+
+def test_plain_keeps_precision(tiny, tmp_path):
+    model,_ = adapted(tiny)
+    from transformers import AutoModel
+    save_plain(model.bfloat16(), tmp_path/'p')
+    assert AutoModel.from_pretrained(tmp_path/'p', dtype='auto').dtype==torch.bfloat16
+
+def test_nothing_is_overwritten_unasked(tiny, tmp_path):
+    model,_ = adapted(tiny)
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.txt').write_text('precious')
+    for force in (False, True):
+        with pytest.raises(FileExistsError, match='mine'): save_plain(model, tmp_path/'mine', force=force)
+    save_plain(model, tmp_path/'p'); before = (tmp_path/'p'/'model.safetensors').read_bytes()
+    with torch.no_grad(): model.encoder.embeddings.word_embeddings.weight[3] = 7
+    with pytest.raises(FileExistsError, match='force'): save_plain(model, tmp_path/'p')
+    assert (tmp_path/'p'/'model.safetensors').read_bytes()==before
+    save_plain(model, tmp_path/'p', force=True)
+    assert (tmp_path/'p'/'model.safetensors').read_bytes()!=before
+    (tmp_path/'f').write_text('old')
+    with pytest.raises(RuntimeError):
+        with new_path(tmp_path/'f', force=True) as p: p.write_text('half'); raise RuntimeError
+    assert (tmp_path/'f').read_text()=='old' and sorted(f.name for f in tmp_path.iterdir())==['f', 'mine', 'p'] and (tmp_path/'mine'/'thesis.txt').exists()
+
+def test_a_folder_that_does_not_come_back_is_refused(tiny, tmp_path, monkeypatch):
+    model,_ = adapted(tiny)
+    real = type(model.encoder).save_pretrained
+    def spoilt(self, folder, **kw):
+        w = self.embeddings.word_embeddings.weight; old = w[0,0].item(); w.data[0,0] = 9; real(self, folder, **kw); w.data[0,0] = old
+    monkeypatch.setattr(type(model.encoder), 'save_pretrained', spoilt)
+    with pytest.raises(ValueError, match='word_embeddings.weight.* differs'): save_plain(model, tmp_path/'p')
+    assert not list(tmp_path.iterdir())
+
+def test_what_cannot_be_exported(tiny, tmp_path):
+    pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+    model,_ = adapted(tiny)
+    attach(model.encoder, '*attention*')
+    for f in (save_plain, export_onnx):
+        with pytest.raises(ValueError, match='masks attached'): f(model, tmp_path/'x')
+    with pytest.raises(ValueError, match='not a Hugging Face model'): save_plain(torch.nn.Linear(2, 2), tmp_path/'x')
+    with pytest.raises(ValueError, match='has no head'): export_onnx(tiny('Bert'), tmp_path/'x')
+    with pytest.raises(ValueError, match='float32'): export_onnx(adapted(tiny)[0].bfloat16(), tmp_path/'x')
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('missing', ['onnx', 'onnxruntime', 'onnxscript'])
+def test_without_the_extra(missing, tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"\({missing}\): pip install 'adaptprune\[onnx\]'"): export_onnx(adapted(tiny)[0], tmp_path/'x.onnx')
+
+def test_inputs(tiny):
+    class Tok: model_input_names = ['input_ids', 'attention_mask']
+    assert input_names(adapted(tiny)[0])==('input_ids', 'attention_mask', 'token_type_ids') and input_names(adapted(tiny)[0], Tok)==('input_ids', 'attention_mask')
+    assert input_names(adapted(tiny, 'GPT2')[0])==input_names(adapted(tiny, 'DistilBert')[0])==('input_ids', 'attention_mask')
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', ['Bert', 'Roberta', 'Electra', 'Albert', 'DistilBert', 'GPT2'])
+def test_onnx_agrees(family, tiny, tmp_path):
+    ort = pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+    model,_ = adapted(tiny, family, n_out=3)
+    worst = export_onnx(model, tmp_path/'m.onnx')
+    assert 0<=worst<1e-5 and [f.name for f in tmp_path.iterdir()]==['m.onnx']
+    s = ort.InferenceSession(tmp_path/'m.onnx')
+    assert all(i.shape==['batch', 'sequence'] for i in s.get_inputs()) and s.get_outputs()[0].shape==['batch', 3] and s.get_outputs()[0].name=='logits'
+    for rows,n in ((1, 2), (7, 30), (2, 5)):
+        ids = torch.randint(2, 50, (rows, n)); kept = torch.ones_like(ids); kept[-1, 1:] = 0
+        x = {k: v for k,v in dict(input_ids=ids, attention_mask=kept, token_type_ids=torch.zeros_like(ids)).items() if k in input_names(model)}
+        with torch.no_grad(): want = model(**x).logits
+        np.testing.assert_allclose(s.run(None, {k: v.numpy() for k,v in x.items()})[0], want, atol=1e-5)
+
+@pytest.mark.slow
+def test_onnx_checks_itself(tiny, tmp_path, monkeypatch):
+    pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+    model,_ = adapted(tiny)
+    export_onnx(model, tmp_path/'m.onnx'); before = (tmp_path/'m.onnx').read_bytes()
+    with pytest.raises(FileExistsError, match='m.onnx exists'): export_onnx(model, tmp_path/'m.onnx')
+    model.head.mlp[-1].bias.data += 1
+    assert .99<onnx_difference(tmp_path/'m.onnx', model, input_names(model))<1.01
+    model.head.mlp[-1].bias.data[0] = float('nan')
+    assert onnx_difference(tmp_path/'m.onnx', model, input_names(model))==np.inf
+    with pytest.raises(ValueError, match='differ by inf'): export_onnx(model, tmp_path/'m.onnx', force=True)
+    assert (tmp_path/'m.onnx').read_bytes()==before, 'a file that does not agree replaces nothing'
+    monkeypatch.setattr(export, '_trace', lambda *a: 1/0)
+    with pytest.raises(ValueError, match='cannot export BertModel'): export_onnx(model, tmp_path/'n.onnx')
+    assert [f.name for f in tmp_path.iterdir()]==['m.onnx']
+
+@pytest.mark.slow
+def test_large_models_have_their_weights_beside_them(tiny, tmp_path, monkeypatch):
+    pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+    monkeypatch.setattr(export, 'one_file', 10)
+    model,_ = adapted(tiny)
+    export_onnx(model, tmp_path/'a'/'m.onnx')
+    assert sorted(f.name for f in (tmp_path/'a').iterdir())==['m.onnx', 'm.onnx.data']
+    (tmp_path/'a').rename(tmp_path/'b')
+    assert onnx_difference(tmp_path/'b'/'m.onnx', model, input_names(model))<1e-5, 'the pair can be moved together'
+    (tmp_path/'b'/'m.onnx').unlink()
+    with pytest.raises(FileExistsError, match='m.onnx.data'): export_onnx(model, tmp_path/'b'/'m.onnx')
