@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['components', 'component_of', 'matrices', 'sparsity_by', 'plot_components', 'plot_layers', 'plot_cross', 'overlaps',
-           'plot_overlap', 'empty_by_chance', 'emptied', 'plot_emptied', 'attention_heads', 'plot_heads',
-           'singular_values', 'effective_rank', 'stable_rank', 'ranks', 'plot_ranks', 'magnitude', 'plot_magnitude',
-           'describe']
+           'plot_overlap', 'split_by_size', 'empty_by_chance', 'emptied', 'plot_emptied', 'attention_heads',
+           'plot_heads', 'singular_values', 'effective_rank', 'stable_rank', 'ranks', 'plot_ranks', 'magnitude',
+           'plot_magnitude', 'describe']
 
 # %% ../nbs/api/09_topology.ipynb #6ec5edc6
 import math, re
@@ -35,6 +35,7 @@ def component_of(
     "The part of a Transformer that a weight belongs to, read off its name"
     path,inside = name.split('.')[:-1] or [name], _number(name) is not None
     kind = _leaves.get(path[-1], 'other')
+    if third := re.search(r'\[(query|key|value)\]', name): return third[1]
     if 'pooler' in path: return 'pooler'
     if not inside: return 'embedding' if any('embed' in p or p in ('wte', 'wpe') for p in path) else 'other'
     if kind!='out': return kind
@@ -191,17 +192,20 @@ def _counts(pieces, chunk=2**20):
     return np.stack([count([p[i][3] for p in pieces]).numpy() for i in range(len(pieces[0]))])
 
 # %% ../nbs/api/09_topology.ipynb #a7caaa9f
-def overlaps(
-    masks:Mapping, # label -> `Mask`, two or more, all of the same weights; else `ValueError`
-    by=None # 'component' or 'layer' for a row for each part as well; by default one row a pair
-) -> list: # dicts of a, b, (part,) densities, jaccard, kappa, contained, and what chance gives
-    "How alike masks are, pair by pair, beside what chance would give"
+def _check_alike(masks):
     if isinstance(masks, Mask) or len(masks)<2: raise ValueError("Overlap takes two or more masks: a dict from label to mask.")
-    if by not in (None, 'component', 'layer'): raise ValueError(f"Unknown part {by!r}: use 'component' or 'layer'.")
     (first,ref),*rest = masks.items()
     for label,m in rest:
         if m.keys()!=ref.keys() or any(m[n].shape!=ref[n].shape for n in ref):
             raise ValueError(f"The masks {first!r} and {label!r} cover different weights, or weights of different shapes.")
+
+def overlaps(
+    masks:Mapping, # label -> `Mask`, two or more, all of the same weights; else `ValueError`
+    by=None # 'component' or 'layer' for a row for each part; by default one row a pair
+) -> list: # dicts of a, b, (part,) densities, jaccard, kappa, contained, and what chance gives
+    "How alike masks are, pair by pair, beside what chance would give"
+    if by not in (None, 'component', 'layer'): raise ValueError(f"Unknown part {by!r}: use 'component' or 'layer'.")
+    _check_alike(masks)
     pieces = [matrices(m) for m in masks.values()]
     counts,n = _counts(pieces), np.array([p[3].numel() for p in pieces[0]], dtype=float)
     place = [p[2] if by=='component' else p[1] for p in pieces[0]]
@@ -212,7 +216,7 @@ def overlaps(
 # %% ../nbs/api/09_topology.ipynb #04fdb27a
 def plot_overlap(
     rows, # of `overlaps`, or a dict of masks
-    value='kappa', # 'kappa', 'kappa_global', 'jaccard' or 'contained'
+    value='kappa', # a column of the rows: 'kappa', 'kappa_global', 'jaccard', 'contained'
     ax=None # matplotlib axes; a new figure by default
 ): # the axes
     "A grid of the overlap of each pair; Jaccard and contained with chance in brackets below"
@@ -230,6 +234,24 @@ def plot_overlap(
     return ax
 
 # %% ../nbs/api/09_topology.ipynb #efbb5560
+def _weights(weights, mask):
+    given = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else weights
+    if bad := [n for n in mask if n not in given]: raise ValueError(f"No weight {bad[0]!r}: give the base model that the mask is of, or a dict of its weights.")
+    if bad := [n for n in mask if given[n].shape!=mask[n].shape]: raise ValueError(f"The weight {bad[0]!r} has shape {tuple(given[bad[0]].shape)}, its mask {tuple(mask[bad[0]].shape)}.")
+    return {n: given[n].detach().cpu() for n in mask}
+
+def split_by_size(
+    masks:Mapping, # label -> `Mask`, one or more, all of the same weights
+    weights, # the base model, or name -> weight; a missing name or another shape raises `ValueError`
+    bins:int=10 # groups of equal size in each matrix
+) -> dict: # label -> `Mask` over those groups, for `overlaps`
+    "The masks with each matrix cut into groups of weights of similar size"
+    if bins<1: raise ValueError(f"bins must be 1 or more, got {bins!r}.")
+    order = [w.reshape(-1).abs().argsort() for *_,w in matrices(_weights(weights, next(iter(masks.values()))))]
+    def cut(mask): return {f'{name}[{i}]': g for o,(name,_,_,m) in zip(order, matrices(mask)) for i,g in enumerate(m.reshape(-1)[o].tensor_split(bins)) if len(g)}
+    return {k: Mask(cut(m)) for k,m in masks.items()}
+
+# %% ../nbs/api/09_topology.ipynb #8e2c1798
 def empty_by_chance(
     n:int, # weights of a matrix
     kept:int, # how many of them are kept
@@ -250,7 +272,7 @@ def emptied(
             columns=c, empty_columns=c-int(m.any(0).sum()), columns_by_chance=c*empty_by_chance(r*c, kept, r)))
     return out
 
-# %% ../nbs/api/09_topology.ipynb #c504c7f1
+# %% ../nbs/api/09_topology.ipynb #82789d3a
 def plot_emptied(
     rows, # of `emptied`, or a `Mask`
     ax=None # matplotlib axes; a new figure by default
@@ -271,7 +293,7 @@ def plot_emptied(
     ax.legend(ncols=4, fontsize='small', loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
     return ax
 
-# %% ../nbs/api/09_topology.ipynb #9e9e9c1f
+# %% ../nbs/api/09_topology.ipynb #9801185a
 def _n_heads(heads):
     cfg = getattr(heads, 'config', heads)
     if isinstance(cfg, int) and not isinstance(cfg, bool) and cfg>0: return cfg, cfg
@@ -290,7 +312,7 @@ def _attention(mask):
         if lacks := [p for p in ('query', 'key', 'value', 'output') if p not in parts]: raise ValueError(f"{block} has no {lacks[0]} matrix in the mask: heads need query, key, value and output, each by itself.")
     return blocks
 
-# %% ../nbs/api/09_topology.ipynb #71dc4747
+# %% ../nbs/api/09_topology.ipynb #aaf9bac2
 def attention_heads(
     mask:Mask, # with query, key, value and output of each layer, else `ValueError`
     heads # number of heads, or a model or config that knows it; one that does not divide the rows raises `ValueError`
@@ -312,7 +334,7 @@ def attention_heads(
             out.append(dict(layer=layer, head=h, density=sum(left.values())/size, **left, score_channels=s, value_channels=v, **state))
     return out
 
-# %% ../nbs/api/09_topology.ipynb #aaf9bac2
+# %% ../nbs/api/09_topology.ipynb #4da6a61d
 def plot_heads(
     rows, # of `attention_heads`
     ax=None # matplotlib axes; a new figure by default
@@ -328,7 +350,7 @@ def plot_heads(
     ax.set(xlabel='head', ylabel='layer')
     return ax
 
-# %% ../nbs/api/09_topology.ipynb #1ddbc863
+# %% ../nbs/api/09_topology.ipynb #4577f42f
 def singular_values(
     w:Tensor # matrix; any float type
 ) -> Tensor: # float64, descending, as many as the shorter side; exact to about 1e-8 of the largest
@@ -353,13 +375,7 @@ def stable_rank(
     s = singular_values(w).square()
     return float(s.sum()/s[0]) if len(s) and s[0]>0 else 0.
 
-# %% ../nbs/api/09_topology.ipynb #4577f42f
-def _weights(weights, mask):
-    given = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else weights
-    if bad := [n for n in mask if n not in given]: raise ValueError(f"No weight {bad[0]!r}: give the base model that the mask is of, or a dict of its weights.")
-    if bad := [n for n in mask if given[n].shape!=mask[n].shape]: raise ValueError(f"The weight {bad[0]!r} has shape {tuple(given[bad[0]].shape)}, its mask {tuple(mask[bad[0]].shape)}.")
-    return {n: given[n].detach().cpu() for n in mask}
-
+# %% ../nbs/api/09_topology.ipynb #26bdf1dd
 def ranks(
     mask:Mask,
     weights, # the base model, or name -> weight; a missing name or another shape raises `ValueError`
@@ -376,7 +392,7 @@ def ranks(
         out.append(row)
     return out
 
-# %% ../nbs/api/09_topology.ipynb #7eea2dba
+# %% ../nbs/api/09_topology.ipynb #c8f42723
 def plot_ranks(
     rows, # of `ranks`
     value='effective' # or 'stable'
@@ -396,7 +412,7 @@ def plot_ranks(
     fig.legend(*axs[0,0].get_legend_handles_labels(), ncols=3, loc='outside upper center', fontsize='small', frameon=False)
     return fig
 
-# %% ../nbs/api/09_topology.ipynb #26bdf1dd
+# %% ../nbs/api/09_topology.ipynb #66354067
 def _cumulative(w, m):
     "Over the distinct sizes of |w|, ascending: how many weights are at most as large, and how many of those are kept"
     x = w.detach().cpu().abs()
@@ -418,7 +434,7 @@ def _shares(upto, kept, bins):
     edges = np.linspace(0, upto[-1], bins+1)
     return (np.diff(np.interp(edges, np.append(0, upto), np.append(0, kept)))/np.diff(edges)).tolist()
 
-# %% ../nbs/api/09_topology.ipynb #f1b93854
+# %% ../nbs/api/09_topology.ipynb #fbd05b26
 def magnitude(
     mask:Mask,
     weights, # the base model, or name -> weight; a missing name, another shape or NaN raises `ValueError`
@@ -435,7 +451,7 @@ def magnitude(
         out.append(dict(row, auc=_auc(*sums), kept=_shares(*sums, bins)))
     return out
 
-# %% ../nbs/api/09_topology.ipynb #66354067
+# %% ../nbs/api/09_topology.ipynb #181b0c36
 def plot_magnitude(
     found, # label -> rows of `magnitude`, or a list of such (seeds); or rows
     ax=None # matplotlib axes; a new figure by default
@@ -452,7 +468,7 @@ def plot_magnitude(
     ax.legend(fontsize='small')
     return ax
 
-# %% ../nbs/api/09_topology.ipynb #ab535a1a
+# %% ../nbs/api/09_topology.ipynb #3fbeaf04
 def describe(
     mask:Mask,
     model, # the base model, or name -> weight

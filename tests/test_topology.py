@@ -9,7 +9,7 @@ from sklearn.metrics import cohen_kappa_score,jaccard_score,roc_auc_score
 from adaptprune.layer import apply_mask,maskable
 from adaptprune.mask import Mask
 from adaptprune.topology import (attention_heads,component_of,describe,effective_rank,emptied,empty_by_chance,magnitude,matrices,overlaps,plot_components,plot_cross,
-    plot_emptied,plot_heads,plot_layers,plot_magnitude,plot_overlap,plot_ranks,ranks,singular_values,sparsity_by,stable_rank)
+    plot_emptied,plot_heads,plot_layers,plot_magnitude,plot_overlap,plot_ranks,ranks,singular_values,sparsity_by,split_by_size,stable_rank)
 
 families = ['Bert', 'Roberta', 'Electra', 'Albert', 'DistilBert', 'GPT2']
 at = 'encoder.layer.0.attention.'
@@ -56,9 +56,10 @@ def test_component_of(name, want): assert component_of(name)==want
 def test_fused_pieces_are_what_gpt2_uses(tiny):
     "The three thirds of c_attn, turned, give the queries, keys and values of the module"
     attn = tiny('GPT2').h[0].attn
+    attn.c_attn.bias.data.zero_()
     x = torch.randn(3, 16)
     pieces = {c: m for _,_,c,m in matrices({'h.0.attn.c_attn.weight': attn.c_attn.weight})}
-    for c,y in zip(('query', 'key', 'value'), attn.c_attn(x).split(16, 1)): torch.testing.assert_close(x@pieces[c].T, y-attn.c_attn(x*0).split(16, 1)[('query', 'key', 'value').index(c)])
+    for c,y in zip(('query', 'key', 'value'), attn.c_attn(x).split(16, 1)): torch.testing.assert_close(x@pieces[c].T, y)
 
 def test_linear_c_attn_is_not_turned():
     "GPT-BigCode has GPT-2's names on plain linear layers"
@@ -84,7 +85,7 @@ def test_sparsity_adds_up(tiny, family):
 def test_sparsity_goes_where_it_was_put(tiny):
     m = whole(weights_of(tiny('Bert')))
     for i in range(2): m[f'encoder.layer.{i}.attention.output.dense.weight'].zero_()
-    assert {r['component']: r['sparsity'] for r in sparsity_by(Mask(m), 'component')}=={'embedding': 0, 'query': 0, 'key': 0, 'value': 0, 'output': 1, 'up': 0, 'down': 0, 'pooler': 0}
+    assert {r['component']: r['sparsity'] for r in sparsity_by(Mask(m), 'component')}==dict(embedding=0, query=0, key=0, value=0, output=1, up=0, down=0, pooler=0)
     assert [r['layer'] for r in sparsity_by(Mask(m), 'layer')]==['embedding', 0, 1, 'pooler']
 
 def test_layers_are_ordered_as_numbers():
@@ -131,6 +132,29 @@ def test_overlap_by_part_and_order(tiny):
     def part(m): return Mask({n: x for n,x in m.items() if 'query' in n})
     assert next(r for r in rows if (r['a'], r['b'], r['component'])==('b', 'c', 'query'))['jaccard']==pytest.approx(part(masks['b']).jaccard(part(masks['c'])))
     assert overlaps(dict(a=masks['a'], b=masks['a']))[0]['kappa']==1
+
+@pytest.mark.parametrize('family', ['Bert', 'GPT2'])
+def test_split_by_size(tiny, family):
+    "Cutting changes what chance knows and nothing else; masks that follow size to the weight leave it nothing to explain"
+    model = tiny(family)
+    w = weights_of(model)
+    masks = {k: rand_mask(w, .4, s) for s,k in enumerate('ab')}
+    one,two = overlaps(masks),overlaps(split_by_size(masks, model))
+    for k in ('jaccard', 'contained', 'kappa_global', 'jaccard_chance_global'): assert one[0][k]==pytest.approx(two[0][k])
+    assert [r['component'] for r in overlaps(masks, 'component')]==[r['component'] for r in overlaps(split_by_size(masks, model), 'component')]
+    if family=='GPT2': return
+    large = Mask.from_scores({n: x.abs() for n,x in w.items()}, .5, 'matrix')
+    cut = split_by_size(dict(a=large, b=large), w, bins=2)
+    assert {m.float().mean().item() for n,m in cut['a'].items() if n.endswith('[1]')}=={1.}
+    assert overlaps(cut)[0]['kappa'] is None and overlaps(dict(a=large, b=large))[0]['kappa']==1
+    with pytest.raises(ValueError, match='bins'): split_by_size(masks, model, 0)
+
+def test_split_knows_magnitude():
+    "Two draws that favour large weights: alike given the density, by chance given the size"
+    w = {'layer.0.w': torch.rand(300, 300, generator=torch.Generator().manual_seed(0))}
+    def draw(seed): return Mask({n: torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))<x for n,x in w.items()})
+    masks = dict(a=draw(1), b=draw(2))
+    assert overlaps(masks)[0]['kappa']>.3 and abs(overlaps(split_by_size(masks, w, 100))[0]['kappa'])<.02
 
 def test_counts_are_exact_beyond_a_chunk():
     m = Mask({'w': torch.ones(2100, 1000, dtype=torch.bool)})
@@ -320,6 +344,7 @@ def test_plots(tiny):
     bars = plot_components({'x': [masks['a'], masks['b']]}).containers
     heights = [b.get_height() for c in bars for b in getattr(c, 'patches', [])]
     assert heights==pytest.approx([(r['sparsity']+s['sparsity'])/2 for r,s in zip(stored['a']['component'], stored['b']['component'])])
+    plt.close('all')
     assert {t.get_text() for t in plot_cross(stored['a']['cross']).texts}>={f"{r['sparsity']:.1%}" for r in stored['a']['cross']}
     for v in ('kappa', 'kappa_global', 'jaccard', 'contained'): assert len(plot_overlap(overlaps(masks), v).texts)==9
     plot_emptied(masks['a'])
@@ -329,6 +354,7 @@ def test_plots(tiny):
     assert len(plot_magnitude({k: d['magnitude'] for k,d in stored.items()}).lines)==3
     plot_magnitude({'seeds': [stored['a']['magnitude'], stored['b']['magnitude']]})
     plot_magnitude(stored['a']['magnitude'])
+    plt.close('all')
 
 def test_plots_refuse():
     with pytest.raises(ValueError, match='Nothing to plot'): plot_components({})
