@@ -12,7 +12,7 @@ from pathlib import Path
 
 # %% ../nbs/api/12_export.ipynb #3c06ad91
 import numpy as np, torch
-from torch import Tensor, nn
+from torch import nn
 from .layer import masked_weights
 
 # %% ../nbs/api/12_export.ipynb #00914ff1
@@ -28,6 +28,7 @@ def new_path(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.export-', dir=path.parent) as d:
         yield (new := Path(d)/path.name)
+        if path.exists() and path.is_dir()!=new.is_dir(): raise FileExistsError(f"{path} is {'a folder' if path.is_dir() else 'a file'}: give another path.")
         if path.is_dir(): os.rename(path, Path(d)/'old')
         os.replace(new, path)
 

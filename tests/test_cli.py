@@ -18,7 +18,7 @@ def run(capsys, monkeypatch, *args):
 def test_usage(capsys, monkeypatch):
     assert run(capsys, monkeypatch, '--help')[0]==0
     code,out,_ = run(capsys, monkeypatch)
-    assert code==2 and all(c in out for c in ('adapt', 'evaluate', 'info', 'demo'))
+    assert code==2 and all(c in out for c in ('adapt', 'evaluate', 'info', 'apply', 'export', 'push', 'pull', 'demo'))
 
 @pytest.mark.parametrize('args, words', [
     (['adapt', '--task', 'sst3'], ["Unknown task 'sst3'", 'mini-sentiment']),

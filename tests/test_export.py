@@ -58,6 +58,9 @@ def test_nothing_is_overwritten_unasked(tiny, tmp_path):
     save_plain(model, tmp_path/'p', force=True)
     assert (tmp_path/'p'/'model.safetensors').read_bytes()!=before
     (tmp_path/'f').write_text('old')
+    with pytest.raises(FileExistsError, match='f is a file'): save_plain(model, tmp_path/'f', force=True)
+    with pytest.raises(FileExistsError, match='p is a folder'):
+        with new_path(tmp_path/'p', force=True) as p: p.write_text('a file')
     with pytest.raises(RuntimeError):
         with new_path(tmp_path/'f', force=True) as p: p.write_text('half'); raise RuntimeError
     assert (tmp_path/'f').read_text()=='old' and sorted(f.name for f in tmp_path.iterdir())==['f', 'mine', 'p'] and (tmp_path/'mine'/'thesis.txt').exists()
