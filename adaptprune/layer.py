@@ -63,15 +63,18 @@ def maskable(
 # %% ../nbs/api/01_layer.ipynb #9bdb0802
 def start_theta(
     w0:Tensor, # the frozen weight
-    start='rank', # 'normal' (the paper's), 'rank' (of |w0| in its matrix), or a tensor of scores shaped like w0, whose rank is taken
-    spread:float=.05, # 'rank' starts lie evenly in (0, spread)
+    start='rank', # 'normal' (the paper's), 'rank' (of |w0| in its matrix), 'constant', 'uniform' (random), or a tensor of scores shaped like w0, whose rank is taken
+    spread:float=.05, # 'rank' starts lie evenly and 'uniform' ones at random in (0, spread); 'constant' ones at spread
     mean:float=.01, # of the 'normal' start
     std:float=.001, # of the 'normal' start: the paper's "variance 0.001" read as a standard deviation
-    generator=None # seeds the 'normal' start, on the CPU
+    generator=None # seeds the 'normal' and 'uniform' starts, on the CPU
 ) -> Tensor: # theta, float32, shaped like w0, on its device
     "A start for theta; an unknown name raises `ValueError`"
-    if isinstance(start, str) and start=='normal': return torch.empty(w0.shape).normal_(mean, std, generator=generator).to(w0.device)
-    if isinstance(start, str) and start!='rank': raise ValueError(f"Unknown start {start!r} of theta: use 'normal', 'rank' or a tensor of scores.")
+    if isinstance(start, str):
+        if start=='normal': return torch.empty(w0.shape).normal_(mean, std, generator=generator).to(w0.device)
+        if start=='uniform': return torch.rand(w0.shape, generator=generator).mul_(spread).to(w0.device)
+        if start=='constant': return torch.full(w0.shape, float(spread), device=w0.device)
+        if start!='rank': raise ValueError(f"Unknown start {start!r} of theta: use 'normal', 'rank', 'constant', 'uniform' or a tensor of scores.")
     scores = w0.detach().abs() if isinstance(start, str) else start
     if scores.shape!=w0.shape: raise ValueError(f"The scores for a weight of shape {tuple(w0.shape)} have shape {tuple(scores.shape)}.")
     order = scores.reshape(-1).float().argsort(stable=True)
@@ -140,7 +143,7 @@ def attach(
     t_l:float=1e5, # forward temperature; `math.inf` is the hard mask
     t_s:float=1., # temperature of the surrogate slope
     sparse_grad:bool=False, # give embeddings a sparse gradient (less memory; gradient clipping and NCCL want dense ones)
-    seed:int=0, # of the 'normal' start
+    seed:int=0, # of the 'normal' and 'uniform' starts
     straight_through:bool=False, # a slope of 1 in place of Eq. 4's: as good for a sign step, and cheaper
     **kwargs # spread, mean, std of `start_theta`
 ) -> nn.Module: # the same module: everything frozen but the new thetas
