@@ -40,21 +40,24 @@ def pack_planes(
     return torch.cat(out)
 
 # %% ../nbs/api/11_multitask.ipynb #08f6fca6
+def _new_spread(planes): return torch.empty(_piece, dtype=planes.dtype, device=planes.device)
+
 @torch.no_grad()
 def write_masked(
     out:Tensor, # contiguous, changed in place
     w0:Tensor, # the weights, contiguous, of the same shape, dtype and device
-    planes:Tensor # as from `pack_planes`
+    planes:Tensor, # as from `pack_planes`
+    spread:Tensor=None # room for the bits of a piece, to be used again for the next tensor
 ) -> Tensor: # out: w0 where it is kept, zero where it is pruned
     "Write masked weights in about the time of a copy"
+    if spread is None: spread = _new_spread(planes)
     word,bits,zero = planes.dtype,8*planes.element_size(),_zero_negative if out.device.type=='cpu' else _zero_elsewhere
-    shifts = torch.arange(bits-1, -1, -1, dtype=word, device=out.device)[:,None]
-    spread = torch.empty(bits*min(len(planes), _piece//bits), dtype=word, device=out.device)
+    shifts,whole = torch.arange(bits-1, -1, -1, dtype=word, device=out.device)[:,None],spread.view(bits, -1)
     flat = [t.detach().view(-1).view(word).split(_piece) for t in (out, w0)]
     for o,w,p in zip(*flat, planes.split(_piece//bits)):
-        sign = spread[:bits*len(p)]
-        torch.bitwise_left_shift(p, shifts, out=sign.view(bits, -1))
-        zero(w, sign[:len(w)], o)
+        n = len(w)
+        torch.bitwise_left_shift(p, shifts, out=whole if n==_piece else spread[:bits*len(p)].view(bits, -1))
+        zero(w, spread if n==_piece else spread[:n], o)
     return out
 
 def _zero_negative(w, sign, out): torch.ops.aten.threshold_backward.grad_input(w, sign, -1, grad_input=out)
@@ -120,13 +123,16 @@ def _switch(self:MultiTask, name):
             f"or moved? `close()` first, which puts the base back, then change it, then make a new MultiTask.")
     if name==self.task and self._whole: return
     want = self._planes[name]
-    self._dirty,self._whole = self._dirty|want.keys(),False
+    self._dirty,self._whole,room = self._dirty|want.keys(),False,{}
     with torch.inference_mode(False), torch.no_grad():
         for n in self._dirty:
             p,w0 = live[n],self._w0[n]
             if n not in want: p.copy_(w0)
-            elif p.is_contiguous(): write_masked(p, w0, want[n])
-            else: p.copy_(write_masked(torch.empty_like(w0), w0, want[n]))
+            else:
+                if (p.dtype, p.device) not in room: room[p.dtype, p.device] = _new_spread(want[n])
+                spread = room[p.dtype, p.device]
+                if p.is_contiguous(): write_masked(p, w0, want[n], spread)
+                else: p.copy_(write_masked(torch.empty_like(w0), w0, want[n], spread))
             self._seen[n] = _state(p)
     self._dirty,self._now['task'],self._whole = set(want),name,True
 
