@@ -1,0 +1,62 @@
+"""Is it the mask or only its densities? Masks shuffled within each matrix, and pre-trained weights with noise, each with a head trained anew (the paper's Table 3).
+
+    adaptprune sweep sweeps/cpu.toml --glue_dir PATH        # first: learns the masks, and keeps them in runs/masks
+    python benchmarks/perturb.py --glue_dir PATH            # adds what is missing to results/perturb.jsonl, about a minute a line on one core
+
+The network stays frozen in all of them; only the head is trained, with as many steps as it had beside the mask."""
+from functools import partial
+from pathlib import Path
+
+import torch
+from fastcore.script import call_parse
+
+from adaptprune.experiment import cell_key, load_mask, read_results, run_cells
+from adaptprune.layer import apply_mask
+from adaptprune.mask import Mask
+from adaptprune.train import adapt, get_recipe, set_up
+
+root = Path(__file__).resolve().parent.parent
+noises = 0., .001, .01, .1, .3, 1.
+
+def shuffled(mask, seed):
+    "The same density in each matrix, in other places"
+    gen = torch.Generator().manual_seed(seed)
+    return Mask({n: m.reshape(-1)[torch.randperm(m.numel(), generator=gen)].view(m.shape) for n,m in mask.items()})
+
+@torch.no_grad()
+def jittered(model, names, std, seed):
+    "Each masked weight times Normal(1, std)"
+    gen = torch.Generator().manual_seed(seed)
+    for n,p in model.named_parameters():
+        if n in names: p.mul_(torch.randn(p.shape, generator=gen).mul_(std).add_(1))
+
+def run(task, change, mask, folder, glue_dir, seed, max_steps, mixed_precision, sparsity, recipe, progress):
+    "One line: a changed mask or changed weights, and a new head"
+    kept,_ = load_mask(Path(folder)/f'{mask}.safetensors')
+    kind,_,std = change.partition(' ')
+    s,recipe = set_up(task, glue_dir=glue_dir, seed=seed), get_recipe(recipe)
+    if kind=='noise': jittered(s.model.base_model, kept, float(std), seed)
+    apply_mask(s.model.base_model, shuffled(kept, seed) if kind=='shuffle' else kept)
+    res = adapt(s.model, s.loaders['train'], sparsity=0., recipe=recipe, evaluate=s.evaluate, seed=seed, max_steps=max_steps, mixed_precision=mixed_precision, progress=progress)
+    res.report.update(task=s.task.name, metric=s.task.metric, seed=seed, split='dev', sparsity=kept.sparsity)
+    return res
+
+@call_parse
+def main(
+    glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
+    of:str=str(root/'results/paper_cpu.jsonl'), # the runs whose masks are changed: the default recipe's
+    masks:str=str(root/'runs/masks'), # folder with their masks
+    tasks:str='stsb', # comma-separated
+    seeds:int=1, # seeds 0 to this less one
+    out:str=str(root/'results/perturb.jsonl'), # adds the lines that it lacks
+    threads:int=1, # of torch
+):
+    "Run what is missing"
+    torch.set_num_threads(threads)
+    cells = []
+    for r in sorted(read_results(of), key=lambda r: (r['cell']['seed'], r['cell']['sparsity'])):
+        c = r['cell']
+        if c['recipe']!='default' or c['task'] not in tasks.split(',') or c['seed']>=seeds: continue
+        changes = ['shuffle']+[f'noise {s:g}' for s in noises]*(c['sparsity']==.5)
+        cells += [dict(name=ch, task=c['task'], change=ch, mask=cell_key(c), seed=c['seed'], sparsity=c['sparsity'], recipe='features', max_steps=c['max_steps'], mixed_precision=c['mixed_precision']) for ch in changes]
+    run_cells(cells, out, f'python benchmarks/perturb.py --glue_dir PATH --tasks {tasks} --seeds {seeds}', run=partial(run, folder=masks), glue_dir=glue_dir)
