@@ -243,7 +243,7 @@ def _weights(weights, mask):
 def split_by_size(
     masks:Mapping, # label -> `Mask`, one or more, all of the same weights
     weights, # the base model, or name -> weight; a missing name or another shape raises `ValueError`
-    bins:int=10 # groups of equal size in each matrix
+    bins:int=100 # groups of equal size in each matrix
 ) -> dict: # label -> `Mask` over those groups, for `overlaps`
     "The masks with each matrix cut into groups of weights of similar size"
     if bins<1: raise ValueError(f"bins must be 1 or more, got {bins!r}.")
@@ -251,7 +251,7 @@ def split_by_size(
     def cut(mask): return {f'{name}[{i}]': g for o,(name,_,_,m) in zip(order, matrices(mask)) for i,g in enumerate(m.reshape(-1)[o].tensor_split(bins)) if len(g)}
     return {k: Mask(cut(m)) for k,m in masks.items()}
 
-# %% ../nbs/api/09_topology.ipynb #8e2c1798
+# %% ../nbs/api/09_topology.ipynb #9e9e9c1f
 def empty_by_chance(
     n:int, # weights of a matrix
     kept:int, # how many of them are kept
@@ -272,7 +272,7 @@ def emptied(
             columns=c, empty_columns=c-int(m.any(0).sum()), columns_by_chance=c*empty_by_chance(r*c, kept, r)))
     return out
 
-# %% ../nbs/api/09_topology.ipynb #82789d3a
+# %% ../nbs/api/09_topology.ipynb #95b7c6fc
 def plot_emptied(
     rows, # of `emptied`, or a `Mask`
     ax=None # matplotlib axes; a new figure by default
@@ -293,7 +293,7 @@ def plot_emptied(
     ax.legend(ncols=4, fontsize='small', loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
     return ax
 
-# %% ../nbs/api/09_topology.ipynb #9801185a
+# %% ../nbs/api/09_topology.ipynb #f72a9425
 def _n_heads(heads):
     cfg = getattr(heads, 'config', heads)
     if isinstance(cfg, int) and not isinstance(cfg, bool) and cfg>0: return cfg, cfg
@@ -312,7 +312,7 @@ def _attention(mask):
         if lacks := [p for p in ('query', 'key', 'value', 'output') if p not in parts]: raise ValueError(f"{block} has no {lacks[0]} matrix in the mask: heads need query, key, value and output, each by itself.")
     return blocks
 
-# %% ../nbs/api/09_topology.ipynb #aaf9bac2
+# %% ../nbs/api/09_topology.ipynb #dc9c10ad
 def attention_heads(
     mask:Mask, # with query, key, value and output of each layer, else `ValueError`
     heads # number of heads, or a model or config that knows it; one that does not divide the rows raises `ValueError`
@@ -334,7 +334,7 @@ def attention_heads(
             out.append(dict(layer=layer, head=h, density=sum(left.values())/size, **left, score_channels=s, value_channels=v, **state))
     return out
 
-# %% ../nbs/api/09_topology.ipynb #4da6a61d
+# %% ../nbs/api/09_topology.ipynb #218018eb
 def plot_heads(
     rows, # of `attention_heads`
     ax=None # matplotlib axes; a new figure by default
@@ -350,7 +350,7 @@ def plot_heads(
     ax.set(xlabel='head', ylabel='layer')
     return ax
 
-# %% ../nbs/api/09_topology.ipynb #4577f42f
+# %% ../nbs/api/09_topology.ipynb #7eea2dba
 def singular_values(
     w:Tensor # matrix; any float type
 ) -> Tensor: # float64, descending, as many as the shorter side; exact to about 1e-8 of the largest
@@ -375,7 +375,7 @@ def stable_rank(
     s = singular_values(w).square()
     return float(s.sum()/s[0]) if len(s) and s[0]>0 else 0.
 
-# %% ../nbs/api/09_topology.ipynb #26bdf1dd
+# %% ../nbs/api/09_topology.ipynb #c8f42723
 def ranks(
     mask:Mask,
     weights, # the base model, or name -> weight; a missing name or another shape raises `ValueError`
@@ -392,7 +392,7 @@ def ranks(
         out.append(row)
     return out
 
-# %% ../nbs/api/09_topology.ipynb #c8f42723
+# %% ../nbs/api/09_topology.ipynb #b456cd36
 def plot_ranks(
     rows, # of `ranks`
     value='effective' # or 'stable'
@@ -412,7 +412,7 @@ def plot_ranks(
     fig.legend(*axs[0,0].get_legend_handles_labels(), ncols=3, loc='outside upper center', fontsize='small', frameon=False)
     return fig
 
-# %% ../nbs/api/09_topology.ipynb #66354067
+# %% ../nbs/api/09_topology.ipynb #534bd695
 def _cumulative(w, m):
     "Over the distinct sizes of |w|, ascending: how many weights are at most as large, and how many of those are kept"
     x = w.detach().cpu().abs()
@@ -434,7 +434,7 @@ def _shares(upto, kept, bins):
     edges = np.linspace(0, upto[-1], bins+1)
     return (np.diff(np.interp(edges, np.append(0, upto), np.append(0, kept)))/np.diff(edges)).tolist()
 
-# %% ../nbs/api/09_topology.ipynb #fbd05b26
+# %% ../nbs/api/09_topology.ipynb #ab535a1a
 def magnitude(
     mask:Mask,
     weights, # the base model, or name -> weight; a missing name, another shape or NaN raises `ValueError`
@@ -451,7 +451,7 @@ def magnitude(
         out.append(dict(row, auc=_auc(*sums), kept=_shares(*sums, bins)))
     return out
 
-# %% ../nbs/api/09_topology.ipynb #181b0c36
+# %% ../nbs/api/09_topology.ipynb #82a398cb
 def plot_magnitude(
     found, # label -> rows of `magnitude`, or a list of such (seeds); or rows
     ax=None # matplotlib axes; a new figure by default
@@ -468,7 +468,7 @@ def plot_magnitude(
     ax.legend(fontsize='small')
     return ax
 
-# %% ../nbs/api/09_topology.ipynb #3fbeaf04
+# %% ../nbs/api/09_topology.ipynb #7f77d62c
 def describe(
     mask:Mask,
     model, # the base model, or name -> weight

@@ -5,7 +5,7 @@
 
 The masks are those that a sweep writes (`adaptprune sweep FILE` with a folder for masks), read by `adaptprune.experiment.load_mask`; what a run was, stands in its `cell`.
 Columns that are the same for all masks (names, sizes, the dense ranks) are stored once, under `shared`; floats are rounded to five digits.
-Overlap: `kappa` is agreement beyond the densities in each matrix, `kappa_size` beyond those in each tenth of a matrix by |w|, `kappa_global` beyond the overall density."""
+Overlap: `kappa` is agreement beyond the densities in each matrix, `kappa_size` beyond those in each hundredth of a matrix by |w|, `kappa_global` beyond the overall density."""
 import json, time
 from itertools import groupby
 from pathlib import Path
