@@ -3,7 +3,7 @@ PYTHON ?= python3
 # What installs PyTorch, before anything that depends on it. Pip's own choice on Linux may be a CUDA build of gigabytes; for the small CPU build:
 #   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
-test docs nbs: export OMP_NUM_THREADS ?= 1
+test docs nbs results: export OMP_NUM_THREADS ?= 1
 
 DEV  := .venv
 DEMO := .venv-demo
@@ -25,6 +25,9 @@ docs: $(DEV)/.docs  ## Build the documentation in _site/ (open _site/index.html)
 
 nbs: $(DEV)/.done  ## Execute all the notebooks in place, or those of NB='a.ipynb b.ipynb'
 	$(PY) tools/execute.py $(NB)
+
+results: $(DEV)/.done  ## Make the tables and figures of the experiments again, from the files in results/
+	$(PY) tools/execute.py $(sort $(wildcard nbs/experiments/*.ipynb))
 
 export: $(DEV)/.done  ## Export the notebooks to adaptprune/, clean them, and bring README.md and the sidebar up to date
 	$(DEV)/bin/nbdev_export
@@ -58,4 +61,4 @@ $(DEV)/.docs: $(DEV)/.done
 	$(DEV)/bin/pip install -q -e '.[docs]'
 	@touch $@
 
-.PHONY: help demo test docs nbs export readme style clean
+.PHONY: help demo test docs nbs results export readme style clean

@@ -9,9 +9,9 @@ __all__ = ['environment', 'grid', 'cell_key', 'save_mask', 'load_mask', 'read_re
 # %% ../nbs/api/13_experiment.ipynb #7a59679d
 import hashlib, json, math, os, platform, shlex, time, tomllib
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
+from inspect import signature
 from itertools import product
 from pathlib import Path
 
@@ -47,10 +47,10 @@ def grid(
 def _key(cell, recipe):
     "A hash of all that decides a run; a field that recipes gained since counts with its default"
     rest = {k: v for k,v in cell.items() if k not in Recipe.__dataclass_fields__ and k not in ('recipe', 'name')}
-    full = {'sparsity': .5, 'seed': 0, 'model': 'minilm', 'eval_every': 0, **rest, **asdict(Recipe()), **recipe}
+    full = {'sparsity': .5, 'seed': 0, 'model': 'minilm', 'eval_every': 0, **rest, **vars(Recipe()), **recipe}
     return hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:16]
 
-def _recipe(cell): return asdict(get_recipe(cell.get('recipe', 'default'), **{k: v for k,v in cell.items() if k in Recipe.__dataclass_fields__}))
+def _recipe(cell): return dict(vars(get_recipe(cell.get('recipe', 'default'), **{k: v for k,v in cell.items() if k in Recipe.__dataclass_fields__})))
 
 def cell_key(
     cell:dict # arguments of `run_task`, plain values only
@@ -244,11 +244,11 @@ def run_cells(
     return [rows[cell_key(c)] for c in cells]
 
 # %% ../nbs/api/13_experiment.ipynb #5cfec072
-_settings = dict(name=str, task=str, model=str, recipe=str, sparsity=float, seed=int, validate=bool, mixed_precision=str)
-_settings.update(max_length=int, max_steps=int, round_steps=int, eval_every=int, accumulate=int)
+_settings = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, eval_every=int, accumulate=int)
+_settings.update({n: p.annotation for n,p in signature(run_task).parameters.items() if p.annotation in (bool, int, float)})
 _settings.update({f.name: f.type for f in Recipe.__dataclass_fields__.values()})
 _choices = dict(step=MaskOptimizer.steps, head_step=MaskOptimizer.steps, start=('normal', 'rank', 'gradient'), budget=tuple(budgets), decay=('linear', 'cosine', 'none'), mixed_precision=('no', 'bf16', 'fp16'))
-_from_one = 'max_length','max_steps','round_steps','accumulate','batch_size','every'
+_from_one = 'max_length','max_steps','round_steps','accumulate','batch_size','every','rank'
 
 def _value(key, v):
     "A value as its setting wants it, or `ValueError`"
@@ -269,8 +269,9 @@ def _cross(values):
     "The cells of a table, each of which can run"
     if 'task' not in values: raise ValueError("no task: say task = \"stsb\", here or under [common].")
     for c in (cells := grid(**values)):
-        method = _recipe(c)['method']
-        if method in ('random', 'magnitude', 'imp') and not c.get('sparsity', .5): raise ValueError(f"the method {method!r} needs a sparsity above 0: for none use the recipe 'features'.")
+        method,s = _recipe(c)['method'],c.get('sparsity', .5)
+        if method in ('random', 'magnitude', 'imp', 'l0') and not s: raise ValueError(f"the method {method!r} needs a sparsity above 0: for none use the recipe 'features'.")
+        if method in ('lora', 'bitfit') and s: raise ValueError(f"the method {method!r} prunes nothing: say sparsity = 0, not {s!r}.")
     return cells
 
 # %% ../nbs/api/13_experiment.ipynb #c31c2530

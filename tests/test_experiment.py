@@ -77,7 +77,7 @@ good = 'task = "stsb"'
     ([good], '', 'outt = "a.jsonl"', ["unknown 'outt' at the top"]),
     ([good], '', '', ['out = None', '.jsonl']),
     ([good], '', 'out = "a.csv"', ["out = 'a.csv'", '.jsonl']),
-    ([good+'\nseed =\nsparsity = 0.5'], '', None, ['not TOML', 'line 5']),
+    ([good+'\nseed =\nsparsity = 0.5'], '', None, ['not TOML', 'line 6']),
 ])
 def test_a_fault_is_told_before_anything_runs(tables, common, top, words, sweep):
     f = sweep(tables, common, *([] if top is None else [top]))
@@ -183,7 +183,8 @@ def test_a_killed_process_frees_its_claim(tmp_path):
     time.sleep(.3)
     assert [r['cell']['seed'] for r in read_results(path)]==[1] and q.is_alive()
     os.kill(p.pid, signal.SIGKILL)
-    p.join(10); q.join(30)
+    p.join(10)
+    q.join(30)
     assert q.exitcode==0 and [r['cell']['seed'] for r in read_results(path)]==[1, 0]
 
 def test_what_others_recorded_meanwhile_is_skipped(tmp_path):
@@ -228,7 +229,8 @@ def test_workers_must_be_some(tmp_path):
 def line(wall, **cell): return dict(cell=cell, wall_s=wall, environment=dict(device='?'))
 
 def test_time_left_goes_by_the_most_similar_lines():
-    rows = [line(10, task='a', recipe='x', sparsity=.2, seed=0), line(30, task='a', recipe='x', sparsity=.5, seed=0, name='n'), line(100, task='a', recipe='y', seed=0), line(60, task='b', recipe='x', seed=0)]
+    rows = [line(10, task='a', recipe='x', sparsity=.2, seed=0), line(30, task='a', recipe='x', sparsity=.5, seed=0, name='n')]
+    rows += [line(100, task='a', recipe='y', seed=0), line(60, task='b', recipe='x', seed=0)]
     left = lambda **cell: time_left([cell], rows)
     assert left(task='a', recipe='x', sparsity=.5, seed=7)==30
     assert left(task='a', recipe='x', sparsity=.9, seed=0)==20
@@ -337,7 +339,7 @@ def test_the_full_sweep_on_another_model(tmp_path, glue, monkeypatch):
 def test_a_model_of_bert_bases_shape(tmp_path, glue, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = local_bert(tmp_path/'bert-base')
-    (tmp_path/'one.toml').write_text((root/'sweeps/full.toml').read_text().replace('epochs = 5', 'max_steps = 1'))
+    (tmp_path/'one.toml').write_text((root/'sweeps/full.toml').read_text().replace('epochs = 5', 'max_steps = 1').replace('[common]', '[common]\nstart = "normal"'))
     cell, = [c for c in read_sweep('one.toml', model)[0] if c['seed']==0 and c['task']=='stsb' and c['recipe']=='default' and c['sparsity']==.5]
     r, = run_sweep('one.toml', glue, cell_key(cell), model=model, progress=False)
     assert r['report']['steps']==1 and 1e8<r['report']['kept']*2<1.1e8 and r['report']['of'].startswith('108,')
