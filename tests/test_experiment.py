@@ -343,3 +343,38 @@ def test_a_model_of_bert_bases_shape(tmp_path, glue, monkeypatch):
     cell, = [c for c in read_sweep('one.toml', model)[0] if c['seed']==0 and c['task']=='stsb' and c['recipe']=='default' and c['sparsity']==.5]
     r, = run_sweep('one.toml', glue, cell_key(cell), model=model, progress=False)
     assert r['report']['steps']==1 and 1e8<r['report']['kept']*2<1.1e8 and r['report']['of'].startswith('108,')
+
+# The command
+
+def command(monkeypatch, capsys, *args):
+    from adaptprune import cli
+    monkeypatch.setattr(sys, 'argv', ['adaptprune', 'sweep', *args])
+    code = 0
+    try: cli.main()
+    except SystemExit as e: code = e.code
+    return code, *capsys.readouterr()
+
+def test_the_command_lists_jobs_and_names_faults(sweep, monkeypatch, capsys):
+    f = sweep([good+'\nseed = [0, 1]'])
+    code,out,_ = command(monkeypatch, capsys, f, '--glue-dir', 'g', '--jobs')
+    assert code==0 and out.splitlines()==sweep_jobs(f, 'g') and len(out.splitlines())==2
+    assert json.loads(command(monkeypatch, capsys, f, '--jobs', '--json')[1])==sweep_jobs(f)
+    for args,words in [((f, '--only', 'zz'), "no cell 'zz'"), (('none.toml',), 'none.toml'), ((f, '--workers', '0'), 'workers must be 1 or more')]:
+        code,_,err = command(monkeypatch, capsys, *args)
+        assert code==2 and err.splitlines()[-1].startswith('adaptprune: error:') and words in err.splitlines()[-1]
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_the_command_runs_what_is_missing(sweep, monkeypatch, capsys):
+    "On a small model: every line can be made again by the command that it holds"
+    local_bert('bert', hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
+    f = sweep(['recipe = ["default", "imp"]\nsparsity = [0.5, 0.2]'], 'task = "mini-similarity"\nmodel = "bert"\nmax_steps = 2')
+    code,out,err = command(monkeypatch, capsys, f)
+    assert code==0 and [l.split()[:3] for l in out.splitlines()[2:]]==[['mini-similarity', r, s] for r in ('default', 'imp') for s in ('0.5', '0.2')], err
+    rows = read_results('results/a.jsonl')
+    assert len(rows)==4 and len(list(Path('runs/masks').iterdir()))==4 and len(list(Path('runs/imp').iterdir()))==1
+    made = {r['key']: r['report'] for r in rows}
+    for r in rows: assert json.loads(command(monkeypatch, capsys, *shlex.split(r['command'])[2:], '--json')[1])[0]['report']==r['report']
+    Path('results/a.jsonl').unlink()
+    again, = json.loads(command(monkeypatch, capsys, *shlex.split(rows[0]['command'])[2:], '--json')[1])
+    assert again['report']['metrics']==made[again['key']]['metrics'] and again['report']['kept']==made[again['key']]['kept']
