@@ -177,6 +177,11 @@ def test_empty_by_chance(r, c, data):
     k = data.draw(st.integers(0, r*c))
     assert empty_by_chance(r*c, k, c)==pytest.approx(hypergeom(r*c, k, c).pmf(0), abs=1e-9)
 
+def test_chance_of_rows_and_of_columns():
+    row = emptied(Mask({'w': torch.arange(24).view(4, 6)<5}))[0]
+    assert row['rows_by_chance']==pytest.approx(4*hypergeom(24, 5, 6).pmf(0)) and row['columns_by_chance']==pytest.approx(6*hypergeom(24, 5, 4).pmf(0))
+    assert (row['rows'], row['columns'], row['empty_rows'], row['empty_columns'])==(4, 6, 3, 1)
+
 def test_emptied_counts(tiny):
     m = whole(weights_of(tiny('GPT2')))
     m['h.0.attn.c_attn.weight'][:,20:23] = False                       # three outputs of the keys
