@@ -40,28 +40,35 @@ def pack_planes(
     return torch.cat(out)
 
 # %% ../nbs/api/11_multitask.ipynb #08f6fca6
-def _new_spread(planes): return torch.empty(_piece, dtype=planes.dtype, device=planes.device)
+_zero_negative = torch.ops.aten.threshold_backward.grad_input
+def _zero_elsewhere(w, sign, limit, grad_input): grad_input.copy_(w).masked_fill_(sign<=limit, 0)
+
+def _room(word, device):
+    bits = 8*word.itemsize
+    return torch.empty(_piece, dtype=word, device=device),torch.arange(bits-1, -1, -1, dtype=word, device=device)[:,None]
+
+def _split(planes): return planes.split(_piece//(8*planes.element_size()))
+
+def _pieces(out, w0, room):
+    bits,flat = 8*room.element_size(),[t.detach().view(-1).view(room.dtype).split(_piece) for t in (out, w0)]
+    return [(o, w, room[:-len(w)//bits*-bits].view(bits, -1), room[:len(w)]) for o,w in zip(*flat)]
+
+def _write(pieces, planes, shifts):
+    zero = _zero_negative if shifts.device.type=='cpu' else _zero_elsewhere
+    for (o,w,spread,sign),p in zip(pieces, planes):
+        torch.bitwise_left_shift(p, shifts, out=spread)
+        zero(w, sign, -1, grad_input=o)
 
 @torch.no_grad()
 def write_masked(
     out:Tensor, # contiguous, changed in place
     w0:Tensor, # the weights, contiguous, of the same shape, dtype and device
-    planes:Tensor, # as from `pack_planes`
-    spread:Tensor=None # room for the bits of a piece, to be used again for the next tensor
+    planes:Tensor # as from `pack_planes`
 ) -> Tensor: # out: w0 where it is kept, zero where it is pruned
     "Write masked weights in about the time of a copy"
-    if spread is None: spread = _new_spread(planes)
-    word,bits,zero = planes.dtype,8*planes.element_size(),_zero_negative if out.device.type=='cpu' else _zero_elsewhere
-    shifts,whole = torch.arange(bits-1, -1, -1, dtype=word, device=out.device)[:,None],spread.view(bits, -1)
-    flat = [t.detach().view(-1).view(word).split(_piece) for t in (out, w0)]
-    for o,w,p in zip(*flat, planes.split(_piece//bits)):
-        n = len(w)
-        torch.bitwise_left_shift(p, shifts, out=whole if n==_piece else spread[:bits*len(p)].view(bits, -1))
-        zero(w, spread if n==_piece else spread[:n], o)
+    room,shifts = _room(planes.dtype, planes.device)
+    _write(_pieces(out, w0, room), _split(planes), shifts)
     return out
-
-def _zero_negative(w, sign, out): torch.ops.aten.threshold_backward.grad_input(w, sign, -1, grad_input=out)
-def _zero_elsewhere(w, sign, out): out.copy_(w).masked_fill_(sign<0, 0)
 
 # %% ../nbs/api/11_multitask.ipynb #470cd522
 dense = 'dense'
@@ -78,6 +85,7 @@ class MultiTask:
         if self.base in _open: raise ValueError("Another MultiTask is open on this model: add the tasks to that one, or `close` it first.")
         self._lock,self._frames,self._now,self._whole = threading.RLock(),[[(dense, None)]],dict(task=dense),True
         self._w0,self._seen,self._dirty,self._planes,self._models = {},{},set(),{dense: {}},{dense: model}
+        self._plan,self._rooms = {},{}
         self._ready()
         _open.add(self.base)
         self._hook = self.base.register_state_dict_pre_hook(functools.partial(_warn_saved, self._now))
@@ -109,7 +117,7 @@ def _warn_saved(now, module, prefix, keep_vars):
 @patch
 def _live(self:MultiTask): return {n: p for n,p in self.base.named_parameters() if n in self._w0}
 
-def _state(p): return id(p), p._version, p.dtype, p.device
+def _state(p): return id(p), p._version, p.dtype, p.device, p.data_ptr()
 
 @patch
 def _changed(self:MultiTask, live): return [n for n in self._w0 if n not in live or _state(live[n])!=self._seen[n]]
@@ -123,16 +131,13 @@ def _switch(self:MultiTask, name):
             f"or moved? `close()` first, which puts the base back, then change it, then make a new MultiTask.")
     if name==self.task and self._whole: return
     want = self._planes[name]
-    self._dirty,self._whole,room = self._dirty|want.keys(),False,{}
+    self._dirty,self._whole = self._dirty|want.keys(),False
     with torch.inference_mode(False), torch.no_grad():
         for n in self._dirty:
             p,w0 = live[n],self._w0[n]
             if n not in want: p.copy_(w0)
-            else:
-                if (p.dtype, p.device) not in room: room[p.dtype, p.device] = _new_spread(want[n])
-                spread = room[p.dtype, p.device]
-                if p.is_contiguous(): write_masked(p, w0, want[n], spread)
-                else: p.copy_(write_masked(torch.empty_like(w0), w0, want[n], spread))
+            elif n in self._plan: _write(self._plan[n], want[n], self._rooms[word_of(p.dtype), p.device][1])
+            else: p.copy_(write_masked(torch.empty_like(w0), w0, torch.cat(want[n])))
             self._seen[n] = _state(p)
     self._dirty,self._now['task'],self._whole = set(want),name,True
 
@@ -155,10 +160,10 @@ def add(self:MultiTask,
             if isinstance(task, TaskMask): task.check(self.base, check)
             elif not isinstance(task, Mask):
                 raise TypeError(f"A task is a TaskMask, a Mask, or the folder or Hub id of a mask file, got {type(task).__name__}.")
-            planes,w0 = self._pack(task.mask if isinstance(task, TaskMask) else task)
-            self._planes[name],self._models[name] = planes,self._model_for(task, model)
-            self._w0.update(w0)
-            self._seen.update({n: _state(p) for n,p in self._live().items() if n in w0})
+            planes = self._pack(task.mask if isinstance(task, TaskMask) else task)
+            self._models[name] = self._model_for(task, model)
+            self._planes[name] = planes
+            for n in planes.keys()-self._w0.keys(): self._cover(n)
         finally: self._switch(was)
     return self
 
@@ -169,8 +174,16 @@ def _pack(self:MultiTask, mask):
         if n not in ps: raise ValueError(f"The mask has a weight {n!r} that the base lacks: is it a mask for another architecture?")
         if ps[n].shape!=m.shape: raise ValueError(f"{n!r} has shape {tuple(ps[n].shape)} in the base and {tuple(m.shape)} in the mask.")
         if ps[n].is_inference(): raise ValueError(f"{n!r} was made under torch.inference_mode: load the base outside of it.")
-    planes = {n: pack_planes(m.to(ps[n].device), word_of(ps[n].dtype)) for n,m in mask.items()}
-    return planes, {n: ps[n].detach().clone(memory_format=torch.contiguous_format) for n in mask if n not in self._w0}
+    with torch.inference_mode(False): return {n: _split(pack_planes(m.to(ps[n].device), word_of(ps[n].dtype))) for n,m in mask.items()}
+
+@patch
+def _cover(self:MultiTask, n):
+    p = self.base.get_parameter(n)
+    with torch.inference_mode(False), torch.no_grad():
+        w0,at = p.detach().clone(memory_format=torch.contiguous_format),(word_of(p.dtype), p.device)
+        if at not in self._rooms: self._rooms[at] = _room(*at)
+        if p.is_contiguous(): self._plan[n] = _pieces(p, w0, self._rooms[at][0])
+        self._seen[n],self._w0[n] = _state(p),w0
 
 # %% ../nbs/api/11_multitask.ipynb #51809f0e
 @patch
@@ -202,7 +215,9 @@ def remove(self:MultiTask,
             raise ValueError(f"The task {name!r} is in use and cannot be removed: `use` another one first." if name!=dense else "The dense task is always there.")
         del self._planes[name],self._models[name]
         for f in self._frames: f[:] = [e for e in f if e[0]!=name]
-        for n in self._w0.keys()-set().union(*self._planes.values()): del self._w0[n],self._seen[n]
+        for n in self._w0.keys()-set().union(*self._planes.values()):
+            del self._w0[n],self._seen[n]
+            self._plan.pop(n, None)
 
 # %% ../nbs/api/11_multitask.ipynb #19b0d464
 class _Use:
@@ -297,7 +312,7 @@ def close(self:MultiTask):
             for n in self._dirty:
                 if n in live: live[n].copy_(self._w0[n])
         _open.discard(self.base)
-        for d in (self._frames, self._w0, self._seen, self._dirty, self._planes, self._models): d.clear()
+        for d in (self._frames, self._w0, self._seen, self._dirty, self._planes, self._models, self._plan, self._rooms): d.clear()
         self._now['task'] = dense
     if bad: warnings.warn(f"{len(bad)} weights, first {bad[0]!r}, had been changed while a task was in use: they are the base's again.")
 
@@ -336,7 +351,7 @@ def memory(self:MultiTask) -> dict: # bytes: base, pristine, and a dict of each 
     "What is held in memory"
     own = {id(p) for p in self.base.parameters()}
     heads = {t: _nbytes(p for p in m.parameters() if id(p) not in own) for t,m in self._models.items()}
-    masks = {t: _nbytes(ps.values()) for t,ps in self._planes.items()}
+    masks = {t: _nbytes(p for pieces in ps.values() for p in pieces) for t,ps in self._planes.items()}
     return dict(base=_nbytes(self.base.parameters()), pristine=_nbytes(self._w0.values()), masks=masks, heads=heads)
 
 @patch
@@ -347,5 +362,6 @@ def mask(self:MultiTask,
     with self._lock:
         self._ready(name)
         if not self._planes[name]: raise ValueError(f"The task {name!r} has no mask.")
-        ones = {n: torch.full_like(self._w0[n], -1, dtype=p.dtype) for n,p in self._planes[name].items()}
-        return Mask({n: write_masked(torch.empty_like(o), o, self._planes[name][n]).bool().cpu() for n,o in ones.items()})
+        planes = {n: torch.cat(p) for n,p in self._planes[name].items()}
+        ones = {n: torch.full_like(self._w0[n], -1, dtype=p.dtype) for n,p in planes.items()}
+        return Mask({n: write_masked(torch.empty_like(o), o, planes[n]).bool().cpu() for n,o in ones.items()})

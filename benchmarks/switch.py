@@ -1,12 +1,12 @@
 """Many tasks on one base: how long a switch takes beside a plain copy and a reload, what the masks take, and mixed batches.
 
-    python benchmarks/switch.py --out results/switch.json      the record: BERT-base's shapes, random weights (a minute or two, 3 GB of memory)
+    python benchmarks/switch.py --out results/switch.json      the record: BERT-base's shapes, random weights (some minutes, 3 GB of memory)
     python benchmarks/switch.py --quick                        a tiny model, to see that it runs; its times mean nothing
 
 One thread. Everything that is compared takes one turn in each round, so that a slow moment of the machine hits all of it; reported are quartiles over the rounds in milliseconds, and of
 the ratios within a round: of the wall clock, and of the processor's time, which a busy machine does not stretch. Masks are random, half kept: no switch can profit from tasks that are alike. The copy is `copy_` of the tensors that a switch writes. The reload is safetensors and `load_state_dict`
-from a file that the system has cached. "obvious" multiplies by unpacked bits; "lookup" gathers eight factors for each byte of the mask from a table, in pieces."""
-import statistics, sys, tempfile, time
+from a file that the system holds in its cache; `reload_uncached` asks it first to forget the file (Linux; no use on a RAM disk). "obvious" multiplies by unpacked bits; "lookup" gathers eight factors for each byte of the mask from a table, in pieces."""
+import os, statistics, sys, tempfile, time
 from pathlib import Path
 import json, safetensors.torch, torch
 from fastcore.script import call_parse, store_true
@@ -45,6 +45,12 @@ def rounds(fs, n, base):
 
 def brief(r): return {k: [x for t in ('cpu', 'wall') for x in (v[t]['ms'][2], v[t]['ratio'][2])] for k,v in r.items() if isinstance(v, dict) and 'cpu' in v}
 
+def forget(file):
+    "Drop a file from the system's cache"
+    with open(file, 'rb') as f:
+        os.fsync(f.fileno())
+        if hasattr(os, 'posix_fadvise'): os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
 def obvious(pairs, packed):
     for (w,w0),p in zip(pairs, packed): torch.mul(w0, unpack_bits(p, w0.numel()).view(w0.shape), out=w)
 
@@ -68,7 +74,7 @@ def switching(name, dtype, n, reps, folder):
     safetensors.torch.save_file({k: p.detach().clone() for k,p in live.items()}, file)
     pairs = [(other[k].detach(), many._w0[k]) for k in names]
     fs = dict(copy=lambda i: [w.copy_(w0) for w,w0 in pairs], switch=lambda i: many.use(f'task{i%n}'),
-        reload=lambda i: twin.load_state_dict(safetensors.torch.load_file(file)))
+        reload=lambda i: twin.load_state_dict(safetensors.torch.load_file(file)), reload_uncached=lambda i: (forget(file), twin.load_state_dict(safetensors.torch.load_file(file))))
     if dtype==torch.float32:
         packed = [[pack_bits(m[k]) for k in names] for m in masks.values()]
         fs.update(lookup=lambda i: lookup(pairs, packed[i%n]), obvious=lambda i: obvious(pairs, packed[i%n]))
@@ -114,7 +120,7 @@ def main(
     mixed = [mixing(names[1], tasks, 32, 32, reps), mixing(names[0], tasks, 16, 64, max(3, reps//4))]
     cols = 'least, lower quartile, median, upper quartile, greatest'
     res = dict(command=' '.join(['python', 'benchmarks/switch.py', *sys.argv[1:]]), config=dict(threads=1, masks='random, half kept, seed 0', rounds=reps, numbers=cols),
-        environment=environment(), wall_s=round(time.time()-start), switch=switch, mixed=mixed)
+        environment=environment(), load_average=os.getloadavg(), wall_s=round(time.time()-start), switch=switch, mixed=mixed)
     for r in switch: print(r['model'], r['dtype'], brief(r), r['memory'], r['use_of_the_task_in_use_ms'])
     for r in mixed: print(r['model'], brief(r), r['largest_difference_to_rows_alone'])
     if out: Path(out).write_text(json.dumps(res, indent=1)+'\n')

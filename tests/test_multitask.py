@@ -61,6 +61,7 @@ def test_other_devices_path(monkeypatch):
     "What runs off the CPU gives the same"
     from adaptprune import multitask
     w0,keep = torch.randn(1000),torch.rand(1000)<.5
+    assert multitask._zero_negative is not multitask._zero_elsewhere
     monkeypatch.setattr(multitask, '_zero_negative', multitask._zero_elsewhere)
     assert torch.equal(write_masked(torch.empty_like(w0), w0, pack_planes(keep)), w0*keep)
 
@@ -140,14 +141,14 @@ def test_compiled_code_and_optimisers_see_the_switch():
 def test_an_interrupted_switch_is_put_right(monkeypatch):
     from adaptprune import multitask
     model = net()
-    before,want,real,n = bits(model),bits(baked(model, draw(model, 1))),multitask.write_masked,[0]
+    before,want,real,n = bits(model),bits(baked(model, draw(model, 1))),multitask._write,[0]
     many = MultiTask(model, dict(a=draw(model, 0), b=draw(model, 1)))
     many.use('a')
     def fails(*args):
         n[0] += 1
         if n[0]==2: raise KeyboardInterrupt
         return real(*args)
-    monkeypatch.setattr(multitask, 'write_masked', fails)
+    monkeypatch.setattr(multitask, '_write', fails)
     with pytest.raises(KeyboardInterrupt): many.use('b')
     monkeypatch.undo()
     many.use('a')
