@@ -111,6 +111,8 @@ def gradient_scores(
     for w,f in zip(ws.values(), flags): w.requires_grad_(f)
     return {n: (w.detach()*grads[n]).abs() for n,w in ws.items()}
 
+def _alpha(recipe, n_steps): return recipe.alpha or recipe.spread/sum(rate_factor((i+.5)/n_steps, recipe.warmup, recipe.decay) for i in range(n_steps))
+
 def prepare(
     model:nn.Module, # a plain model; changed in place
     recipe:Recipe,
@@ -124,8 +126,7 @@ def prepare(
     if recipe.method=='mask':
         hard = recipe.t_s==0
         attach(base, recipe.weights, start or recipe.start, math.inf if hard else recipe.t_l, recipe.t_s or 1., sparse_grad and recipe.step!='adam', seed, hard or recipe.step=='sign', spread=recipe.spread)
-        alpha = recipe.alpha or recipe.spread/sum(rate_factor((i+.5)/n_steps, recipe.warmup, recipe.decay) for i in range(n_steps))
-        return MaskOptimizer(mask_groups(model, alpha, recipe.beta, recipe.gamma if recipe.schedule=='none' else 0., recipe.step, recipe.head_step))
+        return MaskOptimizer(mask_groups(model, _alpha(recipe, n_steps), recipe.beta, recipe.gamma if recipe.schedule=='none' else 0., recipe.step, recipe.head_step))
     inside = set(base.parameters())
     base.requires_grad_(recipe.method=='finetune')
     head = [p for p in model.parameters() if p not in inside]
