@@ -186,7 +186,7 @@ def _engine(workers, scheduler):
         return
     try: from distributed import Client, as_completed
     except ImportError as e: raise ValueError("More than one worker needs dask: pip install 'adaptprune[cluster]'. Or start the same command several times, as the processes share the work.") from e
-    with Client(scheduler) if scheduler else Client(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None) as client:
+    with Client(scheduler) if scheduler else Client(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs='ERROR') as client:
         def each(units, **ask):
             for f in as_completed([client.submit(_on_worker, u, **ask, pure=False) for u in units]): yield from f.result()
         yield each
@@ -231,7 +231,7 @@ def run_cells(
     masks,cache = (str(Path(f).resolve()) if f else None for f in (masks, cache))
     if workers>1 and not scheduler: threads = threads or max(1, torch.get_num_threads()//workers)
     ask,failed = dict(command=command, run=run, masks=masks, cache=cache, threads=threads, kwargs=kwargs),{}
-    bar = tqdm(total=len(cells), desc=path.stem, disable=not progress, bar_format='{desc}: {n_fmt} of {total_fmt} cells |{bar}| {elapsed} gone, {postfix}')
+    bar = tqdm(total=len(cells), desc=path.stem, disable=not progress, bar_format='{desc}: {n_fmt} of {total_fmt} cells |{bar}| {elapsed} gone{postfix}')
     with bar:
         _show(bar, cells, path, workers)
         try:
