@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 from adaptprune import experiment
 from adaptprune.baseline import run_task
 from adaptprune.experiment import _claim_key, _thin, _units, append_line, cell_key, grid, read_results, read_sweep, run_cells, run_sweep, sweep_jobs, time_left
+from adaptprune.train import recipes
 
 root = Path(__file__).resolve().parent.parent
 fork = multiprocessing.get_context('fork')
@@ -46,6 +47,16 @@ def test_a_whole_seed_first_and_within_it_as_written(sweep):
 def test_whole_numbers_will_do_for_fractions(sweep):
     one,two = (read_sweep(sweep([f'task = "stsb"\nrecipe = "features"\nsparsity = {s}\nepochs = {e}']))[0][0] for s,e in [('0', '5'), ('0.0', '5.0')])
     assert cell_key(one)==cell_key(two)
+
+@pytest.mark.parametrize('recipe', recipes)
+def test_every_recipe_may_be_written_out(recipe, sweep):
+    "All its fields are settings, and none of its values is refused"
+    said = {k: v for k,v in vars(recipes[recipe]).items() if v is not None}
+    sparsity = 0. if recipe in ('features', 'finetune', 'lora', 'bitfit') else .5
+    f = sweep(['\n'.join(f'{k} = {json.dumps(v)}' for k,v in dict(said, task='stsb', recipe=recipe, sparsity=sparsity).items())])
+    (c,),_ = read_sweep(f)
+    assert cell_key(c)==cell_key(dict(task='stsb', recipe=recipe, sparsity=sparsity, epochs=float(said['epochs'])))
+    with pytest.raises(ValueError, match='table 1'): read_sweep(sweep([f'task = "stsb"\nrecipe = "{recipe}"\nsparsity = {.5 if recipe in ("lora", "bitfit") else 1.}']))
 
 good = 'task = "stsb"'
 @pytest.mark.parametrize('tables, common, top, words', [
