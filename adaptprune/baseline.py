@@ -16,12 +16,13 @@ from types import SimpleNamespace
 # %% ../nbs/api/08_baseline.ipynb #1f454c5d
 import torch
 from torch import nn
+from fastcore.basics import store_attr
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from .layer import apply_mask, fingerprint, maskable
 from .mask import Mask, check_sparsity, group_names
 from .optim import MaskOptimizer, cubic, pack_bits, unpack_bits
 from .glue import get_task
-from .train import Adapted, Recipe, _alpha, adapt, adapt_task, get_recipe, gradient_scores, methods, model_loss, set_up
+from .train import Adapted, Recipe, _alpha, adapt, adapt_task, get_recipe, gradient_scores, model_loss, set_up
 
 # %% ../nbs/api/08_baseline.ipynb #9b8ddcb9
 def random_mask(
@@ -57,7 +58,8 @@ class MagnitudeController:
         budget='global', # as in `group_names`
         every:int=10 # steps between two looks at the weights
     ):
-        self.model,self.n_steps,self.target,self.schedule,self.weights,self.budget,self.every = model,n_steps,check_sparsity(sparsity),schedule,weights,budget,every
+        store_attr('model,n_steps,schedule,weights,budget,every')
+        self.target = check_sparsity(sparsity)
         self.i,self.done,self.mask = 0,False,mask and Mask({n: m.to(next(model.parameters()).device) for n,m in mask.items()})
         if mask: apply_mask(model, self.mask)
 
@@ -92,7 +94,9 @@ def _on_fixed_mask(setup, mask, recipe, **kwargs):
 def _tune(setup, recipe, controller, **kwargs):
     "Fine-tune under a controller: the run, and the controller as it ended"
     made = []
-    def make(base, n): made.append(controller(base, n)); return made[0]
+    def make(base, n):
+        made.append(controller(base, n))
+        return made[0]
     res = adapt(setup.model, setup.loaders['train'], sparsity=0., recipe=replace(recipe, method='finetune'), evaluate=setup.evaluate, controller=make, **kwargs)
     return res, made[0]
 
@@ -123,7 +127,8 @@ def _read_round(file):
 
 def _write_round(file, at):
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(at, file.with_suffix('.tmp')); os.replace(file.with_suffix('.tmp'), file)
+    torch.save(at, file.with_suffix('.tmp'))
+    os.replace(file.with_suffix('.tmp'), file)
 
 # %% ../nbs/api/08_baseline.ipynb #6b54cf5d
 def _imp(fresh, sparsity, recipe, round_steps=None, cache=None, key='', max_steps=None, share=.2, tune_kept=False, **kwargs):
@@ -178,8 +183,8 @@ class L0Controller:
         stiffness:float=10., # price for being behind by 1
         ascent:float=50. # what lambda gains in a run that is behind by 1 all the time
     ):
-        self.gates,self.n_steps,self.target,self.schedule,self.budget,self.stiffness,self.ascent = gates,n_steps,check_sparsity(sparsity),schedule,budget,stiffness,ascent
-        self.groups,self.i,self.done = group_names(gates, budget),0,False
+        store_attr('gates,n_steps,schedule,budget,stiffness,ascent')
+        self.target,self.groups,self.i,self.done = check_sparsity(sparsity),group_names(gates, budget),0,False
         self.scale = {k: sum(scale[n] for n in ns)/len(ns) if isinstance(scale, dict) else scale for k,ns in self.groups.items()}
         self.lam,self.behind = ({k: 0. for k in self.groups} for _ in range(2))
 
@@ -219,7 +224,9 @@ def _watch(base, frozen=lambda name: True):
         if digest()!=before: raise RuntimeError("The frozen weights changed during the run: something else trained them.")
     return check
 
-def _outside(model): inside = set(model.base_model.parameters()); return [p for p in model.parameters() if p not in inside]
+def _outside(model):
+    inside = set(model.base_model.parameters())
+    return [p for p in model.parameters() if p not in inside]
 
 def _l0(fresh, sparsity, recipe, **kwargs):
     s,made = fresh(),[]
@@ -233,14 +240,20 @@ def _l0(fresh, sparsity, recipe, **kwargs):
     def optimizer(model, n):
         base.requires_grad_(False)
         thetas = [g.log_alpha.requires_grad_(True) for g in gates.values()]
-        return MaskOptimizer([dict(params=thetas, lr=_alpha(recipe, n), role='theta', step='adam'), dict(params=_outside(model), lr=recipe.beta, role='head', step=recipe.head_step)])
-    def controller(_, n): made.append(L0Controller(gates, n, sparsity, partial(cubic, end=recipe.schedule_end), recipe.budget, scale)); return made[0]
-    def loss(model, batch): cost = made[0].cost(); return model_loss(model, batch)+cost-cost.detach()
+        head = dict(params=_outside(model), lr=recipe.beta, role='head', step=recipe.head_step)
+        return MaskOptimizer([dict(params=thetas, lr=_alpha(recipe, n), role='theta', step='adam'), head])
+    def controller(_, n):
+        made.append(L0Controller(gates, n, sparsity, partial(cubic, end=recipe.schedule_end), recipe.budget, scale))
+        return made[0]
+    def loss(model, batch):
+        cost = made[0].cost()
+        return model_loss(model, batch)+cost-cost.detach()
     res = adapt(s.model, s.loaders['train'], loss, sparsity, replace(recipe, method='finetune'), evaluate=s.evaluate, optimizer=optimizer, controller=controller, **kwargs)
     mask = Mask({n: g.log_alpha.detach().cpu()>0 for n,g in gates.items()})
     for pl in places.values():
         for m,attr in pl: remove_parametrizations(m, attr, leave_parametrized=False)
-    check(); apply_mask(base, mask)
+    check()
+    apply_mask(base, mask)
     res.report.update(base=before)
     return replace(res, mask=mask)
 
@@ -251,7 +264,8 @@ def _dense(setup, recipe, learns, frozen, **kwargs):
     def optimizer(model, n):
         for name,p in base.named_parameters(): p.requires_grad_(learns(name))
         ps = [p for p in base.parameters() if p.requires_grad]
-        return torch.optim.AdamW([dict(params=ps, lr=recipe.lr, weight_decay=recipe.weight_decay), dict(params=_outside(model), lr=recipe.beta, weight_decay=0.)])
+        head = dict(params=_outside(model), lr=recipe.beta, weight_decay=0.)
+        return torch.optim.AdamW([dict(params=ps, lr=recipe.lr, weight_decay=recipe.weight_decay), head])
     res = adapt(setup.model, setup.loaders['train'], sparsity=0., recipe=replace(recipe, method='finetune'), evaluate=setup.evaluate, optimizer=optimizer, **kwargs)
     frozen()
     return res
@@ -317,14 +331,17 @@ def run_task(
         _check_call(recipe, sparsity, kwargs)
         fresh = partial(set_up, task, model, recipe.batch_size, data, glue_dir, validate, max_length, seed)
         if recipe.method=='imp':
-            about = [task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, round_steps, str(glue_dir), {k: str(v) for k,v in kwargs.items()},
-                     data and {k: getattr(d, '_fingerprint', len(d)) for k,d in data.items()}]
-            kwargs.update(round_steps=round_steps, tune_kept=tune_kept, cache=cache, key=hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16])
+            rows = data and {k: getattr(d, '_fingerprint', len(d)) for k,d in data.items()}
+            loop = {k: str(v) for k,v in kwargs.items()}
+            about = [task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, round_steps, str(glue_dir), rows, loop]
+            key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+            kwargs.update(round_steps=round_steps, tune_kept=tune_kept, cache=cache, key=key)
         if recipe.method=='lora': kwargs.update(rank=rank)
         res = _phases[recipe.method](fresh, sparsity, recipe, seed=seed, max_steps=max_steps, **kwargs)
-        m = res.mask
-        if m: res.report.update(sparsity=m.sparsity, target=sparsity, target_met=True, of=f'{m.numel:,} weights in {len(m)} tensors ({recipe.weights!r})', kept=m.kept)
-        res.report.update(method=recipe.method, seconds=round(time.perf_counter()-began, 1), task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
+        if m := res.mask:
+            res.report.update(sparsity=m.sparsity, target=sparsity, target_met=True, of=f'{m.numel:,} weights in {len(m)} tensors ({recipe.weights!r})', kept=m.kept)
+        res.report.update(method=recipe.method, seconds=round(time.perf_counter()-began, 1), task=task.name, recipe=asdict(recipe), model=str(model),
+            metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     else: res = adapt_task(task, model, sparsity, recipe, data, glue_dir, validate, max_length, seed, max_steps, **kwargs)
     res.report.update(_size(res, recipe.method))
     return res

@@ -67,7 +67,7 @@ recipes = {
     'magnitude': Recipe(method='magnitude'),
     'imp': Recipe(method='imp'),
     'movement': Recipe(start='constant', spread=1., t_s=0., step='adam', budget='matrix'),
-    'edge-popup': Recipe(start='uniform', spread=1., t_s=0., step='adam', budget='matrix', schedule='constant'),
+    'edge-popup': Recipe(start='uniform', spread=.1, alpha=1e-2, t_s=0., step='adam', budget='matrix', schedule='constant'),
     'l0': Recipe(method='l0', spread=10.),
     'lora': Recipe(method='lora', lr=1e-3),
     'bitfit': Recipe(method='bitfit', lr=1e-3),
