@@ -1,9 +1,10 @@
 """Many tasks on one base: how long a switch takes beside a plain copy and a reload, what the masks take, and mixed batches.
 
     python benchmarks/switch.py --out results/switch.json      the record: BERT-base's shapes, random weights (some minutes, 3 GB of memory)
+    python benchmarks/switch.py --threads 2 --out results/switch_2_threads.json      the same on two threads
     python benchmarks/switch.py --quick                        a tiny model, to see that it runs; its times mean nothing
 
-One thread. Everything that is compared takes one turn in each round, so that a slow moment of the machine hits all of it; reported are quartiles over the rounds in milliseconds, and of
+Everything that is compared takes one turn in each round, so that a slow moment of the machine hits all of it; reported are quartiles over the rounds in milliseconds, and of
 the ratios within a round: of the wall clock, and of the processor's time, which a busy machine does not stretch. Masks are random, half kept: no switch can profit from tasks that are alike. The copy is `copy_` of the tensors that a switch writes. The reload is safetensors and `load_state_dict`
 from a file that the system holds in its cache; `reload_uncached` asks it first to forget the file (Linux; no use on a RAM disk). "obvious" multiplies by unpacked bits; "lookup" gathers eight factors for each byte of the mask from a table, in pieces."""
 import os, statistics, sys, tempfile, time
@@ -112,14 +113,15 @@ def main(
     out:str=None, # file to write
     quick:store_true=False, # a tiny model
     tasks:int=4,
+    threads:int=1, # of torch
     reps:int=25 # rounds; a quarter of it for mixed batches of BERT-base
 ):
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     start,names = time.time(),['tiny', 'tiny'] if quick else ['BERT-base', 'MiniLM-L6']
     with tempfile.TemporaryDirectory() as d: switch = [switching(n, t, tasks, reps, d) for n,t in ((names[0], torch.float32), (names[0], torch.bfloat16), (names[1], torch.float32))]
     mixed = [mixing(names[1], tasks, 32, 32, reps), mixing(names[0], tasks, 16, 64, max(3, reps//4))]
     cols = 'least, lower quartile, median, upper quartile, greatest'
-    res = dict(command=' '.join(['python', 'benchmarks/switch.py', *sys.argv[1:]]), config=dict(threads=1, masks='random, half kept, seed 0', rounds=reps, numbers=cols),
+    res = dict(command=' '.join(['python', 'benchmarks/switch.py', *sys.argv[1:]]), config=dict(threads=threads, masks='random, half kept, seed 0', rounds=reps, numbers=cols),
         environment=environment(), load_average=os.getloadavg(), wall_s=round(time.time()-start), switch=switch, mixed=mixed)
     for r in switch: print(r['model'], r['dtype'], brief(r), r['memory'], r['use_of_the_task_in_use_ms'])
     for r in mixed: print(r['model'], brief(r), r['largest_difference_to_rows_alone'])
