@@ -68,9 +68,9 @@ recipes = {
     'imp': Recipe(method='imp'),
     'movement': Recipe(start='constant', spread=1., t_s=0., step='adam', budget='matrix'),
     'edge-popup': Recipe(start='uniform', spread=.1, alpha=1e-2, t_s=0., step='adam', budget='matrix', schedule='constant'),
-    'l0': Recipe(method='l0', spread=10.),
+    'l0': Recipe(method='l0', spread=10., budget='matrix'),
     'lora': Recipe(method='lora', lr=1e-3),
-    'bitfit': Recipe(method='bitfit', lr=1e-3),
+    'bitfit': Recipe(method='bitfit', lr=3e-3),
 }
 
 def get_recipe(

@@ -407,3 +407,9 @@ def test_minilm_comes_back():
         assert not torch.allclose(m(**x)[0], out, atol=.1) and abs(get_mask(m).sparsity-.5)<1e-4
     m.train()(**x)[0].square().mean().backward()
     assert same(snapshot(detach(m)), was) and torch.equal(m.eval()(**x)[0], out)
+
+def test_starts_that_know_nothing_of_the_weights():
+    w = torch.randn(40, 30)
+    a,b,c = (start_theta(w, 'uniform', spread=.2, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c) and 0<=a.min() and .19<a.max()<.2 and abs(a.mean()-.1)<.01
+    assert start_theta(w, 'constant', spread=.2).unique().tolist()==[torch.tensor(.2).item()]
