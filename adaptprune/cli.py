@@ -7,7 +7,7 @@ __all__ = ['demo_methods', 'commands', 'text_table', 'adapt', 'evaluate', 'info'
            'plot_density', 'demo', 'main']
 
 # %% ../nbs/api/14_cli.ipynb #a6643d2b
-import json, os, re, sys, time
+import json, re, sys, time
 from inspect import signature
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def adapt(
     from adaptprune.artifact import TaskMask
     from adaptprune.train import adapt_task, get_recipe
     if get_recipe(recipe).method!='mask': raise ValueError(f"The recipe {recipe!r} makes no mask to save: use 'default' or 'paper' (the demo compares with the others).")
-    if (Path(out)/'adaptprune.json').exists() and not (force or resume): raise ValueError(f"{out!r} already holds a mask: give another --out, or --force to replace it.")
+    _holds_no_mask(out, force or resume)
     t,data = _data(task, train, dev, text, label, glue_dir)
     res = adapt_task(t, model, sparsity, recipe, data, seed=seed, max_steps=max_steps, mixed_precision=precision, out=out, resume=resume,
                      checkpoint_every=200, progress=not json and sys.stderr.isatty(), weights=weights, epochs=epochs)
@@ -68,6 +68,9 @@ def adapt(
     r = res.report
     _tell(dict(r, out=out), json, f"{t.name}: {_metrics(r['metrics'])}\n{r['sparsity']:.4%} of {r['of']} pruned, {r['recovered']:.1%} of the kept ones came back; "
           f"{r['steps']:,} steps in {r['seconds']:.0f} s\nmask and head saved in {out}")
+
+def _holds_no_mask(out, force):
+    if (Path(out)/'adaptprune.json').exists() and not force: raise ValueError(f"{out!r} already holds a mask: give another --out, or --force to replace it.")
 
 def _metrics(d): return ', '.join(f'{k} {v:.3f}' for k,v in d.items())
 
@@ -222,7 +225,7 @@ def pull(
     "Fetch a mask from the Hugging Face Hub into a folder, checked"
     from adaptprune.artifact import TaskMask
     out = out or repo_id.split('/')[-1]
-    if (Path(out)/'adaptprune.json').exists() and not force: raise ValueError(f"{out!r} already holds a mask: give another --out, or --force to replace it.")
+    _holds_no_mask(out, force)
     tm = TaskMask.from_pretrained(repo_id, **_revision(repo_id, revision))
     tm.save_pretrained(out)
     _tell(dict(repo_id=repo_id, out=out, sparsity=tm.sparsity), json, f"{out}: {tm}")

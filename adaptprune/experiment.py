@@ -7,7 +7,7 @@ __all__ = ['environment', 'grid', 'cell_key', 'save_mask', 'load_mask', 'read_re
            'read_sweep', 'run_sweep', 'sweep_jobs', 'results_frame', 'summarise', 'paired_tests', 'holm']
 
 # %% ../nbs/api/13_experiment.ipynb #7a59679d
-import hashlib, json, math, os, platform, shlex, time, tomllib
+import hashlib, json, os, platform, shlex, time, tomllib
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -22,10 +22,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from . import __version__
-from .baseline import run_task
+from .baseline import check_prunes, run_task
 from .glue import get_task
 from .mask import Mask, budgets, check_sparsity
-from .optim import MaskOptimizer, pack_bits, unpack_bits
+from .optim import MaskOptimizer, pack_mask, unpack_mask
 from .train import Recipe, get_recipe
 
 # %% ../nbs/api/13_experiment.ipynb #2e4abf06
@@ -68,7 +68,7 @@ def save_mask(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = dict({k: json.dumps(v) for k,v in about.items()}, shapes=json.dumps({n: list(m.shape) for n,m in mask.items()}))
-    save_file({n: pack_bits(m) for n,m in mask.items()}, path.with_suffix('.tmp'), metadata=header)
+    save_file(pack_mask(mask), path.with_suffix('.tmp'), metadata=header)
     os.replace(path.with_suffix('.tmp'), path)
 
 def load_mask(
@@ -77,7 +77,7 @@ def load_mask(
     "Read a mask of packed bits"
     with safe_open(path, 'pt') as f:
         about = {k: json.loads(v) for k,v in f.metadata().items()}
-        return Mask({n: unpack_bits(f.get_tensor(n), math.prod(s)).view(s) for n,s in about.pop('shapes').items()}), about
+        return unpack_mask({n: f.get_tensor(n) for n in f.keys()}, about.pop('shapes')), about
 
 # %% ../nbs/api/13_experiment.ipynb #c4496a70
 def _lock(path, name): # a lock in the folder beside a file of results
@@ -268,10 +268,7 @@ def _values(table):
 def _cross(values):
     "The cells of a table, each of which can run"
     if 'task' not in values: raise ValueError("no task: say task = \"stsb\", here or under [common].")
-    for c in (cells := grid(**values)):
-        method,s = _recipe(c)['method'],c.get('sparsity', .5)
-        if method in ('random', 'magnitude', 'imp', 'l0') and not s: raise ValueError(f"the method {method!r} needs a sparsity above 0: for none use the recipe 'features'.")
-        if method in ('lora', 'bitfit') and s: raise ValueError(f"the method {method!r} prunes nothing: say sparsity = 0, not {s!r}.")
+    for c in (cells := grid(**values)): check_prunes(_recipe(c)['method'], c.get('sparsity', .5))
     return cells
 
 # %% ../nbs/api/13_experiment.ipynb #c31c2530

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['components', 'component_of', 'matrices', 'sparsity_by', 'plot_components', 'plot_layers', 'plot_cross', 'overlaps',
            'plot_overlap', 'split_by_size', 'empty_by_chance', 'emptied', 'plot_emptied', 'attention_heads',
-           'plot_heads', 'singular_values', 'effective_rank', 'stable_rank', 'ranks', 'plot_ranks', 'magnitude',
-           'plot_magnitude', 'describe']
+           'plot_heads', 'singular_values', 'effective_rank', 'stable_rank', 'shuffled', 'ranks', 'plot_ranks',
+           'magnitude', 'plot_magnitude', 'describe']
 
 # %% ../nbs/api/09_topology.ipynb #6ec5edc6
 import math, re
@@ -368,14 +368,22 @@ def effective_rank(
     "The exponential of the entropy of the singular values (Roy and Vetterli, 2007)"
     return _entropy_rank(singular_values(w))
 
+def _stable_rank(s): return float(s.square().sum()/s[0]**2) if len(s) and s[0]>0 else 0.
+
 def stable_rank(
     w:Tensor # matrix
 ) -> float: # 1 to the rank; 0 for a matrix of zeros
     "The sum of the squared singular values over the largest of them"
-    s = singular_values(w).square()
-    return float(s.sum()/s[0]) if len(s) and s[0]>0 else 0.
+    return _stable_rank(singular_values(w))
 
 # %% ../nbs/api/09_topology.ipynb #c8f42723
+def shuffled(
+    m:Tensor, # of any shape
+    generator # `torch.Generator`
+) -> Tensor: # the same values in other places
+    "A tensor with its entries shuffled: for a mask, the same density by chance alone"
+    return m.reshape(-1)[torch.randperm(m.numel(), generator=generator)].view(m.shape)
+
 def ranks(
     mask:Mask,
     weights, # the base model, or name -> weight; a missing name or another shape raises `ValueError`
@@ -384,11 +392,11 @@ def ranks(
     "The rank that a mask leaves, beside that of the dense matrix and under a random mask of the same density"
     gen,out = torch.Generator().manual_seed(seed),[]
     for (name,layer,part,w),(_,_,_,m) in zip(matrices(_weights(weights, mask)), matrices(mask)):
-        other = m.reshape(-1)[torch.randperm(m.numel(), generator=gen)].view(m.shape)
+        other = shuffled(m, gen)
         row = dict(matrix=name, layer=layer, component=part, full=min(w.shape))
         for kind,v in (('dense', w), ('masked', w*m), ('random', w*other)):
             s = singular_values(v)
-            row |= {f'effective_{kind}': _entropy_rank(s), f'stable_{kind}': float(s.square().sum()/s[0]**2) if s[0]>0 else 0.}
+            row |= {f'effective_{kind}': _entropy_rank(s), f'stable_{kind}': _stable_rank(s)}
         out.append(row)
     return out
 

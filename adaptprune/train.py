@@ -9,7 +9,7 @@ __all__ = ['methods', 'recipes', 'Recipe', 'get_recipe', 'model_loss', 'gradient
 
 # %% ../nbs/api/07_train.ipynb #a7fd61a6
 import math, os, random, signal, threading, time, warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from .glue import compute_metrics, get_task, holdout, load_task, make_loaders
 from .head import AdaptModel, load_encoder, load_tokenizer
 from .layer import attach, fingerprint, get_mask, maskable, masked_weights
 from .mask import Mask, check_sparsity
-from .optim import MaskOptimizer, SparsityController, cubic, mask_groups, pack_bits, rate_factor, stairs, unpack_bits
+from .optim import MaskOptimizer, SparsityController, cubic, mask_groups, pack_mask, rate_factor, stairs, unpack_mask
 
 # %% ../nbs/api/07_train.ipynb #9b21401e
 @dataclass(frozen=True)
@@ -147,10 +147,16 @@ def _learnt(model): return {n: p.detach() for n,p in model.named_parameters() if
 
 def save_checkpoint(path, run, model, parts):
     "Write a checkpoint in one step: the old file or the new, never half a file"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    state = dict(run=run, learnt=_learnt(model), rng=_rng(), **{k: p.state_dict() for k,p in parts.items()})
+    _save(path, dict(run=run, learnt=_learnt(model), rng=_rng(), **{k: p.state_dict() for k,p in parts.items()}))
+
+def _save(path, state):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_suffix('.tmp')
-    with open(tmp, 'wb') as f: torch.save(state, f); f.flush(); os.fsync(f.fileno())
+    with open(tmp, 'wb') as f:
+        torch.save(state, f)
+        f.flush()
+        os.fsync(f.fileno())
     os.replace(tmp, path)
 
 def load_checkpoint(path, config, model, parts):
@@ -198,8 +204,9 @@ def _first(loader, n, device):
     for i,b in zip(range(n), loader): yield {k: v.to(device) for k,v in b.items()} if hasattr(b, 'items') else [x.to(device) for x in b]
 
 def _controller(model, sparsity, n_steps, recipe, levels=None):
-    schedule = partial(stairs, levels=levels, end=recipe.schedule_end) if levels else partial(cubic, end=recipe.schedule_end) if recipe.schedule=='cubic' else None
-    ctl = SparsityController(model, sparsity, n_steps, (lambda progress, sparsity: sparsity) if recipe.schedule=='constant' else schedule, recipe.budget, recipe.every, recipe.recovery)
+    if levels: schedule = partial(stairs, levels=levels, end=recipe.schedule_end)
+    else: schedule = {'cubic': partial(cubic, end=recipe.schedule_end), 'constant': lambda progress, sparsity: sparsity, 'none': None}[recipe.schedule]
+    ctl = SparsityController(model, sparsity, n_steps, schedule, recipe.budget, recipe.every, recipe.recovery)
     if recipe.schedule=='constant': ctl.move(sparsity)
     return ctl
 
@@ -212,9 +219,13 @@ def _check_levels(levels, sparsity, n_steps, recipe):
     if each*(1-recipe.schedule_end)<recipe.every: raise ValueError(f"{len(levels)} levels in {n_steps} steps leave no time to settle: use at least {math.ceil(recipe.every/(1-recipe.schedule_end))*len(levels)} steps.")
     return each*len(levels),each
 
-def _at_level(base, metrics):
-    mask = get_mask(base)
-    return dict(sparsity=mask.sparsity, metrics=metrics, mask={n: pack_bits(m) for n,m in mask.items()})
+def _at_levels(path, base, evaluate):
+    "An `evaluate` that also notes sparsity and mask in `path`"
+    def measure(model):
+        mask,metrics = get_mask(base),evaluate(model) if evaluate else {}
+        path.append(dict(sparsity=mask.sparsity, metrics=metrics, mask=pack_mask(mask)))
+        return metrics
+    return measure
 
 # %% ../nbs/api/07_train.ipynb #0f618626
 def adapt(
@@ -261,9 +272,9 @@ def adapt(
     config = dict(asdict(recipe), sparsity=sparsity, levels=levels, seed=seed, n_steps=n_steps, base=before, batches=len(loader),
                   accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
     run,parts = dict(config=config, step=0, epoch=0, batch=0, history=[], path=[], seconds=0.), dict(optim=opt, sched=sched, **(dict(ctl=ctl) if ctl else {}), **(dict(scaler=acc.scaler) if acc.scaler else {}))
-    rng,measure = None,evaluate
-    if levels: measure = lambda m: run['path'].append(_at_level(base, evaluate(m) if evaluate else {})) or run['path'][-1]['metrics']
+    rng = None
     if resume: run,rng = load_checkpoint(ckpt, config, model, parts)
+    measure = _at_levels(run['path'], base, evaluate) if levels else evaluate
     net,dl,optim = acc.prepare(model, loader, opt)
     save = lambda: save_checkpoint(ckpt, dict(run, seconds=run['seconds']+time.perf_counter()-began), model, parts) if ckpt and acc.is_main_process else None
     bar = tqdm(total=n_steps, initial=run['step'], desc=recipe.method, disable=not (progress and acc.is_main_process), leave=False)
@@ -321,7 +332,7 @@ def _close_run(model, base, ctl, run, before, evaluate, sparsity, recipe, second
     if recipe.method!='finetune' and fingerprint(base)!=before: raise RuntimeError("The frozen weights changed during the run: something else trained them. The mask cannot be used with the base model.")
     if evaluate: report['metrics'] = evaluate(model); run['history'][-1].update(report['metrics'])
     if ckpt and ckpt.exists(): ckpt.unlink()
-    path = [dict(p, mask=Mask({n: unpack_bits(b, mask[n].numel()).view(mask[n].shape) for n,b in p['mask'].items()})) for p in run['path']]
+    path = [dict(p, mask=unpack_mask(p['mask'], {n: m.shape for n,m in mask.items()})) for p in run['path']]
     if path: report['path'] = [{k: v for k,v in p.items() if k!='mask'} for p in path]
     return Adapted(model, mask, run['history'], report, path or None)
 
@@ -340,6 +351,8 @@ def evaluate(
         labels.append(b['labels']); logits.append(model(**{k: v.to(device) for k,v in b.items() if k!='labels'}).logits.float().cpu())
     return compute_metrics(task, torch.cat(logits), torch.cat(labels))
 
+
+# %% ../nbs/api/07_train.ipynb #8da6d537
 @dataclass
 class Setup:
     "A task, ready to be learnt: the model with its head, the loaders, and what evaluates the model"
@@ -371,6 +384,7 @@ def set_up(
     def scores(m): return {k+('' if len(dev)==1 or s in ('dev', 'validation') else '_'+s.split('_')[-1]): v for s,l in dev.items() for k,v in evaluate(m, l, task).items()}
     return Setup(task, net, loaders, scores)
 
+# %% ../nbs/api/07_train.ipynb #c1860c47
 def adapt_task(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -393,7 +407,7 @@ def adapt_task(
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     return res
 
-# %% ../nbs/api/07_train.ipynb #c1860c47
+# %% ../nbs/api/07_train.ipynb #45727f7c
 def mask_optimizer(
     model:nn.Module, # a plain model; its base gets masks
     n_steps:int, # optimiser steps of the run, for a rate of theta that fits

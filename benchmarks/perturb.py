@@ -10,18 +10,14 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 
+from adaptprune.baseline import on_fixed_mask
 from adaptprune.experiment import cell_key, load_mask, read_results, run_cells
-from adaptprune.layer import apply_mask
 from adaptprune.mask import Mask
-from adaptprune.train import adapt, get_recipe, set_up
+from adaptprune.topology import shuffled
+from adaptprune.train import get_recipe, set_up
 
 root = Path(__file__).resolve().parent.parent
 noises = 0., .001, .01, .1, .3, 1.
-
-def shuffled(mask, seed):
-    "The same density in each matrix, in other places"
-    gen = torch.Generator().manual_seed(seed)
-    return Mask({n: m.reshape(-1)[torch.randperm(m.numel(), generator=gen)].view(m.shape) for n,m in mask.items()})
 
 @torch.no_grad()
 def jittered(model, names, std, seed):
@@ -36,8 +32,9 @@ def run(task, change, mask, folder, glue_dir, seed, max_steps, mixed_precision, 
     kind,_,std = change.partition(' ')
     s,recipe = set_up(task, glue_dir=glue_dir, seed=seed), get_recipe(recipe)
     if kind=='noise': jittered(s.model.base_model, kept, float(std), seed)
-    apply_mask(s.model.base_model, shuffled(kept, seed) if kind=='shuffle' else kept)
-    res = adapt(s.model, s.loaders['train'], sparsity=0., recipe=recipe, evaluate=s.evaluate, seed=seed, max_steps=max_steps, mixed_precision=mixed_precision, progress=progress)
+    gen = torch.Generator().manual_seed(seed)
+    used = Mask({n: shuffled(m, gen) for n,m in kept.items()}) if kind=='shuffle' else kept
+    res = on_fixed_mask(s, used, recipe, seed=seed, max_steps=max_steps, mixed_precision=mixed_precision, progress=progress)
     res.report.update(task=s.task.name, metric=s.task.metric, seed=seed, split='dev', sparsity=kept.sparsity)
     return res
 
