@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mirror_step', 'damping', 'price', 'pressure', 'bernoulli_kl', 'bias', 'Bound', 'bound', 'best_step', 'rounding_gap',
-           'frank_wolfe_gap', 'budget_shift', 'Problems', 'best_masks', 'Run', 'descend']
+           'frank_wolfe_gap', 'budget_shift', 'Problems', 'best_masks', 'exact_masks', 'Run', 'descend']
 
 # %% ../nbs/api/02_theory.ipynb #d53fccac
 import copy, math, numbers
@@ -63,7 +63,7 @@ def pressure(
     alpha:float, # learning rate of theta
     t_s:float=1. # temperature of the surrogate slope
 ) -> float: # gamma of Eq. 7
-    "The pressure that stands for a price, the inverse of `price`"
+    "The pressure that stands for a price, the inverse of `price`: `price*alpha*t_s/4`, equation (1) of Theorem 1 (adaptprune)"
     _at_least_zero(price=price); _positive(alpha=alpha, t_s=t_s)
     return price*alpha*t_s/4
 
@@ -129,7 +129,7 @@ def best_step(
     G:float, # G', bound on the 2-norm of s*g + lambda
     T:int # number of steps
 ) -> float: # eta
-    "The constant step that minimises the first two terms of (2): `sqrt(8*KL/T)/G`; they are then `G*sqrt(KL/(2*T))`"
+    "The constant step that minimises the first two terms of Theorem 1 (adaptprune), inequality (2): `sqrt(8*KL/T)/G`; they are then `G*sqrt(KL/(2*T))`"
     _positive(kl=kl, G=G, T=T)
     return math.sqrt(8*kl/T)/G
 
@@ -151,7 +151,7 @@ def frank_wolfe_gap(
     grad:Tensor, # (..., d), gradient of the objective at v (with a price: that of F, plus lambda)
     keep:float=None # budget: compare with masks of sum at most this, instead of all
 ) -> Tensor: # (...), at least Phi(v) - min Phi for convex Phi
-    "The certificate (8): no point of the cube (or of the budget) is better than `v` by more than this, if the objective is convex"
+    "The certificate, inequality (8) of the near-optimality page: no point of the cube (or of the budget) is better than `v` by more than this, if the objective is convex"
     if v.shape!=grad.shape: raise ValueError(f"v has shape {tuple(v.shape)} and grad {tuple(grad.shape)}: they must agree.")
     if keep is None: return torch.maximum(grad*v, -grad*(1-v)).sum(-1)
     d = v.shape[-1]
@@ -228,14 +228,56 @@ def best_masks(
 ) -> tuple: # the least Phi over binary masks (B,), and a mask that has it (B, d), bool
     "Brute force over all binary masks"
     d = problems.A.shape[-1]
-    if d>16: raise ValueError(f"There are 2**{d} masks; brute force stops at d = 16.")
+    if d>16: raise ValueError(f"There are 2**{d} masks; brute force stops at d = 16. `exact_masks` goes further.")
     masks = (torch.arange(2**d)[:,None]>>torch.arange(d) & 1).double()
     if keep is not None: masks = masks[masks.sum(-1)<=keep]
-    r = torch.einsum('bnd,md->bmn', problems.A, masks) - problems.b[:,None]
-    phi = problems.rho(r).mean(-1) + torch.as_tensor(price).reshape(-1, 1)*masks.sum(-1)
+    loss = torch.stack([problems.rho(A@masks.T-b[:,None]).mean(0) for A,b in zip(problems.A, problems.b)])
+    phi = loss + torch.as_tensor(price).reshape(-1, 1)*masks.sum(-1)
     return phi.amin(-1), masks[phi.argmin(-1)].bool()
 
 # %% ../nbs/api/02_theory.ipynb #764bb226
+def _exact_mask(one, price, keep, tol, rounds):
+    "Value, mask and lower bound of a batch of one problem; scipy is loaded here, as training needs nothing of it"
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    A,b = one.A[0],one.b[0]
+    (n,d),(zero,inf) = A.shape,(A.new_zeros(len(b)), A.new_full((len(b),), math.inf))
+    box = Bounds(torch.cat([A.new_zeros(d), -inf]).numpy(), torch.cat([A.new_ones(d), inf]).numpy())
+    whole,cost = torch.cat([A.new_ones(d), zero]).numpy(),torch.cat([A.new_full((d,), price), zero+1/n]).numpy()
+    rows,limits = [torch.cat([A.new_ones(d), zero])[None]],[A.new_full((1,), d if keep is None else keep)]
+    best,mask,w = math.inf,None,A.new_full((d,), .5)
+    for _ in range(rounds):
+        r = A@w-b
+        slope = one.slope(r)
+        rows.append(torch.cat([slope[:,None]*A, -torch.eye(n, dtype=A.dtype)], 1)); limits.append(slope*(A@w)-one.rho(r))
+        tangents = LinearConstraint(torch.cat(rows).numpy(), -math.inf, torch.cat(limits).numpy())
+        found = milp(cost, integrality=whole, bounds=box, constraints=tangents, options=dict(mip_rel_gap=0))
+        if found.status!=0: raise RuntimeError(f"The solver stopped without a mask: {found.message}")
+        w = torch.tensor(found.x[:d], dtype=A.dtype).round()
+        value = (one.F(w[None])+price*w.sum()).item()
+        if value<best: best,mask = value,w.bool()
+        if found.mip_dual_bound>=best-tol: return best,mask,found.mip_dual_bound
+    raise RuntimeError(f"After {rounds} rounds the best mask has {best:.6g} and the bound is {found.mip_dual_bound:.6g}: raise `rounds` or `tol`.")
+
+# %% ../nbs/api/02_theory.ipynb #4c8bd915
+def exact_masks(
+    problems:Problems, # any d; the time grows quickly with it, for some problems exponentially
+    price:float=0., # lambda; or a (B,) tensor
+    keep:int=None, # only masks of at most this many weights
+    tol:float=1e-6, # value and lower bound are this near at the end; the solver's own tolerance is 1e-6 too
+    rounds:int=100 # of tangents, one programme each; if they do not suffice, `RuntimeError`
+) -> tuple: # as from `best_masks`: the least Phi (B,), a mask that has it (B, d), bool; and a lower bound of all masks (B,)
+    "The best binary masks by cutting planes, for problems too large for `best_masks`"
+    _positive(tol=tol, rounds=rounds)
+    if keep is not None: _at_least_zero(keep=keep)
+    prices,found = torch.as_tensor(price).expand(len(problems.A)).tolist(),[]
+    for i,p in enumerate(prices):
+        one = copy.copy(problems)
+        one.A,one.b = problems.A[i:i+1],problems.b[i:i+1]
+        found.append(_exact_mask(one, p, keep, tol, rounds))
+    value,mask,low = zip(*found)
+    return torch.tensor(value, dtype=torch.double), torch.stack(mask), torch.tensor(low, dtype=torch.double)
+
+# %% ../nbs/api/02_theory.ipynb #0e6254d1
 class Run(NamedTuple):
     "What `descend` leaves behind; sums over steps are weighted by eta"
     theta:Tensor # (..., d), after the last step

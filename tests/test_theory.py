@@ -77,19 +77,24 @@ def test_stochastic_mean(loss):
     rivals = [best_masks(ps, .02)[1].to(f64), rand(20, 8)]
     holds(compare(ps, rivals, 1., [.3]*150, 150, 20., 1., .02, grad=lambda p: (lambda v: p.sample(v, gen)), G=ps.constants()[1], runs=50), exact=False)
 
-def test_stochastic_exactly():
-    "Three samples, six steps: all 729 runs, so that the expectation of (2) is exact, for every binary mask; with strong damping"
-    for loss in losses:
-        ps,T,t_l,t_s,eta = Problems(1, 4, 3, loss, seed=5),6,2.,1.5,.5
-        paths,a,b = torch.cartesian_prod(*[torch.arange(3)]*T),ps.A[0],ps.b[0]
-        seen,steps = [],iter(range(T))
-        def follow(v): i = paths[:,next(steps)]; return ps.slope((a[i]*v).sum(-1)-b[i])[:,None]*a[i]
-        run = descend(follow, full(729, 4, .4), 4*eta/(t_l*t_s), T, t_l, t_s, observe=lambda i,v,th: seen.append(v))
-        loss_i = torch.stack([ps.F(v[:,None]).mean() for v in seen]).mean()
-        G1 = max(ps.grad(v[:,None]).abs().sum(-1).max().item() for v in seen)
-        for m in all_masks(4):
-            two = bernoulli_kl(m, full(1, 4, .8))/(eta*T)+run.squares.mean()/(8*eta*T)+bias(run.max_theta.max().item(), t_s, G1)
-            assert loss_i-ps.F(m)<=two
+@pytest.mark.parametrize('loss', losses)
+def test_stochastic_exactly(loss):
+    "Three samples, six steps, strong damping: all 729 runs, so that expectations are exact. Before convexity and the bounds (4) and (6) the proof is an equality, for every binary mask"
+    ps,T,t_l,t_s,eta = Problems(1, 4, 3, loss, seed=5),6,2.,1.5,.5
+    paths,a,b = torch.cartesian_prod(*[torch.arange(3)]*T),ps.A[0],ps.b[0]
+    seen,steps = [],iter(range(T))
+    def follow(v): i = paths[:,next(steps)]; return ps.slope((a[i]*v).sum(-1)-b[i])[:,None]*a[i]
+    run = descend(follow, full(729, 4, .4), 4*eta/(t_l*t_s), T, t_l, t_s, observe=lambda i,v,th: seen.append((v, th)))
+    v,theta = map(torch.stack, zip(*seen))
+    grads = torch.stack([ps.grad(x[:,None]).reshape(729, 4) for x in v])
+    summed = lambda x: eta*x.sum(-1).mean(1).sum()
+    loss_i,G1 = torch.stack([ps.F(x[:,None]).mean() for x in v]).mean(),grads.abs().sum(-1).max().item()
+    assert summed(torch.tanh(t_s*theta/2)**2*grads*v).abs()>1e-3                   # the damping is not a small thing here
+    for m in all_masks(4):
+        start,hidden = bernoulli_kl(m, full(1, 4, .8))[0],summed(torch.tanh(t_s*theta/2)**2*grads*(v-m))
+        right = start-bernoulli_kl(m, t_l*run.theta).mean()+run.moved.mean()+hidden
+        assert summed(grads*(v-m)).item()==pytest.approx(right.item(), abs=1e-11)
+        assert eta*T*(loss_i-ps.F(m))<=right+1e-11 and right<=start+run.squares.mean()/8+eta*T*bias(run.max_theta.max().item(), t_s, G1)
 
 def test_regret_on_every_path():
     "(5) for sampled gradients, on each single path and for any v*"
@@ -252,6 +257,30 @@ def test_shift(seed, d, share):
     star = rand(3, d, seed=seed); star = star*(k/star.sum(-1, keepdim=True)).clamp(max=1)
     assert (bernoulli_kl(star, u-c[:,None])<=bernoulli_kl(star, u)+1e-9).all()
 
+@given(seeds, st.integers(2, 12))
+def test_exact_budget_both_ways(seed, d):
+    "To a sum of exactly k the threshold may move either way: each part of the way brings the iterate nearer to every v* of that sum"
+    g = torch.Generator().manual_seed(seed)
+    u,k = torch.randn(20, d, dtype=f64, generator=g)*3,max(1, d//2)
+    c = budget_shift(u+60, k)-60
+    star = (torch.rand(20, d, generator=g).argsort(-1)<k).to(f64); star = (star+star.roll(1, 0))/2
+    assert torch.allclose(torch.sigmoid(u-c[:,None]).sum(-1), full(1, 20, k)[0]) and (c<0).any()
+    along = bernoulli_kl(star, u-torch.linspace(0, 1, 11, dtype=f64)[:,None,None]*c[:,None])
+    assert (along.diff(dim=0)<=1e-9).all()
+
+def test_budget_that_tightens_counted_from_a_later_step():
+    "(10) over the steps from a on, with KL(v*||v_a) in place of the start"
+    ps,u,eta,T,a,t_l = Problems(60, 8, 20, seed=2),full(60, 8, 1.),.3,200,80,40.
+    us,(G,_,G1),star = [],ps.constants(),best_masks(ps, keep=3)[1].to(f64)
+    for i in range(T):
+        us.append(u)
+        u = u-eta*damping(u/t_l)*ps.grad(torch.sigmoid(u))
+        u = u-budget_shift(u, max(3., 7.9-4.9*i/a))[:,None]
+    us = torch.stack(us)
+    assert (torch.sigmoid(us[a+1:]).sum(-1)<=3+1e-9).all() and (torch.sigmoid(us[a//2]).sum(-1)>3).any()
+    gap,hidden = torch.stack([ps.F(torch.sigmoid(x)) for x in us[a:]]).mean(0)-ps.F(star),torch.tanh(us.abs().amax((0, -1))/t_l/2)**2*G1
+    assert (gap<=bernoulli_kl(star, us[a])/(eta*(T-a))+eta*G**2/8+hidden).all()
+
 def test_shift_is_the_quantile_at_high_temperature():
     th = rand(50, 30, seed=3)
     c,order = budget_shift(1e6*th, 8)/1e6,th.sort(-1, descending=True)[0]
@@ -308,6 +337,33 @@ def test_brute_force():
     assert torch.allclose(best, each.amin(0)) and torch.allclose(ps.F(m.to(f64))+.1*m.sum(-1), best)
     assert best_masks(ps, torch.full((5,), .1))[0].allclose(best) and (best_masks(ps, keep=2)[1].sum(-1)<=2).all()
 
+@given(seeds, st.sampled_from(losses), st.integers(2, 11), st.sampled_from([0., .02, .2]), st.sampled_from([None, 0, 3]))
+@settings(max_examples=15)
+def test_exact_masks(seed, loss, d, lam, keep):
+    "The cutting planes find what brute force finds, and their bound is one"
+    ps = Problems(2, d, 15, loss, seed=seed)
+    value,mask,low = exact_masks(ps, lam, keep)
+    assert torch.allclose(value, best_masks(ps, lam, keep)[0], atol=1e-6) and torch.allclose(ps.F(mask.to(f64))+lam*mask.sum(-1), value)
+    assert (low<=value+1e-9).all() and (value-low<=1.01e-6).all() and mask.dtype==torch.bool
+    if keep is not None: assert (mask.sum(-1)<=keep).all()
+
+@pytest.mark.parametrize('loss', losses)
+def test_exact_masks_at_the_limit_of_brute_force(loss):
+    "d = 16 with a price for each problem"
+    ps,lam = Problems(2, 16, 40, loss, seed=16),torch.tensor([0., .01], dtype=f64)
+    assert torch.allclose(exact_masks(ps, lam)[0], best_masks(ps, lam)[0], atol=1e-6)
+
+def test_exact_masks_beyond_brute_force():
+    "d = 18 least squares: all 2**18 masks through the quadratic form, which shares no code with the solver"
+    ps = Problems(1, 18, 30, seed=18)
+    A,b,m = ps.A[0],ps.b[0],all_masks(18)
+    every = ((m@(A.T@A/30)*m).sum(-1)/2-m@(A.T@b/30)+b.square().mean()/2+.005*m.sum(-1))
+    value,mask,_ = exact_masks(ps, .005)
+    assert value.item()==pytest.approx(every.min().item(), abs=1e-6) and (mask[0]==m[every.argmin()].bool()).all()
+
+def test_exact_masks_that_run_out_of_rounds():
+    with pytest.raises(RuntimeError, match='After 1 rounds the best mask has .* raise `rounds` or `tol`'): exact_masks(Problems(d=12), rounds=1)
+
 # --- what is refused
 
 @pytest.mark.parametrize('call,says', [
@@ -332,7 +388,10 @@ def test_brute_force():
     (lambda: budget_shift(torch.zeros(4), 0), r'keep must lie in \(0, d=4\], got 0'),
     (lambda: Problems(loss='hinge'), "Unknown loss 'hinge': use one of squares, logistic, absolute"),
     (lambda: Problems(0), 'n_problems must be a positive number, got 0'),
-    (lambda: best_masks(Problems(d=17)), r'brute force stops at d = 16'),
+    (lambda: best_masks(Problems(d=17)), r'brute force stops at d = 16. `exact_masks` goes further'),
+    (lambda: exact_masks(Problems(d=4), keep=-1), 'keep must be 0 or more, got -1'),
+    (lambda: exact_masks(Problems(d=4), tol=0), 'tol must be a positive number, got 0'),
+    (lambda: exact_masks(Problems(d=4), rounds=0), 'rounds must be a positive number, got 0'),
     (lambda: descend(torch.ones_like, torch.zeros(2), [.1], 3, 1.), 'alpha has 1 steps and T is 3'),
     (lambda: descend(torch.ones_like, torch.zeros(2), -.1, 3, 1.), 'alpha must be a positive number')])
 def test_refuses(call, says):
