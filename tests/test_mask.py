@@ -2,7 +2,7 @@
 import copy,math,pickle
 import pytest,torch
 from hypothesis import example,given,strategies as st
-from adaptprune.mask import Mask,_locate,check_sparsity,group_names,kth_smallest,layer_of,merge,n_pruned,overlap,split_at
+from adaptprune.mask import Mask,_locate,check_sparsity,group_names,kth_smallest,layer_of,merge,n_pruned,overlap,prune_counts,split_at
 
 inf = math.inf
 coarse = st.sampled_from([-inf, -3e38, -1., -1e-45, -0., 0., 1e-45, 1., 3e38, inf])
@@ -199,3 +199,25 @@ def test_overlap_counts():
     assert abs(overlap(big)[0]['jaccard']-overlap(big)[0]['chance'])<.005
     empty = Mask({'w': torch.zeros(3, dtype=torch.bool)})
     assert overlap(dict(x=empty, y=empty))[0]['jaccard']==1
+
+# shares by mass
+
+@given(tensors, shares)
+def test_mass_is_exact_in_total_and_never_more_than_there_is(ts, s):
+    groups = [[torch.tensor(t)] for t in ts if t]
+    counts = prune_counts(groups, s, 'mass')
+    assert sum(counts)==n_pruned(sum(len(g[0]) for g in groups), s)
+    assert all(0<=k<=len(g[0]) for k,g in zip(counts, groups))
+    mask = Mask.from_scores({f'layer.{i}.w': g[0] for i,g in enumerate(groups)}, s, 'mass')
+    assert [int((~m).sum()) for m in mask.values()]==counts
+
+def test_mass_lies_between_equal_shares_and_the_global_threshold():
+    g = torch.Generator().manual_seed(0)
+    scores = {f'layer.{i}.w': torch.randn(4000, generator=g)+i for i in range(3)}
+    pruned = {b: [1-d for d in Mask.from_scores(scores, .5, b).by('layer').values()] for b in ('layer', 'mass', 'global')}
+    assert pruned['global'][0]>pruned['mass'][0]+.05>pruned['layer'][0]+.1 and pruned['global'][2]<pruned['mass'][2]<pruned['layer'][2]
+    x = torch.cat(list(scores.values()))
+    share = torch.stack([((v-kth_smallest([x], 6000))/x.std()).sigmoid().sum() for v in scores.values()])
+    torch.testing.assert_close(torch.tensor([1-p for p in pruned['mass']]), share/share.sum()*1.5, atol=2e-3, rtol=0)
+    moved = Mask.from_scores({n: v*7-3 for n,v in scores.items()}, .5, 'mass')
+    assert moved.by('layer')==Mask.from_scores(scores, .5, 'mass').by('layer')

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from adaptprune.layer import attach,get_mask,masked_weights
 from adaptprune.mask import n_pruned
-from adaptprune.optim import MaskOptimizer,SparsityController,cubic,mask_groups,pack_bits,rate_factor,unpack_bits
+from adaptprune.optim import MaskOptimizer,SparsityController,cubic,linear,mask_groups,pack_bits,rate_factor,unpack_bits
 
 class Net(nn.Module):
     def __init__(self):
@@ -278,3 +278,103 @@ def test_bits(n, seed):
     b = torch.rand(n, generator=torch.Generator().manual_seed(seed))<.5
     assert torch.equal(unpack_bits(pack_bits(b), n), b) and len(pack_bits(b))==-(-n//8)
     assert [int(x) for x in pack_bits(b)]==[sum(int(v)<<j for j,v in enumerate(b[i:i+8])) for i in range(0, n, 8)]
+
+# further steps, penalties, rates by layer, averages, temperatures
+
+def test_normalised_step_has_rms_alpha():
+    m = net()
+    before = [t.detach().clone() for t in thetas(m)]
+    opt = MaskOptimizer(mask_groups(m, 1e-3, step='normalised'))
+    backward(m); opt.step()
+    for t,b in zip(thetas(m), before):
+        d = t.detach()-b
+        assert d.square().mean().sqrt().item()==pytest.approx(1e-3, rel=1e-3)
+        torch.testing.assert_close(d/d.norm(), -t.grad/t.grad.norm())
+
+@pytest.mark.parametrize('step', ['sign', 'plain', 'normalised'])
+def test_momentum_steps_along_the_average(step):
+    m,mu = net(),.8
+    opt,avg = MaskOptimizer(mask_groups(m, 1e-3, step=step, momentum=mu)),[0.]*3
+    for _ in range(4):
+        before = [t.detach().clone() for t in thetas(m)]
+        backward(m); opt.step()
+        for i,(t,b) in enumerate(zip(thetas(m), before)):
+            avg[i] = mu*avg[i]+(1-mu)*t.grad
+            want = dict(sign=avg[i].sign(), plain=avg[i], normalised=avg[i]/avg[i].square().mean().sqrt())[step]
+            torch.testing.assert_close(t.detach(), b-1e-3*want, atol=1e-7, rtol=1e-4)
+
+def test_momentum_out_of_range():
+    with pytest.raises(ValueError, match='momentum must be in'): MaskOptimizer(mask_groups(net(), momentum=1.))
+
+def test_pull_is_the_gradient_of_a_prior():
+    m = net()
+    start = [t.detach().clone() for t in thetas(m)]
+    opt = MaskOptimizer(mask_groups(m, .5, step='plain', pull=.3))
+    run(m, 2, opt)
+    before = [t.detach().clone() for t in thetas(m)]
+    backward(m); opt.step()
+    for t,b,s in zip(thetas(m), before, start):
+        force = .3*t.grad.square().mean().sqrt()*(b-s)/s.std(correction=0)
+        assert force.any()
+        torch.testing.assert_close(t.detach(), b-.5*(t.grad+force))
+
+def test_pull_holds_what_has_no_cause():
+    "Thetas that only noise moves stay nearer to their start"
+    far = {}
+    for pull in (0., 1.):
+        m = net()
+        start,opt,g = flat(thetas(m)),MaskOptimizer(mask_groups(m, 1e-3, step='sign', pull=pull)),torch.Generator().manual_seed(0)
+        for _ in range(200):
+            for t in thetas(m): t.grad = torch.randn(t.shape, generator=g)
+            opt.step()
+        far[pull] = (flat(thetas(m))-start).std().item()
+    assert far[1.]<.8*far[0.]
+
+def test_layer_decay():
+    m = net()
+    before = [t.detach().clone() for t in thetas(m)]
+    opt = MaskOptimizer(mask_groups(m, 1e-3, layer_decay=.5))
+    backward(m); opt.step()
+    for t,b,f in zip(thetas(m), before, (.25, .5, 1.)): assert (t.detach()-b).abs().max().item()==pytest.approx(1e-3*f, rel=1e-3)
+    with pytest.raises(ValueError, match='layer_decay must be positive, got 0'): mask_groups(m, layer_decay=0)
+
+@given(st.floats(0, 1), st.floats(0, .99), st.floats(0, 1), st.floats(0, 1))
+def test_linear(x, s, start, end):
+    y = linear(x, s, start, end)
+    assert 0<=y<=s and linear(1., s, start, end)==pytest.approx(s) and y<=linear(min(x+.1, 1), s, start, end)
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_average_is_the_mean_of_the_last_thetas(resume):
+    m,n = net(),20
+    opt,ctl,seen = MaskOptimizer(mask_groups(m, 3e-3)),SparsityController(m, .5, n, average=.25),[]
+    for i in range(1, n+1):
+        backward(m); opt.step()
+        if i>15: seen.append(flat(thetas(m)))
+        if resume and i==18:
+            state = copy.deepcopy(ctl.state_dict())
+            ctl = SparsityController(m, .5, n, average=.25)
+            ctl.load_state_dict(state)
+        ctl.step()
+    torch.testing.assert_close(flat(thetas(m)), torch.stack(seen).mean(0))
+    assert ctl.target_met() and len(seen)==5
+
+def test_bad_average():
+    with pytest.raises(ValueError, match='average must be a share'): SparsityController(net(), .5, 10, average=1.5)
+
+def test_annealed_temperatures():
+    m = net(t_l=10.)
+    ctl = SparsityController(m, .5, 20, every=5, temperatures=lambda x: (10+100*x, 1+x))
+    opt = MaskOptimizer(mask_groups(m, 1e-3))
+    run(m, 10, opt, ctl)
+    assert m.layer[0]._mask_settings['weight'][:2]==(60., 1.5)
+    other = net(t_l=10.)
+    again = SparsityController(other, .5, 20, every=5, temperatures=lambda x: (10+100*x, 1+x))
+    again.load_state_dict(ctl.state_dict())
+    assert other.emb._mask_settings['weight'][:2]==(60., 1.5)
+
+@pytest.mark.parametrize('recovery', [True, False])
+def test_mass_budget(recovery):
+    m = net()
+    opt,ctl = MaskOptimizer(mask_groups(m, 3e-3, 1e-3)),SparsityController(m, .6, 30, budget='mass', every=3, recovery=recovery)
+    run(m, 30, opt, ctl)
+    assert ctl.target_met() and len(ctl.groups)==3 and pruned(ctl.weights.values())==n_pruned(ctl.n, .6)

@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import Trainer,TrainingArguments
+from adaptprune.glue import load_files
 from adaptprune.head import AdaptModel
 from adaptprune.layer import attach,detach,fingerprint,get_mask,masked_weights
 from adaptprune.mask import n_pruned
-from adaptprune.train import MaskCallback,Recipe,adapt,adapt_task,get_recipe,gradient_scores,mask_optimizer,prepare,recipes
+from adaptprune.train import MaskCallback,Recipe,adapt,adapt_task,get_recipe,gradient_scores,make_teacher,mask_optimizer,prepare,recipes
 
 X = torch.randn(100, 10, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (100,), generator=torch.Generator().manual_seed(1))
@@ -51,7 +52,8 @@ def same_run(a, b):
 
 @pytest.mark.parametrize('kw', [dict(sparsity=.3), dict(sparsity=.99), dict(sparsity=0.), dict(budget='matrix', step='adam'),
     dict(budget='layer', recovery=False), dict(recovery=False, every=3),
-    dict(start='normal', step='plain'), dict(start='gradient'), dict(accumulate=3, decay='cosine'), dict(t_l=math.inf, warmup=0.)], ids=str)
+    dict(step='normalised', momentum=.9), dict(step='sign', pull=.5, layer_decay=.7), dict(head_first=.3, margin=.1), dict(average=.3, schedule='linear', dropout=0.),
+    dict(t_l_start=10., t_s_start=.1, step='adam'), dict(start='normal', step='plain'), dict(start='gradient'), dict(accumulate=3, decay='cosine'), dict(t_l=math.inf, warmup=0.)], ids=str)
 def test_target_is_exact_and_the_base_untouched(kw):
     model = Toy()
     before = {n: p.clone() for n,p in model.body.named_parameters()}
@@ -189,7 +191,7 @@ def test_sparsity_out_of_range(s):
 
 @pytest.mark.parametrize('kw,error', [(dict(recipe='best'), "Unknown recipe 'best': use one of default, paper, features, finetune"),
     (dict(alfa=1), "A recipe has no 'alfa': its fields are method, epochs"),
-    (dict(method='prune'), "Unknown method 'prune'"), (dict(schedule='linear'), "Unknown schedule 'linear'"),
+    (dict(method='prune'), "Unknown method 'prune'"), (dict(schedule='sine'), "Unknown schedule 'sine'"),
         (dict(epochs=0), 'epochs and batch_size must be positive, got 0'),
     (dict(batch_size=0), 'must be positive'), (dict(step='newton'), "Unknown step 'newton'"),
         (dict(budget='row'), "Unknown budget 'row'"), (dict(decay='step'), "Unknown decay 'step'"),
@@ -405,3 +407,79 @@ def test_levels_that_cannot_be_walked(kw, says):
 
 def test_phases_belong_to_another_room():
     with pytest.raises(ValueError, match="'imp' is not for `adapt` alone"): go(recipe='imp')
+
+# ingredients
+
+def test_the_head_goes_first():
+    seen = []
+    def note(model): seen.append((flat_theta(model).clone(), model.head.weight.detach().clone(), get_mask(model.body).sparsity)); return {}
+    model = Toy()
+    go(model, max_steps=40, head_first=.5, warmup=0., schedule_end=.8, evaluate=note, eval_every=10)
+    (t1,h1,s1),(t2,h2,s2),(t3,h3,s3) = seen[:3]
+    assert torch.equal(t1, t2) and not torch.equal(h1, h2) and s1==s2==0 and not torch.equal(t2, t3) and s3>0
+
+def flat_theta(model): return torch.cat([w.theta.detach().view(-1) for w in masked_weights(model.body).values()])
+
+def test_a_rate_that_waits_still_travels_the_spread():
+    model = Toy()
+    opt = prepare(model, r := get_recipe(head_first=.4), model.body, 50)
+    from adaptprune.train import _factor
+    assert opt.param_groups[0]['lr']*sum(_factor(r, 'theta')((i+.5)/50) for i in range(50))==pytest.approx(r.spread)
+    assert all(_factor(r, 'theta')(x)==0 for x in (0., .2, .4)) and _factor(r)(.2)>0
+
+def test_dropout_of_a_recipe():
+    off,on = Toy(dropout=.5),Toy(dropout=.5)
+    a,b = go(off, dropout=0., max_steps=6),go(Toy(dropout=0.), max_steps=6)
+    assert a.history[-1]['loss']==b.history[-1]['loss']!=go(on, max_steps=6).history[-1]['loss']
+
+def test_margin_follows_the_sparsity():
+    for s in (.2, .6):
+        m = Toy()
+        prepare(m, get_recipe(margin=.1), m.body, 10, sparsity=s)
+        assert flat_theta(m).max().item()==pytest.approx((s+.1)*.05)
+
+@pytest.mark.parametrize('kw', [dict(average=.6), dict(momentum=.9), dict(pull=.3), dict(t_l_start=5.), dict(head_first=.3)], ids=str)
+def test_ingredients_resume(tmp_path, kw):
+    whole = go(checkpoint_every=0, **kw)
+    with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(15), out=tmp_path, checkpoint_every=4, **kw)
+    same_run(whole, go(out=tmp_path, resume=True, **kw))
+
+@pytest.mark.parametrize('kw,says', [(dict(head_start='best'), 'Unknown head_start'), (dict(teacher='mine'), 'Unknown teacher'), (dict(schedule='sine'), 'Unknown schedule'),
+    (dict(head_first=1.5), 'head_first must be a share'), (dict(distil=-1.), 'distil must be a share'), (dict(t_s=0., t_l_start=1.), 'no temperatures to anneal'),
+    (dict(teacher='finetune'), 'pass the trained model'), (dict(budget='heap'), "Unknown budget 'heap'")])
+def test_ingredients_that_do_not_fit(kw, says):
+    with pytest.raises(ValueError, match=says): go(**kw)
+
+def test_a_teacher_needs_the_models_own_loss():
+    with pytest.raises(ValueError, match='name its kind'): go(teacher_model=Toy())
+    with pytest.raises(ValueError, match='leave out loss_fn'): adapt(Toy(), loader(), ce, recipe=get_recipe(teacher='finetune'), teacher_model=Toy())
+
+def test_the_trainer_has_its_own_rates():
+    with pytest.raises(ValueError, match='head_first = 0.2 is not for the Trainer'): mask_optimizer(Toy(), 10, head_first=.2)
+
+def _data(tmp_path):
+    rows = [f'{"good" if i%2 else "bad"} thing {i}\t{("negative", "positive")[i%2]}' for i in range(40)]
+    for name,part in (('train', rows), ('dev', rows[:10])): (tmp_path/f'{name}.tsv').write_text('\n'.join(['sentence\tlabel', *part])+'\n')
+    return load_files(tmp_path/'train.tsv', tmp_path/'dev.tsv', text='sentence')
+
+@pytest.mark.weights
+def test_teachers(tmp_path):
+    "A teacher is trained once and kept; the run learns from it; the dense model gives hidden states only"
+    task,data = _data(tmp_path)
+    kw = dict(data=data, max_steps=4, progress=False, distil_hidden=1.)
+    a = adapt_task(task, teacher='finetune', cache=tmp_path, **kw)
+    file, = tmp_path.glob('teacher-*.pt')
+    made = file.stat().st_mtime_ns
+    b = adapt_task(task, sparsity=.5, teacher='finetune', cache=tmp_path, **kw)
+    assert file.stat().st_mtime_ns==made and a.mask==b.mask and a.report['teacher_metrics']==b.report['teacher_metrics'] and a.report['teacher_seconds']>0
+    none,dense = (adapt_task(task, teacher=t, **kw) for t in ('none', 'dense'))
+    assert len({r.history[-1]['loss'] for r in (a, none, dense)})==3 and 'teacher_seconds' not in dense.report
+    file.write_bytes(b'torn')
+    with pytest.raises(ValueError, match='delete it to train one anew'): adapt_task(task, teacher='finetune', cache=tmp_path, **kw)
+
+@pytest.mark.weights
+@pytest.mark.parametrize('how', ['means', 'names'])
+def test_head_starts_of_a_task(how, tmp_path):
+    task,data = _data(tmp_path)
+    started = adapt_task(task, data=data, max_steps=1, head_start=how, beta=0., recipe='features', progress=False).report['metrics']['accuracy']
+    assert started>=.9
