@@ -247,7 +247,7 @@ def run_cells(
 _settings = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, eval_every=int, accumulate=int)
 _settings.update({n: p.annotation for n,p in signature(run_task).parameters.items() if p.annotation in (bool, int, float)})
 _settings.update({f.name: f.type for f in Recipe.__dataclass_fields__.values()})
-_choices = dict(choices, step=MaskOptimizer.steps, head_step=MaskOptimizer.steps, start=('normal', 'rank', 'constant', 'uniform', 'gradient'), budget=tuple(budgets), decay=('linear', 'cosine', 'none'), mixed_precision=('no', 'bf16', 'fp16'))
+_choices = dict(choices, step=MaskOptimizer.steps, head_step=MaskOptimizer.steps, start=('normal', 'rank', 'constant', 'uniform', 'gradient', 'activation'), budget=tuple(budgets), decay=('linear', 'cosine', 'none'), mixed_precision=('no', 'bf16', 'fp16'))
 _from_one = 'max_length','max_steps','round_steps','accumulate','batch_size','every','rank'
 
 def _value(key, v):

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer,TrainingArguments
 from adaptprune.glue import load_files
 from adaptprune.head import AdaptModel
-from adaptprune.layer import attach,detach,fingerprint,get_mask,masked_weights
+from adaptprune.layer import attach,detach,fingerprint,get_mask,maskable,masked_weights
 from adaptprune.mask import n_pruned
-from adaptprune.train import MaskCallback,Recipe,adapt,adapt_task,get_recipe,gradient_scores,make_teacher,mask_optimizer,prepare,recipes
+from adaptprune.train import MaskCallback,Recipe,activation_scores,adapt,adapt_task,get_recipe,gradient_scores,make_teacher,mask_optimizer,prepare,recipes
 
 X = torch.randn(100, 10, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (100,), generator=torch.Generator().manual_seed(1))
@@ -137,6 +137,24 @@ def test_gradient_scores():
     assert list(got)==['0.weight', '3.weight'] and all(p.requires_grad for p in model.parameters())
     prepare(model, get_recipe(start='gradient'), model.body, 10, start=got)
     for n,w in masked_weights(model.body).items(): assert torch.equal(w.theta.view(-1).argsort(), got[n].view(-1).argsort(stable=True))
+
+def test_activation_scores():
+    model = Toy(.5)
+    data = list(loader(50, shuffle=False))
+    got = activation_scores(model, model.body, ce, data)
+    inner = model.eval().body[1](model.body[0](X)).detach()
+    for n,x in (('0.weight', X), ('3.weight', inner)): torch.testing.assert_close(got[n], model.body.get_parameter(n).detach().abs()*x.norm(dim=0))
+    assert not model.body[0]._forward_pre_hooks
+    res = go(start='activation')
+    assert res.report['target_met'] and res.mask!=go(start='rank').mask
+
+def test_activation_scores_of_embeddings_count_tokens(tiny, tokens):
+    m = AdaptModel(tiny('Bert'), 2).train()
+    got = activation_scores(m, m.base_model, lambda m,b: m(**b), [tokens, tokens])
+    words = m.encoder.embeddings.word_embeddings.weight.detach()
+    times = torch.bincount(tokens['input_ids'].view(-1), minlength=50)*2
+    torch.testing.assert_close(got['embeddings.word_embeddings.weight'], words.abs()*(times+1).sqrt()[:,None])
+    assert m.training and got.keys()==maskable(m.base_model).keys()
 
 def test_base_of_ones_choice():
     model = Toy()
@@ -336,7 +354,7 @@ data = [dict(input_ids=torch.randint(2, 50, (6,), generator=torch.Generator().ma
 def trainer(tiny, path, steps=12, **kwargs):
     model = AdaptModel(tiny('Bert'), 2)
     model.encoder.pooler = None
-    opt = mask_optimizer(model, 12, every=2)
+    opt = mask_optimizer(model, 12, every=2, start='rank')
     args = TrainingArguments(output_dir=str(path), max_steps=12, per_device_train_batch_size=8, report_to=[], use_cpu=True,
         disable_tqdm=True, logging_steps=4, seed=0, save_steps=6, **kwargs)
     class Cut(Trainer):
@@ -445,7 +463,7 @@ def test_ingredients_resume(tmp_path, kw):
     same_run(whole, go(out=tmp_path, resume=True, **kw))
 
 @pytest.mark.parametrize('kw,says', [(dict(head_start='best'), 'Unknown head_start'), (dict(teacher='mine'), 'Unknown teacher'), (dict(schedule='sine'), 'Unknown schedule'),
-    (dict(head_first=1.5), 'head_first must be a share'), (dict(distil=-1.), 'distil must be a share'), (dict(t_s=0., t_l_start=1.), 'no temperatures to anneal'),
+    (dict(head_first=1.5), 'head_first must be a share'), (dict(dropout=1.), 'dropout must be in'), (dict(distil=-1.), 'distil must be a share'), (dict(t_s=0., t_l_start=1.), 'no temperatures to anneal'),
     (dict(teacher='finetune'), 'pass the trained model'), (dict(budget='heap'), "Unknown budget 'heap'")])
 def test_ingredients_that_do_not_fit(kw, says):
     with pytest.raises(ValueError, match=says): go(**kw)
@@ -456,6 +474,7 @@ def test_a_teacher_needs_the_models_own_loss():
 
 def test_the_trainer_has_its_own_rates():
     with pytest.raises(ValueError, match='head_first = 0.2 is not for the Trainer'): mask_optimizer(Toy(), 10, head_first=.2)
+    with pytest.raises(ValueError, match="pass some training batches"): mask_optimizer(Toy(), 10)
 
 def _data(tmp_path):
     rows = [f'{"good" if i%2 else "bad"} thing {i}\t{("negative", "positive")[i%2]}' for i in range(40)]
