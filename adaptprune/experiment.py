@@ -44,10 +44,15 @@ def grid(
     many = {k: v if isinstance(v, list) else [v] for k,v in values.items()}
     return [dict(zip(many, vs)) for vs in product(*many.values())]
 
+_first_fields = ('method', 'epochs', 'batch_size', 'weights', 'start', 'spread', 't_l', 't_s', 'step', 'alpha', 'head_step', 'beta', 'gamma', 'schedule', 'schedule_end',
+                 'budget', 'every', 'recovery', 'warmup', 'decay', 'lr', 'weight_decay')
+
 def _key(cell, recipe):
-    "A hash of all that decides a run; a field that recipes gained since counts with its default"
+    "A hash of all that decides a run; a field that recipes gained since counts only where it is not at its default, so that keys last"
     rest = {k: v for k,v in cell.items() if k not in Recipe.__dataclass_fields__ and k not in ('recipe', 'name')}
-    full = {'sparsity': .5, 'seed': 0, 'model': 'minilm', 'eval_every': 0, **rest, **vars(Recipe()), **recipe}
+    plain = vars(Recipe())
+    fields = {k: v for k,v in {**plain, **recipe}.items() if k in _first_fields or v!=plain[k]}
+    full = {'sparsity': .5, 'seed': 0, 'model': 'minilm', 'eval_every': 0, **rest, **fields}
     return hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:16]
 
 def _recipe(cell): return dict(vars(get_recipe(cell.get('recipe', 'default'), **{k: v for k,v in cell.items() if k in Recipe.__dataclass_fields__})))
