@@ -249,7 +249,7 @@ def run_cells(
     return [rows[cell_key(c)] for c in cells]
 
 # %% ../nbs/api/13_experiment.ipynb #5cfec072
-_settings = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, eval_every=int, accumulate=int)
+_settings = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, eval_every=int, accumulate=int, levels=list)
 _settings.update({n: p.annotation for n,p in signature(run_task).parameters.items() if p.annotation in (bool, int, float)})
 _settings.update({f.name: f.type for f in Recipe.__dataclass_fields__.values()})
 _choices = dict(choices, step=MaskOptimizer.steps, head_step=MaskOptimizer.steps, start=('normal', 'rank', 'constant', 'uniform', 'gradient', 'activation'), budget=tuple(budgets), decay=('linear', 'cosine', 'none'), mixed_precision=('no', 'bf16', 'fp16'))
@@ -259,10 +259,10 @@ def _value(key, v):
     "A value as its setting wants it, or `ValueError`"
     kind = _settings[key]
     if kind is float and type(v) is int: v = float(v)
-    if type(v) is not kind: raise ValueError(f"{key} = {v!r} is not {dict(str='a string', float='a number', int='a whole number', bool='true or false')[kind.__name__]}.")
+    if type(v) is not kind: raise ValueError(f"{key} = {v!r} is not {dict(str='a string', float='a number', int='a whole number', bool='true or false', list='a list: write levels = [[0.2, 0.5, 0.9]], a list of paths')[kind.__name__]}.")
     if key in _choices and v not in _choices[key]: raise ValueError(f"unknown {key} {v!r}: use one of {', '.join(_choices[key])}.")
     if kind is int and v<(key in _from_one): raise ValueError(f"{key} = {v!r} must be {int(key in _from_one)} or more.")
-    return get_task(v).name if key=='task' else check_sparsity(v) if key=='sparsity' else v
+    return get_task(v).name if key=='task' else check_sparsity(v) if key=='sparsity' else [check_sparsity(x) for x in v] if key=='levels' else v
 
 def _values(table):
     "A table with a list for each key"
@@ -273,7 +273,9 @@ def _values(table):
 def _cross(values):
     "The cells of a table, each of which can run"
     if 'task' not in values: raise ValueError("no task: say task = \"stsb\", here or under [common].")
-    for c in (cells := grid(**values)): check_prunes(_recipe(c)['method'], c.get('sparsity', .5))
+    for c in (cells := grid(**values)):
+        check_prunes(_recipe(c)['method'], c.get('sparsity', .5))
+        if 'levels' in c and (c['levels'][-1:] or [None])[0]!=c.get('sparsity', .5): raise ValueError(f"levels = {c['levels']!r} must end at the cell's sparsity, {c.get('sparsity', .5)!r}.")
     return cells
 
 # %% ../nbs/api/13_experiment.ipynb #c31c2530

@@ -77,6 +77,8 @@ good = 'task = "stsb"'
     ([good+'\nmax_steps = 0'], '', None, ['max_steps = 0', '1 or more']),
     ([good+'\nvalidate = 1'], '', None, ['validate = 1', 'true or false']),
     ([good+'\nepochs = -1'], '', None, ['epochs', '-1']),
+    ([good+'\nlevels = [0.2, 0.5]'], '', None, ['levels = 0.2', 'a list of paths']),
+    ([good+'\nlevels = [[0.2, 0.4]]'], '', None, ['levels = [0.2, 0.4]', 'must end at', '0.5']),
     ([good+'\nsparsity = {low = 0.1}'], '', None, ['table 1', 'sparsity', 'a number']),
     ([good+'\nrecipe = "imp"\nsparsity = 0'], '', None, ["'imp'", 'above 0']),
     ([good+'\nmax_steps = 9', good+'\nmax_steps = [8, 9]'], '', None, ['table 2', "'max_steps': 9", 'in table 1 already']),
@@ -104,7 +106,7 @@ def test_cells_in_one_table_instead_of_many(sweep):
     Path('b.toml').write_text('out = "a.jsonl"\n[cells]\ntask = "stsb"\n')
     with pytest.raises(ValueError, match=r'write \[\[cells\]\]'): read_sweep('b.toml')
 
-@pytest.mark.parametrize('name, n', [('cpu', 72), ('full', 630)])
+@pytest.mark.parametrize('name, n', [('cpu', 135), ('full', 630), ('recipe', 51), ('tuning', 21)])
 def test_the_sweeps_of_the_repository(name, n):
     cells,out = read_sweep(root/f'sweeps/{name}.toml')
     assert len(cells)==len({cell_key(c) for c in cells})==n and [c['seed'] for c in cells]==sorted(c['seed'] for c in cells)
