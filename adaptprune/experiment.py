@@ -51,6 +51,7 @@ def _key(cell, recipe):
     "A hash of all that decides a run; a field that recipes gained since counts only where it is not at its default, so that keys last"
     rest = {k: v for k,v in cell.items() if k not in Recipe.__dataclass_fields__ and k not in ('recipe', 'name')}
     plain = vars(Recipe())
+    if cell.get('max_steps'): recipe = dict(recipe, min_steps=plain['min_steps'])
     fields = {k: v for k,v in {**plain, **recipe}.items() if k in _first_fields or v!=plain[k]}
     full = {'sparsity': .5, 'seed': 0, 'model': 'minilm', 'eval_every': 0, **rest, **fields}
     return hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:16]

@@ -36,6 +36,7 @@ class Recipe:
     "The choices of a run, in the paper's symbols"
     method:str = 'mask' # 'mask'; 'features': only the head learns; 'finetune': every weight learns; or one of the `baseline` room
     epochs:float = 3.
+    min_steps:int = 0 # more epochs, until there are this many steps; asking for a number of epochs or steps overrides it
     batch_size:int = 16
     weights:str = 'all' # which weights get a mask, as in `maskable`
     start:str = 'rank' # of theta: 'normal', 'rank' (of |w0|), 'constant', 'uniform', or the rank of scores from the first batches: 'activation' (|w0| times the norm of its input), 'gradient' (|w0 dl/dw|)
@@ -75,7 +76,7 @@ methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','b
 choices = dict(schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names'), teacher=('none', 'finetune', 'dense'))
 
 recipes = {
-    'default': Recipe(start='activation', dropout=0.),
+    'default': Recipe(start='activation', dropout=0., min_steps=1000),
     'paper': Recipe(epochs=5, batch_size=8, start='normal', alpha=2e-5, beta=2e-5, gamma=2e-7, schedule='none'),
     'features': Recipe(method='features'),
     'finetune': Recipe(method='finetune'),
@@ -98,6 +99,7 @@ def get_recipe(
         if recipe not in recipes: raise ValueError(f"Unknown recipe {recipe!r}: use one of {', '.join(recipes)}.")
         recipe = recipes[recipe]
     if bad := set(changes)-set(asdict(recipe)): raise ValueError(f"A recipe has no {sorted(bad)[0]!r}: its fields are {', '.join(asdict(recipe))}.")
+    if changes.get('epochs') is not None: changes = {'min_steps': 0, **changes}
     recipe = replace(recipe, **{k: v for k,v in changes.items() if v is not None})
     if recipe.method not in methods: raise ValueError(f"Unknown method {recipe.method!r}: use one of {', '.join(methods)}.")
     for n,known in choices.items():
@@ -354,7 +356,7 @@ def adapt(
     ckpt = Path(out)/'checkpoint.pt' if out else None
     if resume and not (ckpt and ckpt.exists()): raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. Leave out resume, or name the folder of the interrupted run.")
     per_epoch = -(-len(loader)//(acc.num_processes*acc.gradient_accumulation_steps))
-    n_steps = max_steps or max(1, round(recipe.epochs*per_epoch))
+    n_steps = max_steps or max(1, recipe.min_steps, round(recipe.epochs*per_epoch))
     if levels: n_steps,eval_every = _check_levels(levels, sparsity, n_steps, recipe)
     set_seed(seed)
     before,began = fingerprint(base), time.perf_counter()
@@ -505,7 +507,7 @@ def make_teacher(
     **about # for `set_up`
 ) -> tuple: # the model, and its metrics and training time for the report
     "The model that a recipe learns from"
-    s,how = set_up(batch_size=recipe.batch_size, **about), get_recipe('finetune', epochs=recipe.epochs, batch_size=recipe.batch_size, dropout=recipe.dropout)
+    s,how = set_up(batch_size=recipe.batch_size, **about), get_recipe('finetune', epochs=recipe.epochs, min_steps=recipe.min_steps, batch_size=recipe.batch_size, dropout=recipe.dropout)
     if recipe.teacher=='dense': return s.model, {}
     plain = {k: v if isinstance(v, (int,type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
     key = _digest([s.task.name, plain, asdict(how), max_steps, str(mixed_precision), _rows(about['data'])])

@@ -428,6 +428,11 @@ def test_phases_belong_to_another_room():
 
 # ingredients
 
+def test_small_data_are_repeated():
+    assert go(recipe=get_recipe(min_steps=30), epochs=None, max_steps=None).report['steps']==30
+    for kw in (dict(epochs=2), dict(max_steps=14)): assert go(recipe=get_recipe(min_steps=30), **dict(dict(epochs=None), **kw)).report['steps']==14
+    assert get_recipe(epochs=2).min_steps==0<get_recipe().min_steps and get_recipe(epochs=2, min_steps=5).min_steps==5
+
 def test_the_head_goes_first():
     seen = []
     def note(model): seen.append((flat_theta(model).clone(), model.head.weight.detach().clone(), get_mask(model.body).sparsity)); return {}
