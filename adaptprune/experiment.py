@@ -26,7 +26,7 @@ from .baseline import check_prunes, run_task
 from .glue import get_task
 from .mask import Mask, budgets, check_sparsity
 from .optim import MaskOptimizer, pack_mask, unpack_mask
-from .train import Recipe, choices, get_recipe
+from .train import Recipe, choices, get_recipe, recipes
 
 # %% ../nbs/api/13_experiment.ipynb #2e4abf06
 def environment() -> dict: # versions of what matters, processor or GPU, threads
@@ -344,13 +344,21 @@ def sweep_jobs(
     return [_command(path, u, glue_dir, model, ','.join(map(cell_key, u))) for u in _units(_missing(_pick(cells, only, path), out))]
 
 # %% ../nbs/api/13_experiment.ipynb #1a41a7e9
+def _label(r):
+    "The name of a run, with what sets its recipe apart from what that recipe's name stands for today"
+    if 'name' in r['cell'] or (recipe := r['cell'].get('recipe', 'default')) not in recipes: return r['name']
+    today,then = vars(recipes[recipe]),{**vars(Recipe()), **r['recipe']}
+    besides = {'min_steps', 'epochs'} if r['cell'].get('max_steps') else set()
+    path = [f"levels={r['cell']['levels']}"] if r['cell'].get('levels') else []
+    return ', '.join([r['name'], *(f'{k}={v}' for k,v in then.items() if k in today and k not in besides and v!=today[k]), *path])
+
 def results_frame(
     rows:list # lines, as from `read_results`
 ): # a pandas `DataFrame`, one row a run: task, method, sparsity, seed, metric, value, tuned (where weights were tuned on the way), seconds, key
-    "The recorded runs as a table"
+    "The recorded runs as a table; a recipe that has changed since, or was changed for a run, has that in its name"
     import pandas as pd
     def value(metrics, name): return next((v for k,v in metrics.items() if k.split('_')[0]==name), None) if metrics else None
-    return pd.DataFrame([dict(task=r['report']['task'], name=r['name'], method=r['recipe']['method'], sparsity=r['cell'].get('sparsity', .5), seed=r['cell'].get('seed', 0), metric=r['report']['metric'],
+    return pd.DataFrame([dict(task=r['report']['task'], name=_label(r), method=r['recipe']['method'], sparsity=r['cell'].get('sparsity', .5), seed=r['cell'].get('seed', 0), metric=r['report']['metric'],
         value=value(r['report']['metrics'], r['report']['metric']), tuned=value(r['report'].get('tuned_metrics'), r['report']['metric']), seconds=r['report']['seconds'], key=r['key']) for r in rows])
 
 def summarise(

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from adaptprune import experiment
 from adaptprune.baseline import run_task
 from adaptprune.experiment import _claim_key, _thin, _units, append_line, cell_key, grid, read_results, read_sweep, run_cells, run_sweep, sweep_jobs, time_left
-from adaptprune.train import recipes
+from adaptprune.train import Recipe, get_recipe, recipes
 
 root = Path(__file__).resolve().parent.parent
 fork = multiprocessing.get_context('fork')
@@ -55,7 +55,7 @@ def test_every_recipe_may_be_written_out(recipe, sweep):
     sparsity = 0. if recipe in ('features', 'finetune', 'lora', 'bitfit') else .5
     f = sweep(['\n'.join(f'{k} = {json.dumps(v)}' for k,v in dict(said, task='stsb', recipe=recipe, sparsity=sparsity).items())])
     (c,),_ = read_sweep(f)
-    assert cell_key(c)==cell_key(dict(task='stsb', recipe=recipe, sparsity=sparsity, epochs=float(said['epochs'])))
+    assert cell_key(c)==cell_key(dict(task='stsb', recipe=recipe, sparsity=sparsity, epochs=float(said['epochs']), min_steps=said['min_steps']))
     with pytest.raises(ValueError, match='table 1'): read_sweep(sweep([f'task = "stsb"\nrecipe = "{recipe}"\nsparsity = {.5 if recipe in ("lora", "bitfit") else 1.}']))
 
 good = 'task = "stsb"'
@@ -391,3 +391,13 @@ def test_the_command_runs_what_is_missing(sweep, monkeypatch, capsys):
     Path('results/a.jsonl').unlink()
     again, = json.loads(command(monkeypatch, capsys, *shlex.split(rows[0]['command'])[2:], '--json')[1])
     assert again['report']['metrics']==made[again['key']]['metrics'] and again['report']['kept']==made[again['key']]['kept']
+
+def test_runs_of_a_changed_recipe_keep_apart(tmp_path):
+    "A line of the default of another day, or of a default that was changed, is not averaged with today's"
+    cells = [dict(task='stsb', max_steps=9), dict(task='stsb', max_steps=9, start='rank', dropout=-1.), dict(task='stsb', max_steps=9, alpha=.1), dict(task='stsb', max_steps=9, levels=[.2, .5])]
+    rows = [dict(key=cell_key(c), name='default', cell=c, recipe=vars(get_recipe('default', **{k: v for k,v in c.items() if k in vars(Recipe())})),
+                 report=dict(task='stsb', metric='spearman', metrics=dict(spearman=.5), seconds=1.)) for c in cells]
+    old = {k: v for k,v in rows[1]['recipe'].items() if k not in ('dropout', 'min_steps', 'teacher')}
+    rows.append(dict(rows[1], recipe=old))
+    names = list(results_frame(rows).name)
+    assert names==['default', 'default, start=rank, dropout=-1.0', 'default, alpha=0.1', 'default, levels=[0.2, 0.5]', 'default, start=rank, dropout=-1.0']

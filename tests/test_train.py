@@ -453,7 +453,7 @@ def test_a_rate_that_waits_still_travels_the_spread():
 def test_dropout_of_a_recipe():
     off,on = Toy(dropout=.5),Toy(dropout=.5)
     a,b = go(off, dropout=0., max_steps=6),go(Toy(dropout=0.), max_steps=6)
-    assert a.history[-1]['loss']==b.history[-1]['loss']!=go(on, max_steps=6).history[-1]['loss']
+    assert a.history[-1]['loss']==b.history[-1]['loss']!=go(on, dropout=-1., max_steps=6).history[-1]['loss']
 
 def test_margin_follows_the_sparsity():
     for s in (.2, .6):
