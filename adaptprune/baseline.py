@@ -312,6 +312,8 @@ def _check_call(recipe, sparsity, kwargs):
     m = recipe.method
     if kwargs.get('levels'): raise ValueError(f"The baseline {m!r} has one sparsity a run: leave out levels.")
     check_prunes(m, sparsity)
+    plain = vars(Recipe())
+    if bad := [n for n in ('head_start', 'teacher', 'average', 'momentum', 'pull') if getattr(recipe, n)!=plain[n]]: raise ValueError(f"The baseline {m!r} knows no {bad[0]}: leave it out.")
     if m in ('magnitude', 'imp') and kwargs.get('resume'):
         raise ValueError(f"The baseline {m!r} trains in several phases and cannot resume within one: leave out resume" + (", and give cache=... to keep its rounds." if m=='imp' else "."))
 

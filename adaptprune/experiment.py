@@ -348,7 +348,7 @@ def _label(r):
     "The name of a run, with what sets its recipe apart from what that recipe's name stands for today"
     if 'name' in r['cell'] or (recipe := r['cell'].get('recipe', 'default')) not in recipes: return r['name']
     today,then = vars(recipes[recipe]),{**vars(Recipe()), **r['recipe']}
-    besides = {'min_steps', 'epochs'} if r['cell'].get('max_steps') else set()
+    besides = {'min_steps', 'epochs'} if r['cell'].get('max_steps') else {'min_steps'} if r['cell'].get('epochs') else set()
     path = [f"levels={r['cell']['levels']}"] if r['cell'].get('levels') else []
     return ', '.join([r['name'], *(f'{k}={v}' for k,v in then.items() if k in today and k not in besides and v!=today[k]), *path])
 

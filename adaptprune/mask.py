@@ -51,7 +51,7 @@ class Mask(Mapping):
 # %% ../nbs/api/00_mask.ipynb #9c729aa7
 def layer_of(
     name:str # dotted name of a weight, as in `named_parameters`
-) -> str: # the numbered layer it belongs to (`layer.3`), or its module path without the last two parts (`embeddings`)
+) -> str: # the numbered layer it belongs to (`layer.3`), or the first part of the name (`embeddings`)
     "The layer that a weight belongs to, read off its name"
     if found := re.search(r'(\w+\.\d+)(?=\.)', name): return found[1]
     parts = name.split('.')
@@ -128,11 +128,13 @@ def kth_smallest(
 # %% ../nbs/api/00_mask.ipynb #21bf421a
 def _unit(scores, n, sample=2**16):
     "Standard deviation of the finite scores of a sample"
-    some = torch.cat([s.detach().reshape(-1)[::max(1, n//sample)] for s in scores]).double()
+    some = torch.cat([s.detach().reshape(-1)[::max(1, n//sample)] for s in scores]).float()
     some = some[some.isfinite()]
     return some.std(correction=0).clamp_min(1e-12) if len(some) else 1.
 
-def _mass(group, tau, unit): return sum(((s.detach().double()-tau)/unit).nan_to_num(0.).sigmoid().sum().item()+1e-9 for s in group)
+def _mass(group, tau, unit):
+    "Sum of the sigmoids; what stands at minus infinity is gone for good"
+    return sum((((s.detach().float()-tau)/unit).nan_to_num(0.).sigmoid()*(s>-torch.inf)).sum().item() for s in group)+1e-9
 
 def _fill(mass, sizes, total):
     "Shares of `total` in proportion to `mass`, none above its size"
@@ -153,7 +155,8 @@ def prune_counts(
     n,scores = sum(sizes),[s for g in groups for s in g]
     if budget!='mass' or not (k := n_pruned(n, sparsity)): return [n_pruned(m, sparsity) for m in sizes]
     tau,unit = kth_smallest(scores, k),_unit(scores, n)
-    shares = _fill([_mass(g, tau, unit) for g in groups], sizes, n-k)
+    alive = [sum(int((s>-torch.inf).count_nonzero()) for s in g) for g in groups]
+    shares = _fill([_mass(g, tau, unit) for g in groups], alive if sum(alive)>=n-k else sizes, n-k)
     keep = list(map(int, shares))
     for i in sorted(range(len(keep)), key=lambda i: keep[i]-shares[i])[:n-k-sum(keep)]: keep[i] += 1
     return [m-x for m,x in zip(sizes, keep)]

@@ -29,6 +29,8 @@ class MaskOptimizer(torch.optim.Optimizer):
             if g['step'] not in self.steps: raise ValueError(f"Unknown step {g['step']!r}: use one of {', '.join(self.steps)}.")
             if not g['lr']>=0: raise ValueError(f"The rate of the {g['role']} group must not be negative, got {g['lr']!r}.")
             if not 0<=g['momentum']<1: raise ValueError(f"The momentum must be in [0, 1), got {g['momentum']!r}.")
+            if not g['pull']>=0: raise ValueError(f"The pull must not be negative, got {g['pull']!r}.")
+            if g['step']=='adam' and (g['momentum'] or g['pull']): raise ValueError("Adam has averages of its own and takes no momentum or pull: use step='sign', or set its betas.")
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -51,7 +53,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             return p.addcdiv_(s['m'], s['v'].sqrt().div_(math.sqrt(c2)).add_(g['eps']), value=-g['lr']/c1)
         if g['momentum']: grad = self._average(p, grad, g['momentum'])
         if grad.is_sparse: grad = grad.coalesce()
-        if g['pull']: grad = grad + self._pull(p, grad, g['pull'])
+        if g['pull']: grad = self._pull(p, grad, g['pull'])+grad
         if g['step']=='sign': grad = grad.sign()
         if g['step']=='normalised': grad = grad/(_rms(grad, p.numel())+g['eps'])
         p.add_(grad, alpha=-g['lr'])                                                        # Eq. 5 and 6
@@ -62,7 +64,9 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     def _pull(self, p, grad, pull):
         start = self.state[p].setdefault('start', p.detach().clone())
-        return (p-start).mul_(pull*_rms(grad, p.numel())/self.state[p].setdefault('width', start.std(correction=0).clamp_min(1e-12)))
+        width = self.state[p].setdefault('width', start.std(correction=0))
+        if not width>0: raise ValueError("A pull is measured in the width of the start, which is zero here: use a rank or uniform start.")
+        return (p-start).nan_to_num_(0., 0., 0.).mul_(pull*_rms(grad, p.numel())/width)
 
 def _rms(grad, n): return (grad.coalesce().values() if grad.is_sparse else grad).norm()/math.sqrt(n)
 
@@ -150,7 +154,9 @@ class SparsityController:
         self.every = every if recovery else 1
         self.weights = masked_weights(model)
         self.groups,self.budget = [[self.weights[n] for n in ns] for ns in group_names(self.weights, budget).values()],budget
-        self.model,self.average,self.temperatures,self.sums,self.n_sums = model,average,temperatures,{},0
+        self.model,self.average,self.temperatures,self.sums,self.n_sums,self.counts = model,average,temperatures,{},0,None
+        if average and not schedule: raise ValueError("Averages need a schedule: without one the run stops where theta passes the target, average or not.")
+        if temperatures: set_temperatures(model, *temperatures(0.))
         self.n,self.i,self.done = sum(w.theta.numel() for w in self.weights.values()), 0, False
         self.gone = {n: torch.zeros(-(-w.theta.numel()//8), dtype=torch.uint8, device=w.theta.device) for n,w in self.weights.items()}
 
@@ -206,11 +212,11 @@ class SparsityController:
         if not self.schedule: return self.sparsity()>=self.target
         return all(sum(int((w.theta<=w.tau).count_nonzero()) for w in ws)==k for ws,k in zip(self.groups, self.counts))
 
-    def state_dict(self): return dict(i=self.i, done=self.done, gone=self.gone, sums=self.sums, n_sums=self.n_sums)
+    def state_dict(self): return dict(i=self.i, done=self.done, gone=self.gone, sums=self.sums, n_sums=self.n_sums, counts=self.counts)
     def load_state_dict(self, sd):
-        self.i,self.done,self.n_sums = sd['i'],sd['done'],sd['n_sums']
+        self.i,self.done,self.n_sums,self.counts = sd['i'],sd['done'],sd['n_sums'],sd['counts']
         self.sums = {n: s.to(self.weights[n].theta.device) for n,s in sd['sums'].items()}
-        if self.temperatures and self.i: set_temperatures(self.model, *self.temperatures((self.i-self.i%self.every)/self.n_steps))
+        if self.temperatures: set_temperatures(self.model, *self.temperatures((self.i-self.i%self.every)/self.n_steps))
         for n,g in sd['gone'].items(): self.gone[n].copy_(g)
 
 # %% ../nbs/api/04_optim.ipynb #3264c784

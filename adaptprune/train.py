@@ -9,6 +9,7 @@ __all__ = ['methods', 'choices', 'recipes', 'Recipe', 'get_recipe', 'model_loss'
 
 # %% ../nbs/api/07_train.ipynb #a7fd61a6
 import hashlib, json, math, os, random, signal, threading, time, warnings
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np, torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import send_to_device, set_seed
+from filelock import FileLock
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
@@ -62,7 +64,7 @@ class Recipe:
     every:int = 10 # steps between two looks at theta
     recovery:bool = True # may pruned weights come back?
     average:float = 0. # share of the steps, at the end, whose thetas are averaged for the mask
-    dropout:float = -1. # of encoder and head while they learn; -1: the model's own
+    dropout:float = -1. # of all `nn.Dropout` modules while the model learns; -1: their own
     teacher:str = 'none' # what is learnt from besides the labels: 'finetune' (the model fine-tuned for as long), 'dense' (hidden states of the untouched one)
     distil:float = .5 # share of the teacher's predictions in the loss
     distil_t:float = 2. # their temperature
@@ -90,6 +92,20 @@ recipes = {
     'bitfit': Recipe(method='bitfit', lr=3e-3),
 }
 
+def _check_ranges(r):
+    "Refuse numbers that no run can use"
+    for n in ('average', 'distil'):
+        if not 0<=getattr(r, n)<=1: raise ValueError(f"{n} must be a share, 0 to 1, got {getattr(r, n)!r}.")
+    if not 0<=r.head_first<1: raise ValueError(f"head_first must be a share of the steps below 1, got {r.head_first!r}.")
+    if r.head_first and r.schedule=='constant': raise ValueError("With schedule='constant' everything is pruned before the first step, so the head cannot learn first: use another schedule.")
+    if r.dropout!=-1 and not 0<=r.dropout<1: raise ValueError(f"dropout must be in [0, 1), or -1 for the model's own, got {r.dropout!r}.")
+    if r.margin is not None and not r.margin>0: raise ValueError(f"margin must be positive, got {r.margin!r}: it lies above the sparsity; None levels nothing.")
+    for n in ('t_l_start', 't_s_start', 'distil_t', 'layer_decay'):
+        if not (getattr(r, n) is None or getattr(r, n)>0): raise ValueError(f"{n} must be positive, got {getattr(r, n)!r}.")
+    if r.t_s==0 and (r.t_l_start or r.t_s_start): raise ValueError("t_s=0 stands for a hard mask with a slope of 1, which has no temperatures to anneal: leave out t_l_start and t_s_start.")
+    if r.distil_hidden<0 or (r.teacher=='dense')>r.distil_hidden or r.distil_hidden and r.teacher=='none':
+        raise ValueError(f"teacher={r.teacher!r} with distil_hidden={r.distil_hidden!r}: hidden states need a teacher, and a dense one teaches by nothing else, so give it a positive weight.")
+
 def get_recipe(
     recipe='default', # a name or a `Recipe`
     **changes # fields to replace; None leaves a field as it is
@@ -104,9 +120,7 @@ def get_recipe(
     if recipe.method not in methods: raise ValueError(f"Unknown method {recipe.method!r}: use one of {', '.join(methods)}.")
     for n,known in choices.items():
         if getattr(recipe, n) not in known: raise ValueError(f"Unknown {n} {getattr(recipe, n)!r}: use one of {', '.join(known)}.")
-    if recipe.dropout!=-1 and not 0<=recipe.dropout<1: raise ValueError(f"dropout must be in [0, 1), or -1 for the model's own, got {recipe.dropout!r}.")
-    for n in ('head_first', 'average', 'distil'):
-        if not 0<=getattr(recipe, n)<=1: raise ValueError(f"{n} must be a share, 0 to 1, got {getattr(recipe, n)!r}.")
+    _check_ranges(recipe)
     if not recipe.epochs>0 or recipe.batch_size<1: raise ValueError(f"epochs and batch_size must be positive, got {recipe.epochs!r} and {recipe.batch_size!r}.")
     return recipe
 
@@ -144,12 +158,13 @@ def activation_scores(
     "Scores for a start of theta from the activations of the untouched network"
     ws,norms,hooks = maskable(base, weights),{},[]
     def watch(name, m):
-        def hook(m, args):
-            x = args[0].detach()
+        def hook(m, args, kwargs):
+            x = (args[0] if args else kwargs['input']).detach()
             new = torch.bincount(x.reshape(-1), minlength=m.num_embeddings).float() if isinstance(m, nn.Embedding) else x.float().reshape(-1, x.shape[-1]).square().sum(0)
             norms[name] = norms.get(name, 0)+new
-        return m.register_forward_pre_hook(hook)
-    for n,places in ws.items(): hooks += [watch(n, m) for m,attr in places if attr=='weight' and isinstance(m, (nn.Linear,nn.Embedding))]
+        return m.register_forward_pre_hook(hook, with_kwargs=True)
+    for n,((m,attr),*_) in ws.items():
+        if attr=='weight' and isinstance(m, (nn.Linear,nn.Embedding)): hooks.append(watch(n, m))
     was = model.training
     model.eval()
     try:
@@ -171,10 +186,13 @@ def _scores(model, base, recipe, loss_fn, batches):
 def _factor(recipe, role='head'):
     "The factor of a rate as a function of the share of the steps done; theta may have to wait for the head"
     rate = partial(rate_factor, warmup=recipe.warmup, decay=recipe.decay)
-    wait = recipe.head_first if role=='theta' and recipe.method=='mask' else 0.
-    return lambda x: rate((x-wait)/(1-wait)) if x>wait else rate(x) if not wait else 0.
+    wait = recipe.head_first if role in ('theta', 'tau') and recipe.method=='mask' else 0.
+    return lambda x: rate((x-wait)/(1-wait)) if x>wait else 0. if wait else rate(x)
 
-def _alpha(recipe, n_steps): return recipe.alpha or recipe.spread/sum(map(_factor(recipe, 'theta'), ((i+.5)/n_steps for i in range(n_steps))))
+def _alpha(recipe, n_steps):
+    if recipe.alpha is not None: return recipe.alpha
+    if not (total := sum(map(_factor(recipe, 'theta'), ((i+.5)/n_steps for i in range(n_steps))))): raise ValueError(f"head_first = {recipe.head_first!r} leaves theta none of the {n_steps} steps: lower it.")
+    return recipe.spread/total
 
 def prepare(
     model:nn.Module, # a plain model; changed in place
@@ -187,8 +205,6 @@ def prepare(
     sparsity:float=.5 # that the run is to end at, for a start with a margin
 ): # the optimiser
     "Ready a model for a recipe: what learns, and the optimiser that teaches it"
-    for m in model.modules():
-        if isinstance(m, nn.Dropout) and recipe.dropout!=-1: m.p = recipe.dropout
     if recipe.method=='mask':
         hard,bare,cap = recipe.t_s==0, not (recipe.momentum or recipe.pull), 1. if recipe.margin is None else min(sparsity+recipe.margin, 1.)
         attach(base, recipe.weights, start or recipe.start, math.inf if hard else recipe.t_l, recipe.t_s or 1., sparse_grad and recipe.step!='adam' and bare, seed,
@@ -268,13 +284,11 @@ class _Interrupt:
     def __exit__(self, *_):
         if self.main: signal.signal(signal.SIGINT, self.old)
 
-def _first(loader, n, device):
-    for i,b in zip(range(n), loader): yield {k: v.to(device) for k,v in b.items()} if hasattr(b, 'items') else [x.to(device) for x in b]
+def _first(loader, n, device): return (send_to_device(b, device) for b in islice(loader, n))
 
 def _temperatures(recipe):
     "The temperatures as functions of the share of the steps done, where they change"
     if recipe.t_l_start is None and recipe.t_s_start is None: return None
-    if recipe.t_s==0: raise ValueError("t_s=0 stands for a hard mask with a slope of 1, which has no temperatures to anneal: leave out t_l_start and t_s_start.")
     def at(x, start, end): return end if start is None else start*(end/start)**min(x/max(recipe.schedule_end, 1e-9), 1.)
     return lambda x: (at(x, recipe.t_l_start, recipe.t_l), at(x, recipe.t_s_start, recipe.t_s))
 
@@ -292,11 +306,18 @@ def _check_levels(levels, sparsity, n_steps, recipe):
     "Steps of the run and steps a level, for a path that can be walked"
     if list(levels)!=sorted(set(map(check_sparsity, levels))) or levels[-1]!=sparsity: raise ValueError(f"levels must rise and end at the sparsity {sparsity}, got {levels!r}.")
     each = -(-n_steps//len(levels))
+    if bad := [n for n in ('head_first', 'average') if getattr(recipe, n)]: raise ValueError(f"levels and {bad[0]} do not go together: leave out one.")
     if recipe.method!='mask' or recipe.schedule!='cubic': raise ValueError("levels need a mask and a cubic schedule: use the default recipe.")
     if each*(1-recipe.schedule_end)<recipe.every: raise ValueError(f"{len(levels)} levels in {n_steps} steps leave no time to settle: use at least {math.ceil(recipe.every/(1-recipe.schedule_end))*len(levels)} steps.")
     return each*len(levels),each
 
 _looks = 16 # batches for a start from scores
+
+def _set_dropout(model, p):
+    "Give all dropout modules a rate: what they had"
+    old = {m: m.p for m in model.modules() if isinstance(m, nn.Dropout)}
+    for m in old if p!=-1 else (): m.p = p
+    return old
 
 def _rate(factor, n_steps): return lambda i: factor(min((i+.5)/n_steps, 1))
 
@@ -359,7 +380,7 @@ def adapt(
     n_steps = max_steps or max(1, recipe.min_steps, round(recipe.epochs*per_epoch))
     if levels: n_steps,eval_every = _check_levels(levels, sparsity, n_steps, recipe)
     set_seed(seed)
-    before,began = fingerprint(base), time.perf_counter()
+    before,began,drops = fingerprint(base), time.perf_counter(), _set_dropout(model, recipe.dropout)
     start = _scores(model.to(acc.device), base, recipe, loss_fn, _first(loader, _looks, acc.device))
     opt = optimizer(model, n_steps) if optimizer else prepare(model, recipe, base, n_steps, seed, start, acc.num_processes==1, sparsity)
     sched = LambdaLR(opt, [_rate(_factor(recipe, g.get('role')), n_steps) for g in opt.param_groups])
@@ -380,6 +401,7 @@ def adapt(
         _loop(net, dl, loss_fn, optim, sched, ctl, acc, run, rng, n_steps, measure, eval_every, checkpoint_every, save, bar, stop, train_mode)
     if stop.hit: raise KeyboardInterrupt(f"Interrupted at step {run['step']} of {n_steps}; " + (f"continue with resume=True and out={str(out)!r}." if ckpt else "nothing was saved, as no `out` folder was given."))
     model = acc.unwrap_model(net, keep_fp32_wrapper=False).eval()
+    for m,p in drops.items(): m.p = p
     return _close_run(model, base, ctl, run, before, measure, sparsity, recipe, time.perf_counter()-began, ckpt if acc.is_main_process else None)
 
 # %% ../nbs/api/07_train.ipynb #15fec999
@@ -498,29 +520,33 @@ def _digest(about): return hashlib.sha256(json.dumps(about, sort_keys=True).enco
 
 def _rows(data): return data and {k: getattr(d, '_fingerprint', len(d)) for k,d in data.items()}
 
-def make_teacher(
-    recipe:Recipe, # of the mask; its `teacher` says which kind
-    cache=None, # folder to keep fine-tuned teachers in
-    max_steps:int=None, # of the optimiser
-    mixed_precision='no', # 'no', 'bf16', 'fp16'
-    progress:bool=True, # show a bar
-    **about # for `set_up`
-) -> tuple: # the model, and its metrics and training time for the report
-    "The model that a recipe learns from"
-    s,how = set_up(batch_size=recipe.batch_size, **about), get_recipe('finetune', epochs=recipe.epochs, min_steps=recipe.min_steps, batch_size=recipe.batch_size, dropout=recipe.dropout)
-    if recipe.teacher=='dense': return s.model, {}
-    plain = {k: v if isinstance(v, (int,type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
-    key = _digest([s.task.name, plain, asdict(how), max_steps, str(mixed_precision), _rows(about['data'])])
-    file = Path(cache)/f'teacher-{key}.pt' if cache else None
+def _teach(s, recipe, file, max_steps, **how):
+    "Fine-tune the model of a setup, or read it from a file that an earlier run left: the report"
     if file and file.exists():
         try: old = torch.load(file, weights_only=True)
         except Exception as e: raise ValueError(f"{file} does not hold a teacher ({type(e).__name__}): delete it to train one anew.") from e
         s.model.load_state_dict(old['model'])
-        return s.model, old['report']
-    res = adapt(s.model, s.loaders['train'], sparsity=0., recipe=how, evaluate=s.evaluate, seed=about['seed'], max_steps=max_steps, mixed_precision=mixed_precision, progress=progress)
+        return old['report']
+    res = adapt(s.model, s.loaders['train'], sparsity=0., recipe=recipe, evaluate=s.evaluate, max_steps=max_steps, **how)
     report = dict(teacher_metrics=res.report['metrics'], teacher_seconds=res.report['seconds'])
     if file: _save(file, dict(model=s.model.state_dict(), report=report))
-    return s.model, report
+    return report
+
+def make_teacher(
+    recipe:Recipe, # of the mask; its `teacher` says which kind
+    cache=None, # folder to keep fine-tuned teachers in
+    max_steps:int=None, # of the optimiser
+    how=None, # arguments of `adapt`: mixed_precision, accumulate, accelerator, progress
+    **about # for `set_up`
+) -> tuple: # the model, and its metrics and training time for the report
+    "The model that a recipe learns from"
+    s,tune,how = set_up(batch_size=recipe.batch_size, **about), get_recipe('finetune', epochs=recipe.epochs, min_steps=recipe.min_steps, batch_size=recipe.batch_size, dropout=recipe.dropout), how or {}
+    if recipe.teacher=='dense': return s.model, {}
+    plain = {k: v if isinstance(v, (int,type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
+    loop = {k: str(v) for k,v in how.items() if k!='progress'}
+    file = Path(cache)/f"teacher-{_digest([s.task.name, plain, asdict(tune), max_steps, loop, _rows(about['data'])])}.pt" if cache else None
+    if file: file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix('.lock')) if file else nullcontext(): return s.model, _teach(s, tune, file, max_steps, seed=about['seed'], **how)
 
 # %% ../nbs/api/07_train.ipynb #7a4fffa5
 def adapt_task(
@@ -544,7 +570,8 @@ def adapt_task(
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
     s = set_up(batch_size=recipe.batch_size, **about)
     if recipe.method!='finetune': start_head(s, recipe.head_start)
-    teacher,taught = make_teacher(recipe, cache, max_steps, kwargs.get('mixed_precision', 'no'), kwargs.get('progress', True), **about) if recipe.teacher!='none' else (None, {})
+    how = {k: kwargs[k] for k in ('mixed_precision', 'progress', 'accelerator', 'accumulate') if k in kwargs}
+    teacher,taught = make_teacher(recipe, cache, max_steps, how, **about) if recipe.teacher!='none' else (None, {})
     res = adapt(s.model, s.loaders['train'], sparsity=sparsity, recipe=recipe, evaluate=s.evaluate, seed=seed, max_steps=max_steps, teacher_model=teacher, **kwargs)
     res.report.update(taught)
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
@@ -570,6 +597,7 @@ def mask_optimizer(
     recipe,base = _for_trainer(get_recipe(recipe, **changes)), getattr(model, 'base_model', model) if base is None else base
     if recipe.start in ('activation', 'gradient') and batches is None:
         raise ValueError(f"The start {recipe.start!r} looks at the network at work: pass some training batches as batches=..., or use start='rank'.")
+    _set_dropout(model, recipe.dropout)
     return prepare(model, recipe, base, n_steps, seed, _scores(model, base, recipe, model_loss, batches), sparse_grad=False, sparsity=sparsity)
 
 class MaskCallback(TrainerCallback):

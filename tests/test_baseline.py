@@ -398,3 +398,7 @@ def test_a_secret_mask_is_approached(recipe):
 def test_a_method_learns_on_real_weights(recipe):
     scores = [run_task('mini-similarity', sparsity=0., recipe=r, max_steps=80, progress=False).report['metrics']['spearman'] for r in (recipe, 'features')]
     assert scores[0]>max(.4, scores[1]+.1)
+
+@pytest.mark.parametrize('kw', [dict(head_start='means'), dict(teacher='finetune'), dict(average=.2)], ids=str)
+def test_ingredients_of_masks_are_not_for_baselines(kw):
+    with pytest.raises(ValueError, match=f"'random' knows no {list(kw)[0]}"): run_task('mini-sentiment', recipe='random', **kw)

@@ -362,8 +362,9 @@ def test_bad_average():
     with pytest.raises(ValueError, match='average must be a share'): SparsityController(net(), .5, 10, average=1.5)
 
 def test_annealed_temperatures():
-    m = net(t_l=10.)
+    m = net(t_l=77.)
     ctl = SparsityController(m, .5, 20, every=5, temperatures=lambda x: (10+100*x, 1+x))
+    assert m.layer[0]._mask_settings['weight'][:2]==(10., 1.)
     opt = MaskOptimizer(mask_groups(m, 1e-3))
     run(m, 10, opt, ctl)
     assert m.layer[0]._mask_settings['weight'][:2]==(60., 1.5)
@@ -377,4 +378,29 @@ def test_mass_budget(recovery):
     m = net()
     opt,ctl = MaskOptimizer(mask_groups(m, 3e-3, 1e-3)),SparsityController(m, .6, 30, budget='mass', every=3, recovery=recovery)
     run(m, 30, opt, ctl)
+    assert recovery or ctl.recovered()==0
     assert ctl.target_met() and len(ctl.groups)==3 and pruned(ctl.weights.values())==n_pruned(ctl.n, .6)
+
+@pytest.mark.parametrize('kw', [dict(momentum=.5), dict(pull=1.)], ids=str)
+def test_adam_takes_neither(kw):
+    with pytest.raises(ValueError, match='Adam has averages of its own'): MaskOptimizer(mask_groups(net(), step='adam', **kw))
+
+def test_a_pull_survives_weights_that_are_gone_and_sparse_gradients():
+    m = net(sparse_grad=True)
+    opt,ctl = MaskOptimizer(mask_groups(m, 1e-3, step='normalised', pull=.5)),SparsityController(m, .5, 12, recovery=False)
+    run(m, 12, opt, ctl)
+    assert ctl.target_met() and not any(t.isnan().any() for t in thetas(m))
+    flat_start = net('constant')
+    with pytest.raises(ValueError, match='width of the start, which is zero'): run(flat_start, 1, MaskOptimizer(mask_groups(flat_start, 1e-3, pull=.5)))
+    with pytest.raises(ValueError, match='pull must not be negative'): MaskOptimizer(mask_groups(net(), pull=-1.))
+
+def test_averages_need_a_schedule():
+    with pytest.raises(ValueError, match='Averages need a schedule'): SparsityController(net(), .5, 10, schedule=None, average=.5)
+
+def test_state_of_the_last_step():
+    m = net()
+    ctl = SparsityController(m, .5, 4, every=2)
+    run(m, 4, MaskOptimizer(mask_groups(m, 1e-3)), ctl)
+    again = SparsityController(m, .5, 4, every=2)
+    again.load_state_dict(ctl.state_dict())
+    assert again.done and again.target_met()

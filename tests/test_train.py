@@ -32,7 +32,7 @@ def loader(n=16, shuffle=True): return DataLoader(list(zip(X, Y)), n, shuffle=sh
 def even(n): return DataLoader(list(zip(X[:96], Y[:96])), n)
 def ce(model, batch): return F.cross_entropy(model(batch[0]).float(), batch[1])
 def go(model=None, data=None, loss=ce, **kwargs): return adapt(Toy() if model is None else model, data or loader(), loss,
-    **dict(dict(epochs=3, every=2, progress=False), **kwargs))
+    **dict(dict(epochs=3, every=2, progress=False, start='rank', dropout=-1.), **kwargs))
 def crash_at(call, error=RuntimeError('power cut')):
     "A loss that fails at a call, or does what it is given there"
     calls = iter(range(10**6))
@@ -102,7 +102,7 @@ def test_default_rate_travels_the_spread():
 def test_algorithm_1_stops(gamma, met):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
-        res = go(recipe='paper', gamma=gamma, epochs=20, batch_size=16, every=1)
+        res = go(recipe='paper', start='normal', gamma=gamma, epochs=20, batch_size=16, every=1)
     assert res.report['target_met']==met and (res.report['steps']<140)==met
     assert (.5<=res.mask.sparsity<.7) if met else res.mask.sparsity==0
     assert any('target sparsity 0.5 was not met: the run ended at 0.0000. Raise gamma' in str(w.message) for w in seen)!=met
@@ -445,7 +445,7 @@ def flat_theta(model): return torch.cat([w.theta.detach().view(-1) for w in mask
 
 def test_a_rate_that_waits_still_travels_the_spread():
     model = Toy()
-    opt = prepare(model, r := get_recipe(head_first=.4), model.body, 50)
+    opt = prepare(model, r := get_recipe(start='rank', head_first=.4), model.body, 50)
     from adaptprune.train import _factor
     assert opt.param_groups[0]['lr']*sum(_factor(r, 'theta')((i+.5)/50) for i in range(50))==pytest.approx(r.spread)
     assert all(_factor(r, 'theta')(x)==0 for x in (0., .2, .4)) and _factor(r)(.2)>0
@@ -458,10 +458,10 @@ def test_dropout_of_a_recipe():
 def test_margin_follows_the_sparsity():
     for s in (.2, .6):
         m = Toy()
-        prepare(m, get_recipe(margin=.1), m.body, 10, sparsity=s)
+        prepare(m, get_recipe(start='rank', margin=.1), m.body, 10, sparsity=s)
         assert flat_theta(m).max().item()==pytest.approx((s+.1)*.05)
 
-@pytest.mark.parametrize('kw', [dict(average=.6), dict(momentum=.9), dict(pull=.3), dict(t_l_start=5.), dict(head_first=.3)], ids=str)
+@pytest.mark.parametrize('kw', [dict(average=.6), dict(momentum=.9), dict(pull=.3), dict(t_l_start=5.), dict(head_first=.3), dict(start='activation', dropout=0.)], ids=str)
 def test_ingredients_resume(tmp_path, kw):
     whole = go(checkpoint_every=0, **kw)
     with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(15), out=tmp_path, checkpoint_every=4, **kw)
@@ -469,7 +469,10 @@ def test_ingredients_resume(tmp_path, kw):
 
 @pytest.mark.parametrize('kw,says', [(dict(head_start='best'), 'Unknown head_start'), (dict(teacher='mine'), 'Unknown teacher'), (dict(schedule='sine'), 'Unknown schedule'),
     (dict(head_first=1.5), 'head_first must be a share'), (dict(dropout=1.), 'dropout must be in'), (dict(distil=-1.), 'distil must be a share'), (dict(t_s=0., t_l_start=1.), 'no temperatures to anneal'),
-    (dict(teacher='finetune'), 'pass the trained model'), (dict(budget='heap'), "Unknown budget 'heap'")])
+    (dict(teacher='finetune'), 'pass the trained model'), (dict(teacher='dense'), 'hidden states need a teacher'), (dict(distil_hidden=1.), 'hidden states need a teacher'),
+    (dict(distil_t=0.), 'distil_t must be positive'), (dict(margin=0.), 'margin must be positive'), (dict(t_l_start=-1.), 't_l_start must be positive'),
+    (dict(head_first=.97, max_steps=10), 'leaves theta none of the 10 steps'), (dict(head_first=.2, schedule='constant'), 'cannot learn first'),
+    (dict(levels=[.2, .5], average=.2), 'levels and average'), (dict(budget='heap'), "Unknown budget 'heap'")])
 def test_ingredients_that_do_not_fit(kw, says):
     with pytest.raises(ValueError, match=says): go(**kw)
 
@@ -496,7 +499,7 @@ def test_teachers(tmp_path):
     made = file.stat().st_mtime_ns
     b = adapt_task(task, sparsity=.5, teacher='finetune', cache=tmp_path, **kw)
     assert file.stat().st_mtime_ns==made and a.mask==b.mask and a.report['teacher_metrics']==b.report['teacher_metrics'] and a.report['teacher_seconds']>0
-    none,dense = (adapt_task(task, teacher=t, **kw) for t in ('none', 'dense'))
+    none,dense = (adapt_task(task, teacher=t, **dict(kw, distil_hidden=float(t=='dense'))) for t in ('none', 'dense'))
     assert len({r.history[-1]['loss'] for r in (a, none, dense)})==3 and 'teacher_seconds' not in dense.report
     file.write_bytes(b'torn')
     with pytest.raises(ValueError, match='delete it to train one anew'): adapt_task(task, teacher='finetune', cache=tmp_path, **kw)
@@ -507,3 +510,36 @@ def test_head_starts_of_a_task(how, tmp_path):
     task,data = _data(tmp_path)
     started = adapt_task(task, data=data, max_steps=1, head_start=how, beta=0., recipe='features', progress=False).report['metrics']['accuracy']
     assert started>=.9
+
+def test_batches_of_any_shape_can_be_scored():
+    "Plain tensors, nested tuples, and dicts that hold more than tensors"
+    body = lambda: nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 3))
+    pairs = [((x, x), y) for x,y in loader()]
+    dicts = [dict(x=x, y=y, names=['a']*len(x)) for x,y in loader()]
+    for data,loss in ((list(X.split(16)), lambda m,x: m(x).square().mean()), (pairs, lambda m,b: F.cross_entropy(m(b[0][0]), b[1])), (dicts, lambda m,b: F.cross_entropy(m(b['x']), b['y']))):
+        assert adapt(body(), data, loss, max_steps=6, progress=False).report['target_met']
+
+def test_tied_weights_are_scored_once(tiny, tokens):
+    "A language model whose output layer is its embedding, adapted whole"
+    for family,kind in (('Bert', 'ForMaskedLM'), ('GPT2', 'LMHeadModel')):
+        m = tiny(family, kind)
+        b = dict(tokens, labels=tokens['input_ids'])
+        assert adapt(m, [b]*4, base=m, max_steps=4, progress=False).report['target_met']
+
+def test_dropout_is_given_back():
+    m = Toy(dropout=.3)
+    go(m, max_steps=6)
+    assert m.body[2].p==.3
+
+def test_a_run_saved_at_its_last_step_can_be_closed(tmp_path):
+    def fail(model): raise RuntimeError('no disk')
+    with pytest.raises(RuntimeError, match='no disk'): go(max_steps=8, out=tmp_path, checkpoint_every=8, evaluate=fail)
+    same_run(go(max_steps=8, out=tmp_path, resume=True), go(max_steps=8))
+
+@pytest.mark.weights
+def test_a_teacher_leaves_your_accelerator_alone(tmp_path):
+    from accelerate.state import AcceleratorState
+    AcceleratorState._reset_state()
+    task,data = _data(tmp_path)
+    res = adapt_task(task, data=data, max_steps=2, teacher='finetune', accelerator=(acc := Accelerator(mixed_precision='bf16')), progress=False)
+    assert res.report['teacher_seconds']>0 and acc.mixed_precision=='bf16'
