@@ -26,7 +26,7 @@ from .baseline import check_prunes, run_task
 from .glue import get_task
 from .mask import Mask, budgets, check_sparsity
 from .optim import MaskOptimizer, pack_mask, unpack_mask
-from .train import Recipe, choices, get_recipe, recipes
+from .train import Recipe, choices, fitted_reach, get_recipe, recipes
 
 # %% ../nbs/api/13_experiment.ipynb #2e4abf06
 def environment() -> dict: # versions of what matters, processor or GPU, threads
@@ -47,12 +47,18 @@ def grid(
 _first_fields = ('method', 'epochs', 'batch_size', 'weights', 'start', 'spread', 't_l', 't_s', 'step', 'alpha', 'head_step', 'beta', 'gamma', 'schedule', 'schedule_end',
                  'budget', 'every', 'recovery', 'warmup', 'decay', 'lr', 'weight_decay')
 
+def _settled(cell, recipe):
+    "A recipe with the values that fields which fit themselves take in a run"
+    full = {**vars(Recipe()), **recipe}
+    over = dict(min_steps=0) if cell.get('max_steps') else {}
+    return dict(full, reach=fitted_reach(Recipe(**full), cell.get('sparsity', .5)) if full['alpha'] is None else 1., **over)
+
 def _key(cell, recipe):
     "A hash of all that decides a run; a field that recipes gained since counts only where it is not at its default, so that keys last"
     rest = {k: v for k,v in cell.items() if k not in Recipe.__dataclass_fields__ and k not in ('recipe', 'name')}
     plain = vars(Recipe())
-    if cell.get('max_steps'): recipe = dict(recipe, min_steps=plain['min_steps'])
-    fields = {k: v for k,v in {**plain, **recipe}.items() if k in _first_fields or v!=plain[k]}
+    recipe = _settled(cell, recipe)
+    fields = {k: v for k,v in recipe.items() if k in _first_fields or v!=plain[k]}
     full = {'sparsity': .5, 'seed': 0, 'model': 'minilm', 'eval_every': 0, **rest, **fields}
     return hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -347,7 +353,7 @@ def sweep_jobs(
 def _label(r):
     "The name of a run, with what sets its recipe apart from what that recipe's name stands for today"
     if 'name' in r['cell'] or (recipe := r['cell'].get('recipe', 'default')) not in recipes: return r['name']
-    today,then = vars(recipes[recipe]),{**vars(Recipe()), **r['recipe']}
+    today,then = (_settled(r['cell'], x) for x in (vars(recipes[recipe]), r['recipe']))
     besides = {'min_steps', 'epochs'} if r['cell'].get('max_steps') else {'min_steps'} if r['cell'].get('epochs') else set()
     path = [f"levels={r['cell']['levels']}"] if r['cell'].get('levels') else []
     return ', '.join([r['name'], *(f'{k}={v}' for k,v in then.items() if k in today and k not in besides and v!=today[k]), *path])

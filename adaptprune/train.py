@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['methods', 'choices', 'recipes', 'Recipe', 'get_recipe', 'model_loss', 'gradient_scores', 'activation_scores',
-           'prepare', 'save_checkpoint', 'load_checkpoint', 'Adapted', 'adapt', 'evaluate', 'Setup', 'set_up',
-           'start_head', 'make_teacher', 'adapt_task', 'mask_optimizer', 'MaskCallback']
+           'fitted_reach', 'prepare', 'save_checkpoint', 'load_checkpoint', 'Adapted', 'adapt', 'evaluate', 'Setup',
+           'set_up', 'start_head', 'make_teacher', 'adapt_task', 'mask_optimizer', 'MaskCallback']
 
 # %% ../nbs/api/07_train.ipynb #a7fd61a6
 import hashlib, json, math, os, random, signal, threading, time, warnings
@@ -52,7 +52,8 @@ class Recipe:
     momentum:float = 0. # of the step, in [0, 1)
     pull:float = 0. # penalty: a force back to the start, in units of the gradient's root mean square
     layer_decay:float = 1. # factor on alpha for each layer further from the head
-    alpha:float = None # rate of theta at its maximum; None: a theta that always steps one way travels `spread` in the run
+    alpha:float = None # rate of theta at its maximum; None: as `reach` says
+    reach:float = 1. # how many spreads of the start a theta travels in the run that always steps one way; 0: as `fitted_reach` says
     head_step:str = 'adam' # step of the head
     beta:float = 1e-3 # rate of the head at its maximum; 0 freezes it
     head_start:str = 'random' # of the head: 'random', 'means' (discriminant of class means), 'names' (of the classes, encoded)
@@ -78,7 +79,7 @@ methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','b
 choices = dict(schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names'), teacher=('none', 'finetune', 'dense'))
 
 recipes = {
-    'default': Recipe(start='activation', dropout=0., min_steps=1000),
+    'default': Recipe(start='activation', reach=0., dropout=0., min_steps=1000),
     'paper': Recipe(epochs=5, batch_size=8, start='normal', alpha=2e-5, beta=2e-5, gamma=2e-7, schedule='none'),
     'features': Recipe(method='features'),
     'finetune': Recipe(method='finetune'),
@@ -100,6 +101,7 @@ def _check_ranges(r):
     if r.head_first and r.schedule=='constant': raise ValueError("With schedule='constant' everything is pruned before the first step, so the head cannot learn first: use another schedule.")
     if r.dropout!=-1 and not 0<=r.dropout<1: raise ValueError(f"dropout must be in [0, 1), or -1 for the model's own, got {r.dropout!r}.")
     if r.margin is not None and not r.margin>0: raise ValueError(f"margin must be positive, got {r.margin!r}: it lies above the sparsity; None levels nothing.")
+    if not r.reach>=0: raise ValueError(f"reach must be 0 or more, got {r.reach!r}.")
     for n in ('t_l_start', 't_s_start', 'distil_t', 'layer_decay'):
         if not (getattr(r, n) is None or getattr(r, n)>0): raise ValueError(f"{n} must be positive, got {getattr(r, n)!r}.")
     if r.t_s==0 and (r.t_l_start or r.t_s_start): raise ValueError("t_s=0 stands for a hard mask with a slope of 1, which has no temperatures to anneal: leave out t_l_start and t_s_start.")
@@ -189,10 +191,17 @@ def _factor(recipe, role='head'):
     wait = recipe.head_first if role in ('theta', 'tau') and recipe.method=='mask' else 0.
     return lambda x: rate((x-wait)/(1-wait)) if x>wait else 0. if wait else rate(x)
 
-def _alpha(recipe, n_steps):
+def fitted_reach(
+    recipe:Recipe,
+    sparsity:float # that the run is to end at
+) -> float: # in spreads of the start
+    "How far thetas travel: what the recipe says, or one spread from a sparsity of 40 % up, and up to two below"
+    return recipe.reach or min(max(.4/max(sparsity, 1e-9), 1.), 2.)
+
+def _alpha(recipe, n_steps, sparsity=.5):
     if recipe.alpha is not None: return recipe.alpha
     if not (total := sum(map(_factor(recipe, 'theta'), ((i+.5)/n_steps for i in range(n_steps))))): raise ValueError(f"head_first = {recipe.head_first!r} leaves theta none of the {n_steps} steps: lower it.")
-    return recipe.spread/total
+    return fitted_reach(recipe, sparsity)*recipe.spread/total
 
 def prepare(
     model:nn.Module, # a plain model; changed in place
@@ -209,7 +218,7 @@ def prepare(
         hard,bare,cap = recipe.t_s==0, not (recipe.momentum or recipe.pull), 1. if recipe.margin is None else min(sparsity+recipe.margin, 1.)
         attach(base, recipe.weights, start or recipe.start, math.inf if hard else recipe.t_l, recipe.t_s or 1., sparse_grad and recipe.step!='adam' and bare, seed,
                hard or recipe.step=='sign' and bare, spread=recipe.spread, cap=cap)
-        return MaskOptimizer(mask_groups(model, _alpha(recipe, n_steps), recipe.beta, recipe.gamma if recipe.schedule=='none' else 0., recipe.step, recipe.head_step,
+        return MaskOptimizer(mask_groups(model, _alpha(recipe, n_steps, sparsity), recipe.beta, recipe.gamma if recipe.schedule=='none' else 0., recipe.step, recipe.head_step,
                                          recipe.layer_decay, momentum=recipe.momentum, pull=recipe.pull))
     inside = set(base.parameters())
     base.requires_grad_(recipe.method=='finetune')

@@ -15,7 +15,7 @@ from adaptprune.experiment import run_cells
 
 root = Path(__file__).resolve().parent.parent
 dense = [dict(name='feature extraction', recipe='features', sparsity=0.), dict(name='fine-tuning', recipe='finetune', sparsity=0.)]
-ours = [dict(name=f'ours, default, {s:.0%}', recipe='default', start='rank', dropout=-1., sparsity=s) for s in (.5, .2)]     # the default of that time
+ours = [dict(name=f'ours, default, {s:.0%}', recipe='default', start='rank', reach=1., dropout=-1., sparsity=s) for s in (.5, .2)]     # the default of that time
 paper = [dict(name=f"the paper's recipe, {s:.0%}", recipe='paper', sparsity=s) for s in (.5, .2)]
 faster = [dict(name=f"the paper's recipe, largest rates of its grid, {s:.0%}", recipe='paper', alpha=2e-4, beta=2e-4, gamma=2e-6, sparsity=s) for s in (.5, .2)]
 presets = { # task -> training examples seen, and the methods

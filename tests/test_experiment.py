@@ -106,7 +106,7 @@ def test_cells_in_one_table_instead_of_many(sweep):
     Path('b.toml').write_text('out = "a.jsonl"\n[cells]\ntask = "stsb"\n')
     with pytest.raises(ValueError, match=r'write \[\[cells\]\]'): read_sweep('b.toml')
 
-@pytest.mark.parametrize('name, n', [('cpu', 135), ('full', 630), ('recipe', 57), ('tuning', 21)])
+@pytest.mark.parametrize('name, n', [('cpu', 137), ('full', 630), ('recipe', 59), ('tuning', 21)])
 def test_the_sweeps_of_the_repository(name, n):
     cells,out = read_sweep(root/f'sweeps/{name}.toml')
     assert len(cells)==len({cell_key(c) for c in cells})==n and [c['seed'] for c in cells]==sorted(c['seed'] for c in cells)
@@ -401,3 +401,9 @@ def test_runs_of_a_changed_recipe_keep_apart(tmp_path):
     rows.append(dict(rows[1], recipe=old))
     names = list(results_frame(rows).name)
     assert names==['default', 'default, start=rank, dropout=-1.0', 'default, alpha=0.1', 'default, levels=[0.2, 0.5]', 'default, start=rank, dropout=-1.0']
+
+def test_fields_that_fit_themselves_count_by_their_value():
+    "A reach of 0 is the same run as the reach that it stands for"
+    for s,same in ((.5, 1.), (.2, 2.)):
+        a,b,c = (cell_key(dict(task='stsb', max_steps=9, sparsity=s, reach=x)) for x in (0., same, 3.))
+        assert a==b!=c

@@ -428,6 +428,15 @@ def test_phases_belong_to_another_room():
 
 # ingredients
 
+@pytest.mark.parametrize('s,far', [(.05, 2.), (.2, 2.), (.3, 4/3), (.4, 1.), (.9, 1.), (0., 2.)])
+def test_thetas_travel_further_where_little_is_pruned(s, far):
+    r = get_recipe('default', start='rank')
+    m = Toy()
+    lr = prepare(m, r, m.body, 50, sparsity=s).param_groups[0]['lr']
+    m = Toy()
+    assert lr/prepare(m, get_recipe(r, reach=1.), m.body, 50, sparsity=s).param_groups[0]['lr']==pytest.approx(far)
+    with pytest.raises(ValueError, match='reach must be 0 or more'): get_recipe(reach=-1.)
+
 def test_small_data_are_repeated():
     assert go(recipe=get_recipe(min_steps=30), epochs=None, max_steps=None).report['steps']==30
     for kw in (dict(epochs=2), dict(max_steps=14)): assert go(recipe=get_recipe(min_steps=30), **dict(dict(epochs=None), **kw)).report['steps']==14
