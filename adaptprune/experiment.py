@@ -355,6 +355,7 @@ def _label(r):
     if 'name' in r['cell'] or (recipe := r['cell'].get('recipe', 'default')) not in recipes: return r['name']
     today,then = (_settled(r['cell'], x) for x in (vars(recipes[recipe]), r['recipe']))
     besides = {'min_steps', 'epochs'} if r['cell'].get('max_steps') else {'min_steps'} if r['cell'].get('epochs') else set()
+    if then['alpha'] is not None: besides = besides | {'reach'}
     path = [f"levels={r['cell']['levels']}"] if r['cell'].get('levels') else []
     return ', '.join([r['name'], *(f'{k}={v}' for k,v in then.items() if k in today and k not in besides and v!=today[k]), *path])
 
