@@ -26,7 +26,7 @@ from .baseline import check_prunes, run_task
 from .glue import get_task
 from .mask import Mask, budgets, check_sparsity
 from .optim import MaskOptimizer, pack_mask, unpack_mask
-from .train import Recipe, choices, fitted_reach, get_recipe, recipes
+from .train import Recipe, _scored, choices, fitted_reach, get_recipe, recipes
 
 # %% ../nbs/api/13_experiment.ipynb #2e4abf06
 def environment() -> dict: # versions of what matters, processor or GPU, threads
@@ -259,7 +259,7 @@ def run_cells(
 _settings = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, eval_every=int, accumulate=int, levels=list)
 _settings.update({n: p.annotation for n,p in signature(run_task).parameters.items() if p.annotation in (bool, int, float)})
 _settings.update({f.name: f.type for f in Recipe.__dataclass_fields__.values()})
-_choices = dict(choices, step=MaskOptimizer.steps, head_step=MaskOptimizer.steps, start=('normal', 'rank', 'constant', 'uniform', 'gradient', 'activation'), budget=tuple(budgets), decay=('linear', 'cosine', 'none'), mixed_precision=('no', 'bf16', 'fp16'))
+_choices = dict(choices, step=MaskOptimizer.steps, head_step=MaskOptimizer.steps, start=('normal', 'rank', 'constant', 'uniform', *_scored), budget=tuple(budgets), decay=('linear', 'cosine', 'none'), mixed_precision=('no', 'bf16', 'fp16'))
 _from_one = 'max_length','max_steps','round_steps','accumulate','batch_size','every','rank'
 
 def _value(key, v):

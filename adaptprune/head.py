@@ -106,20 +106,23 @@ def point_head(
     nn.init.eye_(first.weight); first.bias.copy_(shift-centre)
     last.weight.copy_(w); last.bias.copy_(-w@shift)
 
+def _head_inputs(model, batches):
+    "What the MLP gets for the examples of some batches, float32"
+    device = next(model.parameters()).device
+    def read(b): return model.head.mix(model.pool(model(**b, output_hidden_states=True).hidden_states, b['attention_mask'])).float()
+    return torch.cat([read({k: v.to(device) for k,v in b.items() if k!='labels'}) for b in batches])
+
 @torch.no_grad()
 def fit_head(
     model:AdaptModel, # its head is changed in place
     batches, # some batches with labels: a few hundred examples are enough
 ):
     "Start the head as a linear discriminant of class means; for scores, as a straight line along their covariance"
-    device,was = next(model.parameters()).device,model.training
+    was,batches = model.training,list(batches)
+    if not batches: raise ValueError("Fitting the head takes one batch or more, got none.")
     model.eval()
-    xs,ys = [],[]
-    for b in batches:
-        hs = model(**{k: v.to(device) for k,v in b.items() if k!='labels'}, output_hidden_states=True).hidden_states
-        xs.append(model.head.mix(model.pool(hs, b['attention_mask'].to(device)))); ys.append(b['labels'].to(device))
-    if not xs: raise ValueError("Fitting the head takes one batch or more, got none.")
-    x,y = torch.cat(xs).float(),torch.cat(ys)
+    x = _head_inputs(model, batches)
+    y = torch.cat([b['labels'] for b in batches]).to(x.device)
     n_out,var = model.head.mlp[-1].out_features,x.var(0, correction=0).clamp_min(1e-6)
     if y.is_floating_point():
         point_head(model.head, x, ((y-y.mean())@(x-x.mean(0))/var)[None])
@@ -138,13 +141,9 @@ def name_head(
 ):
     "Start the head along the encodings of the classes' names"
     if len(names)!=model.head.mlp[-1].out_features: raise ValueError(f"The head has {model.head.mlp[-1].out_features} outputs, but there are {len(names)} names of classes: {', '.join(names) or 'none'}. A head for scores can start by 'means'.")
-    device,was = next(model.parameters()).device,model.training
+    was = model.training
     model.eval()
-    def read(b):
-        hs = model(**b, output_hidden_states=True).hidden_states
-        return model.head.mix(model.pool(hs, b['attention_mask'])).float()
-    words = read({k: v.to(device) for k,v in tokenizer([n.replace('_', ' ') for n in names], padding=True, return_tensors='pt').items()})
-    x = torch.cat([read({k: v.to(device) for k,v in b.items() if k!='labels'}) for b in batches])
+    words,x = (_head_inputs(model, bs) for bs in ([tokenizer([n.replace('_', ' ') for n in names], padding=True, return_tensors='pt')], batches))
     point_head(model.head, x, (words-words.mean(0))/x.var(0, correction=0).clamp_min(1e-6))
     model.train(was)
 

@@ -11,8 +11,9 @@ import math
 
 # %% ../nbs/api/04_optim.ipynb #0376cdd8
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
-from .mask import Mask, check_sparsity, group_names, layer_of, prune_counts, split_at
+from .mask import Mask, check_sparsity, group_names, prune_counts, split_at
 from .layer import masked_weights, set_temperatures
 
 # %% ../nbs/api/04_optim.ipynb #d0ce3dbd
@@ -59,14 +60,15 @@ class MaskOptimizer(torch.optim.Optimizer):
         p.add_(grad, alpha=-g['lr'])                                                        # Eq. 5 and 6
 
     def _average(self, p, grad, momentum):
-        m = self.state[p].setdefault('m', torch.zeros_like(p))
-        return m.mul_(momentum).add_(grad, alpha=1-momentum)
+        s = self.state[p]
+        if 'm' not in s: s['m'] = torch.zeros_like(p)
+        return s['m'].mul_(momentum).add_(grad, alpha=1-momentum)
 
     def _pull(self, p, grad, pull):
-        start = self.state[p].setdefault('start', p.detach().clone())
-        width = self.state[p].setdefault('width', start.std(correction=0))
-        if not width>0: raise ValueError("A pull is measured in the width of the start, which is zero here: use a rank or uniform start.")
-        return (p-start).nan_to_num_(0., 0., 0.).mul_(pull*_rms(grad, p.numel())/width)
+        s = self.state[p]
+        if 'start' not in s: s.update(start=p.detach().clone(), width=p.detach().std(correction=0))
+        if not s['width']>0: raise ValueError("A pull is measured in the width of the start, which is zero here: use a rank or uniform start.")
+        return (p-s['start']).nan_to_num_(0., 0., 0.).mul_(pull*_rms(grad, p.numel())/s['width'])
 
 def _rms(grad, n): return (grad.coalesce().values() if grad.is_sparse else grad).norm()/math.sqrt(n)
 
@@ -104,6 +106,8 @@ def rate_factor(
     left = (1-progress)/(1-warmup) if warmup<1 else 1.
     return {'linear': left, 'cosine': .5-.5*math.cos(math.pi*left), 'none': 1.}[decay]
 
+def _ramp(progress, start, end): return min(max((progress-start)/(end-start), 0.), 1.) if end>start else float(progress>=end)
+
 def cubic(
     progress:float, # share of the training steps done, 0 to 1
     sparsity:float, # to end at
@@ -111,8 +115,7 @@ def cubic(
     end:float=.7 # share of the steps after which the sparsity is reached
 ) -> float: # sparsity at this point
     "The cubic sparsity schedule of Zhu & Gupta (2017)"
-    x = min(max((progress-start)/(end-start), 0.), 1.) if end>start else float(progress>=end)
-    return sparsity*(1-(1-x)**3)
+    return sparsity*(1-(1-_ramp(progress, start, end))**3)
 
 def linear(
     progress:float, # share of the training steps done, 0 to 1
@@ -121,7 +124,7 @@ def linear(
     end:float=.7 # share of the steps after which the sparsity is reached
 ) -> float: # sparsity at this point
     "A straight line from no sparsity to the target"
-    return sparsity*(min(max((progress-start)/(end-start), 0.), 1.) if end>start else float(progress>=end))
+    return sparsity*_ramp(progress, start, end)
 
 def stairs(
     progress:float, # share of the training steps done, 0 to 1
@@ -192,7 +195,8 @@ class SparsityController:
     def _average(self, last):
         self.n_sums += 1
         for n,w in self.weights.items():
-            self.sums[n] = self.sums[n]+w.theta.detach() if n in self.sums else w.theta.detach().clone()
+            if n in self.sums: self.sums[n] += w.theta.detach()
+            else: self.sums[n] = w.theta.detach().clone()
             if last: w.theta.detach().copy_(self.sums[n]/self.n_sums)
 
     def _forbid_recovery(self):
@@ -201,25 +205,30 @@ class SparsityController:
     def _remember(self):
         for n,w in self.weights.items(): self.gone[n] |= pack_bits(w.theta.detach()<=w.tau)
 
-    def recovered(self) -> float:
-        "The share of the kept weights that had been pruned at an earlier look"
-        kept = [w.mask for w in self.weights.values()]
-        back = sum(int((m.reshape(-1) & unpack_bits(g, m.numel())).count_nonzero()) for m,g in zip(kept, self.gone.values()))
-        return back/max(sum(int(m.count_nonzero()) for m in kept), 1)
-
-    def target_met(self) -> bool:
-        "Is the target met: to the weight in each group with a schedule, passed without one?"
-        if not self.schedule: return self.sparsity()>=self.target
-        return all(sum(int((w.theta<=w.tau).count_nonzero()) for w in ws)==k for ws,k in zip(self.groups, self.counts))
-
-    def state_dict(self): return dict(i=self.i, done=self.done, gone=self.gone, sums=self.sums, n_sums=self.n_sums, counts=self.counts)
-    def load_state_dict(self, sd):
-        self.i,self.done,self.n_sums,self.counts = sd['i'],sd['done'],sd['n_sums'],sd['counts']
-        self.sums = {n: s.to(self.weights[n].theta.device) for n,s in sd['sums'].items()}
-        if self.temperatures: set_temperatures(self.model, *self.temperatures((self.i-self.i%self.every)/self.n_steps))
-        for n,g in sd['gone'].items(): self.gone[n].copy_(g)
-
 # %% ../nbs/api/04_optim.ipynb #3264c784
+@patch
+def recovered(self:SparsityController) -> float:
+    "The share of the kept weights that had been pruned at an earlier look"
+    kept = [w.mask for w in self.weights.values()]
+    back = sum(int((m.reshape(-1) & unpack_bits(g, m.numel())).count_nonzero()) for m,g in zip(kept, self.gone.values()))
+    return back/max(sum(int(m.count_nonzero()) for m in kept), 1)
+
+@patch
+def target_met(self:SparsityController) -> bool:
+    "Is the target met: to the weight in each group with a schedule, passed without one?"
+    if not self.schedule: return self.sparsity()>=self.target
+    return all(sum(int((w.theta<=w.tau).count_nonzero()) for w in ws)==k for ws,k in zip(self.groups, self.counts))
+
+@patch
+def state_dict(self:SparsityController): return dict(i=self.i, done=self.done, gone=self.gone, sums=self.sums, n_sums=self.n_sums, counts=self.counts)
+@patch
+def load_state_dict(self:SparsityController, sd):
+    self.i,self.done,self.n_sums,self.counts = sd['i'],sd['done'],sd['n_sums'],sd['counts']
+    self.sums = {n: s.to(self.weights[n].theta.device, copy=True) for n,s in sd['sums'].items()}
+    if self.temperatures: set_temperatures(self.model, *self.temperatures((self.i-self.i%self.every)/self.n_steps))
+    for n,g in sd['gone'].items(): self.gone[n].copy_(g)
+
+# %% ../nbs/api/04_optim.ipynb #1083b6a2
 def pack_bits(
     mask:Tensor # bool, any shape, any device
 ) -> Tensor: # uint8, (ceil(n/8),), first weight in the lowest bit

@@ -75,6 +75,8 @@ class Recipe:
     lr:float = 1e-4 # rate of the weights at its maximum, for 'finetune', 'lora' and 'bitfit'
     weight_decay:float = .01 # of AdamW, for the same
 
+
+# %% ../nbs/api/07_train.ipynb #70a493c2
 methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','bitfit'
 choices = dict(schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names'), teacher=('none', 'finetune', 'dense'))
 
@@ -93,6 +95,8 @@ recipes = {
     'bitfit': Recipe(method='bitfit', lr=3e-3),
 }
 
+
+# %% ../nbs/api/07_train.ipynb #5ad6e12a
 def _check_ranges(r):
     "Refuse numbers that no run can use"
     for n in ('average', 'distil'):
@@ -126,7 +130,7 @@ def get_recipe(
     if not recipe.epochs>0 or recipe.batch_size<1: raise ValueError(f"epochs and batch_size must be positive, got {recipe.epochs!r} and {recipe.batch_size!r}.")
     return recipe
 
-# %% ../nbs/api/07_train.ipynb #5ad6e12a
+# %% ../nbs/api/07_train.ipynb #2002ff63
 def model_loss(model, batch):
     "The loss of a Hugging Face style model, which computes it from the batch's `labels`"
     return model(**batch)['loss']
@@ -180,16 +184,19 @@ def activation_scores(
         return w*(norms[n]+1).sqrt()[:,None] if isinstance(m, nn.Embedding) else w*norms[n].sqrt()
     return {n: score(n, *places[0]) for n,places in ws.items()}
 
+_scored = dict(gradient=gradient_scores, activation=activation_scores)
+
+def _needs_scores(recipe): return recipe.method=='mask' and recipe.start in _scored
+
 def _scores(model, base, recipe, loss_fn, batches):
     "Scores of the first batches, where the recipe starts from such"
-    how = dict(gradient=gradient_scores, activation=activation_scores).get(recipe.start) if recipe.method=='mask' else None
-    return how and how(model, base, loss_fn, batches, recipe.weights)
+    if batches is not None and _needs_scores(recipe): return _scored[recipe.start](model, base, loss_fn, batches, recipe.weights)
 
 def _factor(recipe, role='head'):
     "The factor of a rate as a function of the share of the steps done; theta may have to wait for the head"
     rate = partial(rate_factor, warmup=recipe.warmup, decay=recipe.decay)
     wait = recipe.head_first if role in ('theta', 'tau') and recipe.method=='mask' else 0.
-    return lambda x: rate((x-wait)/(1-wait)) if x>wait else 0. if wait else rate(x)
+    return (lambda x: rate((x-wait)/(1-wait)) if x>wait else 0.) if wait else rate
 
 def fitted_reach(
     recipe:Recipe,
@@ -214,6 +221,8 @@ def prepare(
     sparsity:float=.5 # that the run is to end at, for a start with a margin
 ): # the optimiser
     "Ready a model for a recipe: what learns, and the optimiser that teaches it"
+    if start is None and _needs_scores(recipe):
+        raise ValueError(f"The start {recipe.start!r} looks at the network at work: pass some training batches as batches=... (to `prepare`, their scores as start=...), or use start='rank'.")
     if recipe.method=='mask':
         hard,bare,cap = recipe.t_s==0, not (recipe.momentum or recipe.pull), 1. if recipe.margin is None else min(sparsity+recipe.margin, 1.)
         attach(base, recipe.weights, start or recipe.start, math.inf if hard else recipe.t_l, recipe.t_s or 1., sparse_grad and recipe.step!='adam' and bare, seed,
@@ -227,7 +236,7 @@ def prepare(
     groups = [dict(params=list(base.parameters()), lr=recipe.lr, weight_decay=recipe.weight_decay)] + ([dict(params=head, lr=recipe.beta, weight_decay=0.)] if head else [])
     return torch.optim.AdamW(groups)
 
-# %% ../nbs/api/07_train.ipynb #d8daa72f
+# %% ../nbs/api/07_train.ipynb #08f8c6a8
 def _rng(): return dict(torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     numpy=[np.random.get_state()[1].tolist(), int(np.random.get_state()[2])], python=list(random.getstate()[1]))
 
@@ -265,7 +274,7 @@ def load_checkpoint(path, config, model, parts):
     for k,p in parts.items(): p.load_state_dict(state[k])
     return state['run'],state['rng']
 
-# %% ../nbs/api/07_train.ipynb #a64dac74
+# %% ../nbs/api/07_train.ipynb #83f10bba
 @dataclass
 class Adapted:
     "What `adapt` returns: the model with its masks still attached, the mask, the course of the run and its report"
@@ -310,7 +319,7 @@ def _controller(model, sparsity, n_steps, recipe, levels=None):
     if recipe.schedule=='constant': ctl.move(sparsity)
     return ctl
 
-# %% ../nbs/api/07_train.ipynb #08f8c6a8
+# %% ../nbs/api/07_train.ipynb #15fec999
 def _check_levels(levels, sparsity, n_steps, recipe):
     "Steps of the run and steps a level, for a path that can be walked"
     if list(levels)!=sorted(set(map(check_sparsity, levels))) or levels[-1]!=sparsity: raise ValueError(f"levels must rise and end at the sparsity {sparsity}, got {levels!r}.")
@@ -350,7 +359,7 @@ def _at_levels(path, base, evaluate):
         return metrics
     return measure
 
-# %% ../nbs/api/07_train.ipynb #0f618626
+# %% ../nbs/api/07_train.ipynb #82a91086
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: anything with a length that can be iterated anew for each epoch
@@ -390,7 +399,8 @@ def adapt(
     if levels: n_steps,eval_every = _check_levels(levels, sparsity, n_steps, recipe)
     set_seed(seed)
     before,began,drops = fingerprint(base), time.perf_counter(), _set_dropout(model, recipe.dropout)
-    start = _scores(model.to(acc.device), base, recipe, loss_fn, _first(loader, _looks, acc.device))
+    model.to(acc.device)
+    start = None if optimizer else _scores(model, base, recipe, loss_fn, _first(loader, _looks, acc.device))
     opt = optimizer(model, n_steps) if optimizer else prepare(model, recipe, base, n_steps, seed, start, acc.num_processes==1, sparsity)
     sched = LambdaLR(opt, [_rate(_factor(recipe, g.get('role')), n_steps) for g in opt.param_groups])
     if teacher_model: loss_fn = _taught(teacher_model, recipe, acc)
@@ -413,7 +423,7 @@ def adapt(
     for m,p in drops.items(): m.p = p
     return _close_run(model, base, ctl, run, before, measure, sparsity, recipe, time.perf_counter()-began, ckpt if acc.is_main_process else None)
 
-# %% ../nbs/api/07_train.ipynb #15fec999
+# %% ../nbs/api/07_train.ipynb #f2ed2b1d
 def _loop(net, dl, loss_fn, optim, sched, ctl, acc, run, rng, n_steps, evaluate, eval_every, checkpoint_every, save, bar, stop, train_mode):
     while run['step']<n_steps and not (ctl and ctl.done):
         train_mode()
@@ -465,7 +475,7 @@ def _close_run(model, base, ctl, run, before, evaluate, sparsity, recipe, second
     if path: report['path'] = [{k: v for k,v in p.items() if k!='mask'} for p in path]
     return Adapted(model, mask, run['history'], report, path or None)
 
-# %% ../nbs/api/07_train.ipynb #e424e438
+# %% ../nbs/api/07_train.ipynb #84737460
 @torch.no_grad()
 def evaluate(
     model:nn.Module, # returns logits for the batches of `loader`
@@ -481,7 +491,7 @@ def evaluate(
     return compute_metrics(task, torch.cat(logits), torch.cat(labels))
 
 
-# %% ../nbs/api/07_train.ipynb #8da6d537
+# %% ../nbs/api/07_train.ipynb #45727f7c
 @dataclass
 class Setup:
     "A task, ready to be learnt: the model with its head, the loaders, and what evaluates the model"
@@ -524,7 +534,7 @@ def start_head(
     if how=='means': fit_head(setup.model, batches)
     if how=='names': name_head(setup.model, setup.tokenizer, setup.task.labels, batches)
 
-# %% ../nbs/api/07_train.ipynb #84737460
+# %% ../nbs/api/07_train.ipynb #df1495a1
 def _digest(about): return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 def _rows(data): return data and {k: getattr(d, '_fingerprint', len(d)) for k,d in data.items()}
@@ -557,7 +567,7 @@ def make_teacher(
     if file: file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix('.lock')) if file else nullcontext(): return s.model, _teach(s, tune, file, max_steps, seed=about['seed'], **how)
 
-# %% ../nbs/api/07_train.ipynb #7a4fffa5
+# %% ../nbs/api/07_train.ipynb #afd7496d
 def adapt_task(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -586,7 +596,7 @@ def adapt_task(
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     return res
 
-# %% ../nbs/api/07_train.ipynb #df1495a1
+# %% ../nbs/api/07_train.ipynb #841a232c
 def _for_trainer(recipe):
     if bad := [n for n,plain in dict(head_first=0., teacher='none', head_start='random').items() if getattr(recipe, n)!=plain]:
         raise ValueError(f"{bad[0]} = {getattr(recipe, bad[0])!r} is not for the Trainer, whose rates, loss and head are its own: use `adapt` or `adapt_task`.")
@@ -604,10 +614,9 @@ def mask_optimizer(
 ): # a `MaskOptimizer`
     "Attach masks and make the optimiser, for `Trainer(optimizers=(opt, None))`; other weights outside the base train as the head"
     recipe,base = _for_trainer(get_recipe(recipe, **changes)), getattr(model, 'base_model', model) if base is None else base
-    if recipe.start in ('activation', 'gradient') and batches is None:
-        raise ValueError(f"The start {recipe.start!r} looks at the network at work: pass some training batches as batches=..., or use start='rank'.")
+    opt = prepare(model, recipe, base, n_steps, seed, _scores(model, base, recipe, model_loss, batches), sparse_grad=False, sparsity=sparsity)
     _set_dropout(model, recipe.dropout)
-    return prepare(model, recipe, base, n_steps, seed, _scores(model, base, recipe, model_loss, batches), sparse_grad=False, sparsity=sparsity)
+    return opt
 
 class MaskCallback(TrainerCallback):
     "Moves the threshold after each optimiser step of a `Trainer`, and stops it where Algorithm 1 does"

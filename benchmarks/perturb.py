@@ -11,7 +11,7 @@ import torch
 from fastcore.script import call_parse
 
 from adaptprune.baseline import on_fixed_mask
-from adaptprune.experiment import cell_key, load_mask, read_results, run_cells
+from adaptprune.experiment import load_mask, read_results, run_cells
 from adaptprune.mask import Mask
 from adaptprune.topology import shuffled
 from adaptprune.train import get_recipe, set_up
@@ -41,7 +41,7 @@ def run(task, change, mask, folder, glue_dir, seed, max_steps, mixed_precision, 
 @call_parse
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
-    of:str=str(root/'results/paper_cpu.jsonl'), # the runs whose masks are changed: the default recipe's
+    of:str=str(root/'results/paper_cpu.jsonl'), # the runs whose masks are changed: those of the first default recipe, which started from magnitudes
     masks:str=str(root/'runs/masks'), # folder with their masks
     tasks:str='stsb', # comma-separated
     seeds:int=1, # seeds 0 to this less one
@@ -53,7 +53,7 @@ def main(
     cells = []
     for r in sorted(read_results(of), key=lambda r: (r['cell']['seed'], r['cell']['sparsity'])):
         c = r['cell']
-        if c['recipe']!='default' or c['task'] not in tasks.split(',') or c['seed']>=seeds: continue
+        if (c['recipe'], r['recipe']['start'])!=('default', 'rank') or c['task'] not in tasks.split(',') or c['seed']>=seeds: continue
         changes = ['shuffle']+[f'noise {s:g}' for s in noises]*(c['sparsity']==.5)
-        cells += [dict(name=ch, task=c['task'], change=ch, mask=cell_key(c), seed=c['seed'], sparsity=c['sparsity'], recipe='features', max_steps=c['max_steps'], mixed_precision=c['mixed_precision']) for ch in changes]
+        cells += [dict(name=ch, task=c['task'], change=ch, mask=r['key'], seed=c['seed'], sparsity=c['sparsity'], recipe='features', max_steps=c['max_steps'], mixed_precision=c['mixed_precision']) for ch in changes]
     run_cells(cells, out, f'python benchmarks/perturb.py --glue_dir PATH --tasks {tasks} --seeds {seeds}', run=partial(run, folder=masks), glue_dir=glue_dir)

@@ -71,7 +71,7 @@ def look(step, model, ws, batches, t_l, t_s, straight):
 
 def follow(model, loader, batches, n_steps, every, sparsity, seed, **changes):
     "One run of the method with the head held still; looks every few steps"
-    recipe = get_recipe('default', **{k: x for k,x in changes.items() if x is not None})
+    recipe = get_recipe('default', start='rank', reach=1., **{k: x for k,x in changes.items() if x is not None})      # the default recipe of the record's day
     alpha = recipe.alpha
     set_seed(seed)
     if recipe.step=='plain' and alpha is None: recipe = get_recipe(recipe, alpha=1.)
