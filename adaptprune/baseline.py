@@ -266,7 +266,7 @@ def _dense(setup, recipe, learns, frozen, **kwargs):
         for name,p in base.named_parameters(): p.requires_grad_(learns(name))
         ps = [p for p in base.parameters() if p.requires_grad]
         head = dict(params=_outside(model), lr=recipe.beta, weight_decay=0.)
-        return torch.optim.AdamW([dict(params=ps, lr=recipe.lr, weight_decay=recipe.weight_decay), head])
+        return torch.optim.AdamW([dict(params=ps, lr=recipe.lr, weight_decay=recipe.weight_decay), head], fused=True)
     res = adapt(setup.model, setup.loaders['train'], sparsity=0., recipe=replace(recipe, method='finetune'), evaluate=setup.evaluate, optimizer=optimizer, **kwargs)
     frozen()
     return res

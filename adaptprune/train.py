@@ -234,7 +234,7 @@ def prepare(
     head = [p for p in model.parameters() if p not in inside]
     if recipe.method=='features': return MaskOptimizer([dict(params=head, lr=recipe.beta, role='head', step=recipe.head_step)])
     groups = [dict(params=list(base.parameters()), lr=recipe.lr, weight_decay=recipe.weight_decay)] + ([dict(params=head, lr=recipe.beta, weight_decay=0.)] if head else [])
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 # %% ../nbs/api/07_train.ipynb #08f8c6a8
 def _rng(): return dict(torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
