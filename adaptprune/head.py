@@ -65,17 +65,33 @@ class AdaptModel(nn.Module):
         self.encoder,self.pooling = encoder, pooling or ('last' if is_decoder(cfg) else 'first')
         drop = getattr(cfg, 'hidden_dropout_prob', None)
         self.head = Head(n+1, width, n_out, .1 if drop is None else drop)
-        self.config = cfg
+        self.config,self.seen = cfg,None
 
     @property
     def base_model(self): return self.encoder
 
     def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, labels=None, output_hidden_states=False, **inputs):
         inputs.update({k: v for k,v in dict(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).items() if v is not None})
+        if self.seen is None or output_hidden_states or input_ids is None: hs,x = self.read(**inputs)
+        else: hs,x = None,self.recall(**inputs)
+        logits = self.head(x)
+        return SequenceClassifierOutput(loss=None if labels is None else G(logits, labels), logits=logits, hidden_states=hs if output_hidden_states else None)
+
+    def read(self, attention_mask=None, **inputs):
+        "The hidden states of all layers, and of these what the head reads"
+        if attention_mask is not None: inputs['attention_mask'] = attention_mask
         hs = getattr(self.encoder(**inputs, output_hidden_states=True, return_dict=True), 'hidden_states', None)
         if hs is None: raise ValueError(f"{type(self.encoder).__name__} returned no hidden states: the head needs every layer's vectors.")
-        logits = self.head(self.pool(hs, attention_mask))
-        return SequenceClassifierOutput(loss=None if labels is None else G(logits, labels), logits=logits, hidden_states=hs if output_hidden_states else None)
+        return hs, self.pool(hs, attention_mask)
+
+    def recall(self, **inputs):
+        "What the head reads, with the encoder at work only on rows of input that are not in `seen`: for an encoder that stays as it is"
+        keys,fresh = _row_keys(inputs),{}
+        if new := {k: i for i,k in enumerate(keys) if k not in self.seen}:
+            x = self.read(**{k: v[list(new.values())] for k,v in inputs.items()})[1].detach()
+            fresh = dict(zip(new, x.unbind(1)))
+            if len(self.seen)*x[:,0].numel()<_most: self.seen.update(fresh)
+        return torch.stack([fresh[k] if k in fresh else self.seen[k] for k in keys], 1)
 
     def pool(self, hs, attention_mask=None):
         "The vectors that the head reads, (layers, batch, width), from the hidden states of all layers"
@@ -86,6 +102,14 @@ class AdaptModel(nn.Module):
         if attention_mask is None: return h[:,-1]
         last = (attention_mask*torch.arange(h.shape[1], device=h.device)).argmax(1)
         return h[torch.arange(h.shape[0], device=h.device), last]
+
+_most = 2**28 # numbers that `seen` may hold: a gigabyte in float32
+
+def _row_keys(inputs):
+    "A name for each row of a batch: its tokens without what is padding"
+    ids,rest = inputs['input_ids'],[v for k,v in sorted(inputs.items()) if k!='attention_mask']
+    alive = inputs.get('attention_mask', torch.ones_like(ids)).bool().cpu()
+    return [b'|'.join(v[a].numpy().tobytes() for v in vs) for a,*vs in zip(alive, *[v.cpu() for v in rest])]
 
 def is_decoder(config) -> bool:
     "Does a model with this config read from left to right?"

@@ -9,7 +9,7 @@ __all__ = ['methods', 'choices', 'recipes', 'Recipe', 'get_recipe', 'model_loss'
 
 # %% ../nbs/api/07_train.ipynb #a7fd61a6
 import hashlib, json, math, os, random, signal, threading, time, warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -351,6 +351,15 @@ def _taught(teacher, recipe, acc):
         return total + (recipe.distil_hidden*distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask')) if more else 0.)
     return loss
 
+@contextmanager
+def _recalling(model, base, recipe):
+    "Let the model keep what a frozen encoder says of each row of tokens"
+    keep = recipe.method=='features' and isinstance(model, AdaptModel) and base is model.encoder
+    if keep: model.seen = {}
+    try: yield
+    finally:
+        if keep: model.seen = None
+
 def _at_levels(path, base, evaluate):
     "An `evaluate` that also notes sparsity and mask in `path`"
     def measure(model):
@@ -416,7 +425,7 @@ def adapt(
     save = lambda: save_checkpoint(ckpt, dict(run, seconds=run['seconds']+time.perf_counter()-began), model, parts) if ckpt and acc.is_main_process else None
     bar = tqdm(total=n_steps, initial=run['step'], desc=recipe.method, disable=not (progress and acc.is_main_process), leave=False)
     def train_mode(): net.train(); base.train(recipe.method!='features')
-    with bar, _Interrupt() as stop:
+    with bar, _Interrupt() as stop, _recalling(model, base, recipe):
         _loop(net, dl, loss_fn, optim, sched, ctl, acc, run, rng, n_steps, measure, eval_every, checkpoint_every, save, bar, stop, train_mode)
     if stop.hit: raise KeyboardInterrupt(f"Interrupted at step {run['step']} of {n_steps}; " + (f"continue with resume=True and out={str(out)!r}." if ckpt else "nothing was saved, as no `out` folder was given."))
     model = acc.unwrap_model(net, keep_fp32_wrapper=False).eval()

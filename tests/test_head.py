@@ -178,3 +178,30 @@ def test_names_know_something():
     p = m.eval()(**x).logits.softmax(-1)[:,1]
     assert p[:3].mean()>p[3:].mean()+.2
     with pytest.raises(ValueError, match='2 outputs, but there are 3 names'): name_head(m, tok, ('a', 'b', 'c'), [dict(x)])
+
+def test_recall_reads_each_row_once(tiny, tokens):
+    "What a frozen encoder said is kept by row of tokens, whatever the padding beside it, and is what it would say again"
+    m = AdaptModel(tiny('Bert'), 2).eval()
+    plain,calls = m(**tokens).logits,[]
+    m.encoder.register_forward_hook(lambda mod, args, kwargs, out: calls.append(len(kwargs['input_ids'])), with_kwargs=True)
+    m.seen = {}
+    torch.testing.assert_close(m(**tokens).logits, plain)
+    wide = {k: nn.functional.pad(v, (0, 3)) for k,v in tokens.items()}
+    torch.testing.assert_close(m(**{k: v.flip(0) for k,v in wide.items()}).logits, plain.flip(0))
+    n = len({tuple(i[a.bool()].tolist()) for i,a in zip(tokens['input_ids'], tokens['attention_mask'])})
+    assert calls==[n]
+    other = dict(tokens, input_ids=tokens['input_ids'].clone()); other['input_ids'][0,0] += 1
+    torch.testing.assert_close(m(**other).logits[1:], plain[1:])
+    assert calls==[n, 1] and not torch.equal(m(**other).logits[0], plain[0])
+    assert m(**tokens, output_hidden_states=True).hidden_states is not None
+    m.seen = None
+    m(**tokens)
+    assert calls==[n, 1, len(plain), len(plain)]
+
+def test_recall_has_a_limit(tiny, tokens, monkeypatch):
+    m = AdaptModel(tiny('Bert'), 2).eval()
+    plain = m(**tokens).logits
+    monkeypatch.setattr('adaptprune.head._most', 0)
+    m.seen = {}
+    torch.testing.assert_close(m(**tokens).logits, plain)
+    assert not m.seen

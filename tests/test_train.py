@@ -118,6 +118,20 @@ def test_features():
     assert res.mask is None and fingerprint(model.body)==fingerprint(Toy().body) and not masked_weights(model)
     assert not torch.equal(model.head.weight, Toy().head.weight) and all(p.grad is None for p in model.body.parameters())
 
+def test_features_read_each_text_once(tiny, tokens):
+    "Over all epochs the frozen encoder works on each row once, and the model forgets the rows when training ends, however it ends"
+    torch.manual_seed(0)
+    model,rows = AdaptModel(tiny('Bert'), 2),[]
+    model.encoder.register_forward_hook(lambda m, args, kwargs, out: rows.append(len(kwargs['input_ids'])), with_kwargs=True)
+    data,seen = [dict(tokens, labels=torch.tensor([0, 1, 0, 1]))]*2,[]
+    def loss(m, b): seen.append(m.seen is not None); return m(**b).loss
+    adapt(model, data, loss, recipe='features', epochs=3, progress=False)
+    assert sum(rows)<=4 and all(seen) and len(seen)==6 and model.seen is None
+    with pytest.raises(RuntimeError, match='power cut'): adapt(model, data, crash_at(0), recipe='features', epochs=3, progress=False)
+    assert model.seen is None
+    adapt(model, data, loss, recipe='finetune', epochs=1, progress=False)
+    assert sum(rows)>=12 and not any(seen[6:])
+
 def test_finetune():
     model = Toy()
     res = go(model, recipe='finetune')
