@@ -7,7 +7,7 @@ __all__ = ['random_mask', 'magnitudes', 'MagnitudeController', 'on_fixed_mask', 
            'check_prunes', 'run_task']
 
 # %% ../nbs/api/08_baseline.ipynb #c9190ae3
-import math, time
+import math
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -337,7 +337,7 @@ def run_task(
 ) -> Adapted: # its report says what is trained and stored; for a baseline also `mask_seconds` and, where weights were tuned on the way, `tuned_metrics`
     "Any method on a task: `adapt_task` and the baselines"
     recipe = get_recipe(recipe, **{k: kwargs.pop(k) for k in list(kwargs) if k in Recipe.__dataclass_fields__})
-    task,began = get_task(task),time.perf_counter()
+    task = get_task(task)
     if recipe.method in _phases:
         _check_call(recipe, sparsity, kwargs)
         fresh = partial(set_up, task, model, recipe.batch_size, data, glue_dir, validate, max_length, seed)
@@ -349,7 +349,7 @@ def run_task(
         res = _phases[recipe.method](fresh, sparsity, recipe, seed=seed, max_steps=max_steps, **kwargs)
         if m := res.mask:
             res.report.update(sparsity=m.sparsity, target=sparsity, target_met=True, of=f'{m.numel:,} weights in {len(m)} tensors ({recipe.weights!r})', kept=m.kept)
-        res.report.update(method=recipe.method, seconds=round(time.perf_counter()-began, 1), task=task.name, recipe=asdict(recipe), model=str(model),
+        res.report.update(method=recipe.method, seconds=round(res.report['seconds']+res.report.get('mask_seconds', 0.), 1), task=task.name, recipe=asdict(recipe), model=str(model),
             metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     else: res = adapt_task(task, model, sparsity, recipe, data, glue_dir, validate, max_length, seed, max_steps, cache, **kwargs)
     res.report.update(_size(res, recipe.method))

@@ -240,14 +240,15 @@ def sweep(
     jobs:store_true=False, # run nothing, print one shell command for each missing cell
     model:str=None, # in place of the file's model: 'minilm', a folder, or a Hub id such as google-bert/bert-base-uncased
     masks:str='runs/masks', # folder to save the masks in
+    out:str=None, # .jsonl file in place of the sweep's own, to run cells again that are recorded there
     json:store_true=False, # print JSON
 ):
     "Run what a declared sweep lacks, one recorded line a run, and tell the means over seeds"
     from adaptprune.experiment import results_frame, run_sweep, summarise, sweep_jobs
     if jobs:
-        cmds = sweep_jobs(file, glue_dir, only, model)
+        cmds = sweep_jobs(file, glue_dir, only, model, out)
         return _tell(cmds, json, '\n'.join(cmds))
-    rows = run_sweep(file, glue_dir, only, workers, masks, model=model, scheduler=scheduler, progress=not json)
+    rows = run_sweep(file, glue_dir, only, workers, masks, model=model, scheduler=scheduler, out=out, progress=not json)
     means = summarise(results_frame(rows)).astype(object).to_dict('records')
     means = [{k: None if v!=v else f'{v:g}' if k=='sparsity' else v for k,v in m.items()} for m in means]
     _tell([{k: r[k] for k in ('key', 'name', 'cell', 'report', 'wall_s', 'command')} for r in rows], json, text_table(means))

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from . import __version__
-from .baseline import check_prunes, run_task
+from .baseline import check_prunes, n_rounds, run_task
 from .glue import get_task
 from .mask import Mask, budgets, check_sparsity
 from .optim import MaskOptimizer, pack_mask, unpack_mask
@@ -317,10 +317,10 @@ def _pick(cells, only, path):
         if not k or not any(cell_key(c).startswith(k) for c in cells): raise ValueError(f"{path} has no cell {k!r}: --jobs lists the cells that it lacks, and each recorded line has its key.")
     return [c for c in cells if cell_key(c).startswith(tuple(keys))]
 
-def _command(path, cells, glue_dir, model, only):
+def _command(path, cells, glue_dir, model, only, out=None):
     glue = ['--glue_dir', str(glue_dir)] if glue_dir and any(get_task(c['task']).source=='glue' for c in cells) else []
     path = os.path.relpath(path) if Path(path).resolve().is_relative_to(Path.cwd()) else str(path)
-    return shlex.join(['adaptprune', 'sweep', path, *glue, *(['--model', str(model)] if model else [])]) + f' --only {only}'
+    return shlex.join(['adaptprune', 'sweep', path, *glue, *(['--model', str(model)] if model else []), *(['--out', str(out)] if out else [])]) + f' --only {only}'
 
 def run_sweep(
     path, # of a .toml file, as for `read_sweep`
@@ -331,23 +331,25 @@ def run_sweep(
     cache='runs/imp', # folder for teachers and the rounds of iterative pruning
     model:str=None, # in place of the file's models
     scheduler:str=None, # address of a running dask cluster, in place of local workers
+    out=None, # .jsonl file in place of the sweep's own: a new one runs cells again that are recorded there
     **kwargs # for `run_cells`
 ) -> list: # the lines of the cells, in the order of running
     "Run what a declared sweep lacks"
-    cells,out = read_sweep(path, model)
+    cells,own = read_sweep(path, model)
     cells = _pick(cells, only, path)
-    return run_cells(cells, out, _command(path, cells, 'PATH', model, '{key}'), masks=masks, workers=workers, scheduler=scheduler, cache=cache, glue_dir=glue_dir, **kwargs)
+    return run_cells(cells, out or own, _command(path, cells, 'PATH', model, '{key}', out), masks=masks, workers=workers, scheduler=scheduler, cache=cache, glue_dir=glue_dir, **kwargs)
 
 # %% ../nbs/api/13_experiment.ipynb #f103d452
 def sweep_jobs(
     path, # of a .toml file, as for `read_sweep`
     glue_dir=None, # folder with GLUE's data
     only=None, # as in `run_sweep`
-    model:str=None # in place of the file's models
+    model:str=None, # in place of the file's models
+    out=None # as in `run_sweep`
 ) -> list: # one shell command for each missing cell, or chain of them
     "What is left of a sweep as independent shell commands"
-    cells,out = read_sweep(path, model)
-    return [_command(path, u, glue_dir, model, ','.join(map(cell_key, u))) for u in _units(_missing(_pick(cells, only, path), out))]
+    cells,own = read_sweep(path, model)
+    return [_command(path, u, glue_dir, model, ','.join(map(cell_key, u)), out) for u in _units(_missing(_pick(cells, only, path), out or own))]
 
 # %% ../nbs/api/13_experiment.ipynb #1a41a7e9
 def _label(r):
@@ -361,12 +363,23 @@ def _label(r):
 
 def results_frame(
     rows:list # lines, as from `read_results`
-): # a pandas `DataFrame`, one row a run: task, method, sparsity, seed, metric, value, tuned (where weights were tuned on the way), seconds, key
+): # a pandas `DataFrame`, one row a run: task, name, method, sparsity, seed, metric, value; tuned and tuned_sparsity (where weights were tuned on the way); steps (of the whole network) and head_steps, seconds, model, precision, key
     "The recorded runs as a table; a recipe that has changed since, or was changed for a run, has that in its name"
     import pandas as pd
-    def value(metrics, name): return next((v for k,v in metrics.items() if k.split('_')[0]==name), None) if metrics else None
-    return pd.DataFrame([dict(task=r['report']['task'], name=_label(r), method=r['recipe']['method'], sparsity=r['cell'].get('sparsity', .5), seed=r['cell'].get('seed', 0), metric=r['report']['metric'],
-        value=value(r['report']['metrics'], r['report']['metric']), tuned=value(r['report'].get('tuned_metrics'), r['report']['metric']), seconds=r['report']['seconds'], key=r['key']) for r in rows])
+    return pd.DataFrame([_row(r, r['report'], r['cell']) for r in rows])
+
+def _row(r, report, cell):
+    def value(metrics): return next((v for k,v in metrics.items() if k.split('_')[0]==report['metric']), None) if metrics else None
+    steps,alone = _steps(r['recipe']['method'], report, cell)
+    return dict(task=report['task'], name=_label(r), method=r['recipe']['method'], sparsity=cell.get('sparsity', .5), seed=cell.get('seed', 0), metric=report['metric'], value=value(report['metrics']),
+        tuned=value(report.get('tuned_metrics')), tuned_sparsity=report.get('tuned_sparsity'), steps=steps, head_steps=alone, seconds=report['seconds'], model=cell.get('model', 'minilm'), precision=cell.get('mixed_precision', 'no'), key=r['key'])
+
+def _steps(method, report, cell):
+    "Optimiser steps of a run, all phases and rounds counted: with all of the network at work, and with the head alone"
+    n = report.get('steps', 0)
+    if method in ('features', 'random'): return 0,n
+    if method=='magnitude': return n,n
+    return (n_rounds(cell.get('sparsity', .5))*cell.get('round_steps', n),n) if method=='imp' else (n,0)
 
 def summarise(
     frame, # as from `results_frame`

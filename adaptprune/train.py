@@ -43,6 +43,8 @@ class Recipe:
     weights:str = 'all' # which weights get a mask, as in `maskable`
     start:str = 'rank' # of theta: 'normal', 'rank' (of |w0|), 'constant', 'uniform', or the rank of scores from the first batches: 'activation' (|w0| times the norm of its input), 'gradient' (|w0 dl/dw|)
     spread:float = .05 # width of a rank or uniform start, height of a constant one
+    mean:float = .01 # of a normal start
+    std:float = .001 # of a normal start
     margin:float = None # of a rank start: weights whose rank is above sparsity + margin start level, as the `cap` of `start_theta`; None: no cap
     t_l:float = 1e5 # forward temperature
     t_s:float = 1. # temperature of the surrogate slope; 0: straight through (a hard mask forward, a slope of 1 backward)
@@ -105,6 +107,7 @@ def _check_ranges(r):
     if r.head_first and r.schedule=='constant': raise ValueError("With schedule='constant' everything is pruned before the first step, so the head cannot learn first: use another schedule.")
     if r.dropout!=-1 and not 0<=r.dropout<1: raise ValueError(f"dropout must be in [0, 1), or -1 for the model's own, got {r.dropout!r}.")
     if r.margin is not None and not r.margin>0: raise ValueError(f"margin must be positive, got {r.margin!r}: it lies above the sparsity; None levels nothing.")
+    if not r.std>=0: raise ValueError(f"std must be 0 or more, got {r.std!r}.")
     if not r.reach>=0: raise ValueError(f"reach must be 0 or more, got {r.reach!r}.")
     for n in ('t_l_start', 't_s_start', 'distil_t', 'layer_decay'):
         if not (getattr(r, n) is None or getattr(r, n)>0): raise ValueError(f"{n} must be positive, got {getattr(r, n)!r}.")
@@ -226,7 +229,7 @@ def prepare(
     if recipe.method=='mask':
         hard,bare,cap = recipe.t_s==0, not (recipe.momentum or recipe.pull), 1. if recipe.margin is None else min(sparsity+recipe.margin, 1.)
         attach(base, recipe.weights, start or recipe.start, math.inf if hard else recipe.t_l, recipe.t_s or 1., sparse_grad and recipe.step!='adam' and bare, seed,
-               hard or recipe.step=='sign' and bare, spread=recipe.spread, cap=cap)
+               hard or recipe.step=='sign' and bare, spread=recipe.spread, mean=recipe.mean, std=recipe.std, cap=cap)
         return MaskOptimizer(mask_groups(model, _alpha(recipe, n_steps, sparsity), recipe.beta, recipe.gamma if recipe.schedule=='none' else 0., recipe.step, recipe.head_step,
                                          recipe.layer_decay, momentum=recipe.momentum, pull=recipe.pull))
     inside = set(base.parameters())
@@ -284,10 +287,18 @@ class Adapted:
     report:dict # what was asked and what came out
     path:list=None # with `levels`: one dict a level, with its sparsity, metrics and mask
 
+def _computes_bf16():
+    "Has this processor instructions for bfloat16? Where torch cannot say, it is taken to have them"
+    can = getattr(torch.cpu, 'get_capabilities', lambda: dict(bf16=True))()
+    return any(can.get(k) for k in ('avx512_bf16', 'amx_bf16', 'bf16'))
+
 def _open_run(accelerator, mixed_precision, accumulate):
     if accelerator: return accelerator
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=mixed_precision, gradient_accumulation_steps=accumulate)
+    acc = Accelerator(mixed_precision=mixed_precision, gradient_accumulation_steps=accumulate)
+    if mixed_precision=='bf16' and acc.device.type=='cpu' and not _computes_bf16():
+        warnings.warn("This processor does not compute in bfloat16: mixed_precision='bf16' may be many times slower here than 'no'.")
+    return acc
 
 class _Interrupt:
     "Turn the first Ctrl-C into a wish that the loop grants between two steps, so that what is saved is whole; the second acts at once"
@@ -639,7 +650,14 @@ class MaskCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.ctl = _controller(self.model, self.sparsity, state.max_steps, self.recipe)
-        self.ctl.i = state.global_step
+        if not state.global_step: return
+        if not (file := self._file(args, state)).exists(): raise ValueError(f"{file} is missing, so it is not known what had been pruned by step {state.global_step}: train with this callback from the start, and keep output_dir.")
+        self.ctl.load_state_dict(torch.load(file, weights_only=True))
+
+    def _file(self, args, state): return Path(args.output_dir)/f'checkpoint-{state.global_step}'/'mask_controller.pt'
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero: _save(self._file(args, state), self.ctl.state_dict())
 
     def on_step_end(self, args, state, control, **kwargs):
         self.ctl.step()

@@ -106,7 +106,7 @@ def test_cells_in_one_table_instead_of_many(sweep):
     Path('b.toml').write_text('out = "a.jsonl"\n[cells]\ntask = "stsb"\n')
     with pytest.raises(ValueError, match=r'write \[\[cells\]\]'): read_sweep('b.toml')
 
-@pytest.mark.parametrize('name, n', [('cpu', 137), ('full', 630), ('recipe', 59), ('tuning', 21)])
+@pytest.mark.parametrize('name, n', [('cpu', 141), ('full', 630), ('recipe', 59), ('tuning', 21)])
 def test_the_sweeps_of_the_repository(name, n):
     cells,out = read_sweep(root/f'sweeps/{name}.toml')
     assert len(cells)==len({cell_key(c) for c in cells})==n and [c['seed'] for c in cells]==sorted(c['seed'] for c in cells)
@@ -121,12 +121,16 @@ def test_the_full_sweep_is_the_papers_grid():
 recorded = [(f.name, r) for f in sorted((root/'results').glob('*.jsonl')) for r in read_results(f) if r.get('command', '').startswith('adaptprune sweep')]
 @pytest.mark.parametrize('file', sorted({f for f,_ in recorded}))
 def test_a_recorded_command_makes_its_line_again(file):
+    def declared(file, model=None):
+        cells,out = read_sweep(root/file, model)
+        return {cell_key(c) for c in cells},out
+    seen = {}
     for f,r in recorded:
         if f!=file: continue
         words = shlex.split(r['command'])
-        model = words[words.index('--model')+1] if '--model' in words else None
-        cells,out = read_sweep(root/words[2], model)
-        assert out==f'results/{file}' and r['key'] in {cell_key(c) for c in cells}, r['cell']
+        sweep = (words[2], *words[words.index('--model')+1:][:1]) if '--model' in words else (words[2],)
+        keys,out = seen[sweep] = seen.get(sweep) or declared(*sweep)
+        assert out==f'results/{file}' and r['key'] in keys, r['cell']
         if '--only' in words: assert words[words.index('--only')+1]==r['key']
 
 # Lines
@@ -154,6 +158,15 @@ def test_a_command_for_another_model_and_without_glue(sweep):
     f = sweep(['task = "mini-sentiment"'])
     r, = run_sweep(f, glue_dir='/somewhere', model='a folder', run=fake, progress=False)
     assert shlex.split(r['command'])==['adaptprune', 'sweep', 'a.toml', '--model', 'a folder', '--only', r['key']] and r['cell']['model']=='a folder'
+
+def test_another_file_for_the_lines(sweep):
+    "What is recorded is run again for another file, and the command says so"
+    f = sweep([good+'\nseed = [0, 1]\nmax_steps = 3'])
+    first = run_sweep(f, run=fake, progress=False)
+    again = run_sweep(f, run=fake, progress=False, only=first[1]['key'], out='mine/again.jsonl')
+    assert read_results('mine/again.jsonl')==again and len(again)==1 and read_results('results/a.jsonl')==first
+    assert again[0]['command']==f"adaptprune sweep a.toml --glue_dir PATH --out mine/again.jsonl --only {again[0]['key']}"
+    assert sweep_jobs(f)==[] and sweep_jobs(f, out='mine/again.jsonl')==[f"adaptprune sweep a.toml --out mine/again.jsonl --only {first[0]['key']}"]
 
 @pytest.mark.parametrize('only', ['zz', '', 'a,', ['zz']])
 def test_keys_that_are_not_there(only, sweep):
@@ -401,6 +414,20 @@ def test_runs_of_a_changed_recipe_keep_apart(tmp_path):
     rows.append(dict(rows[1], recipe=old))
     names = list(results_frame(rows).name)
     assert names==['default', 'default, start=rank, dropout=-1.0', 'default, alpha=0.1', 'default, levels=[0.2, 0.5]', 'default, start=rank, dropout=-1.0']
+
+@pytest.mark.parametrize('cell, report, want', [
+    (dict(recipe='default', max_steps=9), {}, (9, 0, None)), (dict(recipe='features', max_steps=9), {}, (0, 9, None)), (dict(recipe='random', max_steps=9), {}, (0, 9, None)),
+    (dict(recipe='magnitude', max_steps=9), dict(tuned_metrics=dict(spearman=.7), tuned_sparsity=.5), (9, 9, .5)),
+    (dict(recipe='imp', max_steps=9, round_steps=2), dict(rounds=4, tuned_metrics=dict(spearman=.7), tuned_sparsity=.488), (8, 9, .488)),
+    (dict(recipe='imp', max_steps=9), dict(rounds=4), (36, 9, None))], ids=str)
+def test_a_frame_counts_every_phase(cell, report, want):
+    "Steps with all of the network at work and with the head alone, and the sparsity at which weights were tuned"
+    from adaptprune.train import get_recipe
+    r = dict(key='', name=cell['recipe'], cell=dict(cell, mixed_precision='bf16'), recipe=vars(get_recipe(cell['recipe'])), report=dict(report, task='stsb', metric='spearman', metrics=dict(spearman=.5), steps=9, seconds=1.))
+    f = results_frame([r, dict(r, cell=dict(cell, model='other'))])
+    row = f.iloc[0]
+    tuned = None if row.tuned_sparsity!=row.tuned_sparsity else row.tuned_sparsity
+    assert (row.steps, row.head_steps, tuned)==want and list(f.precision)==['bf16', 'no'] and list(f.model)==['minilm', 'other']
 
 def test_fields_that_fit_themselves_count_by_their_value():
     "A reach of 0 is the same run as the reach that it stands for"

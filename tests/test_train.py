@@ -53,7 +53,7 @@ def same_run(a, b):
 @pytest.mark.parametrize('kw', [dict(sparsity=.3), dict(sparsity=.99), dict(sparsity=0.), dict(budget='matrix', step='adam'),
     dict(budget='layer', recovery=False), dict(recovery=False, every=3),
     dict(step='normalised', momentum=.9), dict(step='sign', pull=.5, layer_decay=.7), dict(head_first=.3, margin=.1), dict(average=.3, schedule='linear', dropout=0.),
-    dict(t_l_start=10., t_s_start=.1, step='adam'), dict(start='normal', step='plain'), dict(start='gradient'), dict(accumulate=3, decay='cosine'), dict(t_l=math.inf, warmup=0.)], ids=str)
+    dict(t_l_start=10., t_s_start=.1, step='adam'), dict(start='normal', step='plain'), dict(start='normal', mean=.03, std=.01), dict(start='gradient'), dict(accumulate=3, decay='cosine'), dict(t_l=math.inf, warmup=0.)], ids=str)
 def test_target_is_exact_and_the_base_untouched(kw):
     model = Toy()
     before = {n: p.clone() for n,p in model.body.named_parameters()}
@@ -190,6 +190,23 @@ def test_accumulation_equals_a_larger_batch(k):
 
 def test_a_rest_of_accumulation_makes_a_step(): assert go(accumulate=2).report['steps']==12    # 7 batches are 4 steps
 
+@pytest.mark.parametrize('can', [True, False])
+def test_bf16_on_a_processor_without_it_warns(can, monkeypatch):
+    monkeypatch.setattr('adaptprune.train._computes_bf16', lambda: can)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        go(max_steps=2, mixed_precision='bf16')
+        go(max_steps=2)
+    assert len([w for w in seen if 'does not compute in bfloat16' in str(w.message)])==(not can)
+
+@pytest.mark.parametrize('caps, can', [(dict(avx2=True, avx512_bf16=False), False), (dict(avx512_bf16=True), True), (dict(amx_bf16=True), True), (dict(neon=True, bf16=True), True)], ids=str)
+def test_which_processors_compute_in_bf16(caps, can, monkeypatch):
+    from adaptprune.train import _computes_bf16
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: caps, raising=False)
+    assert _computes_bf16()==can
+    monkeypatch.delattr(torch.cpu, 'get_capabilities')
+    assert _computes_bf16()
+
 def test_bf16():
     seen = set()
     def loss(m, b): out = m(b[0]); seen.add((m.body[0]._parameters['weight'].dtype,
@@ -264,7 +281,7 @@ def test_resume_is_exact(tmp_path, accumulate, step):
 
 @pytest.mark.parametrize('kw', [dict(recipe='features'), dict(recipe='finetune'), dict(recovery=False),
     dict(start='gradient', budget='matrix'), dict(schedule='none', gamma=2e-4, start='normal', max_steps=21),
-    dict(start='normal', step='plain'), dict(eval_every=10, evaluate=lambda m: dict(mean=m(X).mean().item()))],
+    dict(start='normal', step='plain'), dict(start='normal', mean=.03, std=.01), dict(eval_every=10, evaluate=lambda m: dict(mean=m(X).mean().item()))],
         ids=lambda kw: next(iter(kw.values())) if isinstance(next(iter(kw.values())), str) else str(sorted(kw)[0]))
 @pytest.mark.filterwarnings('ignore:The target sparsity')
 def test_resume_of_other_runs(tmp_path, kw):
@@ -403,6 +420,10 @@ def test_trainer_resumes(tiny, tmp_path):
     assert get_mask(again.model)==get_mask(whole.model) and again.state.global_step==12
     for (n,p),q in zip(again.model.named_parameters(), whole.model.parameters()): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7,
         msg=n)
+    ours,theirs = (next(c.ctl for c in t.callback_handler.callbacks if isinstance(c, MaskCallback)) for t in (again, whole))
+    assert ours.recovered()==theirs.recovered() and all(torch.equal(g, theirs.gone[n]) for n,g in ours.gone.items()) and any(g.any() for g in ours.gone.values())
+    (tmp_path/'b'/'checkpoint-6'/'mask_controller.pt').unlink()
+    with pytest.raises(ValueError, match='what had been pruned by step 6'): trainer(tiny, tmp_path/'b').train(resume_from_checkpoint=str(tmp_path/'b'/'checkpoint-6'))
 
 # the real thing
 
