@@ -1,9 +1,9 @@
 """Is it the mask or only its densities? Masks shuffled within each matrix, and pre-trained weights with noise, each with a head trained anew (the paper's Table 3).
 
-    adaptprune sweep sweeps/cpu.toml --glue_dir PATH        # first: learns the masks, and keeps them in runs/masks
-    python benchmarks/perturb.py --glue_dir PATH            # adds what is missing to results/perturb.jsonl, about a minute a line on one core
+    adaptprune sweep sweeps/cpu.toml --glue_dir PATH --out runs/again.jsonl     # first: learns the masks again, and keeps them in runs/masks
+    python benchmarks/perturb.py --glue_dir PATH                                # adds what is missing to results/perturb.jsonl, about a minute a line on one core
 
-The network stays frozen in all of them; only the head is trained, with as many steps as it had beside the mask."""
+Masks are not in the repository; those that the folder lacks are passed over. The network stays frozen in all of them; only the head is trained, with as many steps as it had beside the mask."""
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +41,8 @@ def run(task, change, mask, folder, glue_dir, seed, max_steps, mixed_precision, 
 @call_parse
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
-    of:str=str(root/'results/paper_cpu.jsonl'), # the runs whose masks are changed: those of the first default recipe, which started from magnitudes
+    of:str=str(root/'results/paper_cpu.jsonl'), # the runs whose masks are changed
+    start:str='rank', # those of which default recipe: the first one started from the 'rank' of magnitudes, today's from 'activation' scores
     masks:str=str(root/'runs/masks'), # folder with their masks
     tasks:str='stsb', # comma-separated
     seeds:int=1, # seeds 0 to this less one
@@ -53,7 +54,9 @@ def main(
     cells = []
     for r in sorted(read_results(of), key=lambda r: (r['cell']['seed'], r['cell']['sparsity'])):
         c = r['cell']
-        if (c['recipe'], r['recipe']['start'])!=('default', 'rank') or c['task'] not in tasks.split(',') or c['seed']>=seeds: continue
+        if (c['recipe'], r['recipe']['start'])!=('default', start) or c.get('levels') or c['task'] not in tasks.split(',') or c['seed']>=seeds: continue
+        if not (Path(masks)/f"{r['key']}.safetensors").exists(): continue
         changes = ['shuffle']+[f'noise {s:g}' for s in noises]*(c['sparsity']==.5)
-        cells += [dict(name=ch, task=c['task'], change=ch, mask=r['key'], seed=c['seed'], sparsity=c['sparsity'], recipe='features', max_steps=c['max_steps'], mixed_precision=c['mixed_precision']) for ch in changes]
-    run_cells(cells, out, f'python benchmarks/perturb.py --glue_dir PATH --tasks {tasks} --seeds {seeds}', run=partial(run, folder=masks), glue_dir=glue_dir)
+        cells += [dict(name=ch, task=c['task'], change=ch, mask=r['key'], seed=c['seed'], sparsity=c['sparsity'], recipe='features', max_steps=c['max_steps'], mixed_precision=c.get('mixed_precision', 'no')) for ch in changes]
+    if not cells: raise SystemExit(f"{masks} holds no mask of these runs of {of}: run the sweep first.")
+    run_cells(cells, out, f'python benchmarks/perturb.py --glue_dir PATH --tasks {tasks} --seeds {seeds} --start {start}', run=partial(run, folder=masks), glue_dir=glue_dir)

@@ -1,18 +1,20 @@
 """Where the masks of a sweep prune: every table of `adaptprune.topology` for each saved mask, and the overlap of each pair that shares a sparsity.
 
-    python benchmarks/topology.py --masks runs/masks --runs results/paper_cpu.jsonl      those of one sweep; ten seconds of one core for each mask
-    python benchmarks/topology.py --masks runs/masks --cache runs/topology               keeps the tables of each mask, so that a longer sweep goes on from there
+    adaptprune sweep sweeps/cpu.toml --glue_dir PATH --out runs/again.jsonl              first: learns the masks again, and keeps them in runs/masks
+    python benchmarks/topology.py --runs results/paper_cpu.jsonl                         adds the tables of those that results/topology.json lacks; ten seconds of one core for each
+    python benchmarks/topology.py --runs results/paper_cpu.jsonl --afresh                only the masks in the folder
 
-The masks are those that a sweep writes (`adaptprune sweep FILE` with a folder for masks), read by `adaptprune.experiment.load_mask`; what a run was, stands in its `cell`.
+Masks are not in the repository, so the file grows: what it holds of a mask that is no longer in the folder stays, and pairs are compared where both masks are there.
+What a run was, stands in its `cell`; its `name` also says how its recipe differs from today's.
 Columns that are the same for all masks (names, sizes, the dense ranks) are stored once, under `shared`; floats are rounded to five digits.
 Overlap: `kappa` is agreement beyond the densities in each matrix, `kappa_size` beyond those in each hundredth of a matrix by |w|, `kappa_global` beyond the overall density."""
 import json, time
 from itertools import groupby
 from pathlib import Path
 import torch
-from fastcore.script import call_parse
+from fastcore.script import call_parse, store_true
 from tqdm.auto import tqdm
-from adaptprune.experiment import environment, load_mask, read_results
+from adaptprune.experiment import environment, load_mask, read_results, results_frame
 from adaptprune.head import load_encoder
 from adaptprune.mask import Mask
 from adaptprune.topology import describe, overlaps, split_by_size
@@ -27,21 +29,24 @@ def tidy(x):
 
 def columns(rows): return {k: [r[k] for r in rows] for k in rows[0]} if rows else {}
 
+def names(rows): return dict(zip((r['key'] for r in rows), results_frame(rows).name))
+
+def earlier(file):
+    "The masks and the pairs of a file as rows, without the columns taken out"
+    if not Path(file).exists(): return [],[],[]
+    old = json.loads(Path(file).read_text())
+    def rows(cols): return [dict(zip(cols, r)) for r in zip(*cols.values())]
+    masks = [{t: {**old['shared'].get(t, {}), **cols} if isinstance(cols, dict) and t!='cell' else cols for t,cols in m.items()} for m in old['masks']]
+    return masks, rows(old['overlap']), rows(old['seeds'])
+
 def against_start(mask, model):
-    "Overlap with where a rank start begins: the largest |w| of each matrix, at the mask's own sparsity; by component"
+    "Overlap with the largest |w| of each matrix, at the mask's own sparsity, where the start of the first recipe begins; by component"
     start = Mask.from_scores({n: model.get_parameter(n).detach().abs() for n in mask}, mask.sparsity, 'matrix')
     return overlaps(dict(start=start, mask=mask), 'component')
 
-def tables(key, mask, about, model, cache):
-    "The tables of one mask, from the cache if it has them"
-    file = cache and Path(cache)/f'{key}.json'
-    if file and file.exists(): return json.loads(file.read_text())
-    found = tidy(dict(key=key, cell=about['cell'], **{k: columns(v) if isinstance(v, list) else v for k,v in describe(mask, model).items()},
-        start=columns(against_start(mask, model))))
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found))
-    return found
+def tables(key, mask, about, model):
+    "The tables of one mask"
+    return tidy(dict(key=key, cell=about['cell'], **{k: columns(v) if isinstance(v, list) else v for k,v in describe(mask, model).items()}, start=columns(against_start(mask, model))))
 
 def share(masks):
     "Take columns out of the tables that are the same in all of them"
@@ -55,40 +60,40 @@ def compare(group, model):
 
 def seeds_by_component(group, cells):
     "The same by component, for pairs that differ in nothing but the seed"
-    def run(k): return json.dumps({f: v for f,v in cells[k].items() if f!='seed'}, sort_keys=True)
+    def run(k): return json.dumps({f: v for f,v in cells[k].items() if f not in ('seed', 'mixed_precision')}, sort_keys=True)
     same = [sorted(g) for _,g in groupby(sorted(group, key=run), key=run)]
     return [r for g in same if len(g)>1 for r in overlaps({k: group[k] for k in g}, 'component')]
 
 @call_parse
 def main(
     masks:str='runs/masks', # folder of masks, KEY.safetensors
-    runs:str=None, # .jsonl file of a sweep: only the masks of its runs
-    out:str=str(root/'results/topology.json'),
-    cache:str=None, # folder to keep the tables of each mask in
+    runs:str=str(root/'results/paper_cpu.jsonl'), # file of the sweep: only the masks of its runs
+    out:str=str(root/'results/topology.json'), # file to add to
+    afresh:store_true=False, # forget what the file holds
     threads:int=1, # of torch
 ):
     "All tables of all masks, and their overlap"
     torch.set_num_threads(threads)
-    files = {p.stem: p for p in sorted(Path(masks).glob('*.safetensors'))}
-    if runs: files = {k: files[k] for k in {r['key'] for r in read_results(runs)} if k in files}
-    if not files: raise SystemExit(f'No masks in {masks}: run a sweep that saves them first.')
-    files = dict(sorted(files.items()))
-    began,models,found = time.perf_counter(), {}, []
+    called,began,models = names(read_results(runs)), time.perf_counter(), {}
+    found,pairs,parts = ([],[],[]) if afresh else earlier(out)
+    found = {m['key']: dict(m, name=called[m['key']]) for m in found if m['key'] in called}
+    files = {p.stem: p for p in sorted(Path(masks).glob('*.safetensors')) if p.stem in called}
+    if not files: raise SystemExit(f'{masks} holds no mask of a run in {runs}: run the sweep first.')
     def base(name): return models.setdefault(name, None) or models.update({name: load_encoder(name)}) or models[name]
     for key,file in tqdm(files.items(), desc='tables'):
+        if key in found: continue
         mask,about = load_mask(file)
-        found.append(tables(key, mask, about, base(about['cell'].get('model', 'minilm')), cache))
-    cells = {f['key']: f['cell'] for f in found}
+        found[key] = dict(tables(key, mask, about, base(about['cell'].get('model', 'minilm'))), name=called[key])
+    cells = {k: dict(found[k]['cell'], name=called[k]) for k in files}
     def level(k): return cells[k].get('model', 'minilm'), cells[k].get('weights', 'all'), cells[k]['sparsity']
-    pairs,parts = [],[]
+    pairs,parts = ([p for p in ps if not {p['a'], p['b']}<=set(files) and {p['a'], p['b']}<=set(found)] for ps in (pairs, parts))
     for (name,*_),keys in tqdm(groupby(sorted(cells, key=level), key=level), desc='overlap'):
         group = {k: load_mask(files[k])[0] for k in keys}
         if len(group)<2: continue
-        pairs += compare(group, base(name))
-        parts += seeds_by_component(group, cells)
-    same,found = share(found)
-    command = 'python benchmarks/topology.py --masks runs/masks' + (f' --runs results/{Path(runs).name}' if runs else '')
-    record = dict(command=command, environment=environment(), seconds=round(time.perf_counter()-began), shared=same, masks=found,
-        overlap=tidy(columns(pairs)), seeds=tidy(columns(parts)))
+        pairs += tidy(compare(group, base(name)))
+        parts += tidy(seeds_by_component(group, cells))
+    same,found = share([found[k] for k in sorted(found)])
+    record = dict(command=f'python benchmarks/topology.py --runs results/{Path(runs).name}', environment=environment(), seconds=round(time.perf_counter()-began), shared=same, masks=found,
+        overlap=columns(pairs), seeds=columns(parts))
     Path(out).write_text(json.dumps(record, separators=(',', ':'), allow_nan=False).replace('{"key"', '\n{"key"')+'\n')
     print(f'{len(found)} masks, {len(pairs)} pairs: {out}')
