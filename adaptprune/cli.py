@@ -40,7 +40,7 @@ def adapt(
     task:str='mini-sentiment', # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
     sparsity:float=.5, # share of the weights to prune, in [0, 1)
-    recipe:str='default', # 'default', 'paper', 'features' or 'finetune'
+    recipe:str='default', # 'default', 'paper', 'movement' or 'edge-popup'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
     train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl or .parquet
@@ -48,6 +48,7 @@ def adapt(
     text:str=None, # one or two text columns of your data, comma-separated
     label:str='label', # label column of your data
     weights:str=None, # which weights get a mask: 'all', 'encoder' or a pattern (default: the recipe's)
+    set:str=None, # other fields of the recipe, such as step=adam,dropout=0.1 (all of them: the docs of Recipe)
     epochs:float=None, # passes over the data (default: the recipe's)
     max_steps:int=None, # stop after this many steps instead
     seed:int=0, # of head, data order and dropout
@@ -59,7 +60,8 @@ def adapt(
     "Adapt a pre-trained model to a task by pruning, and save the mask"
     from adaptprune.artifact import TaskMask
     from adaptprune.train import adapt_task, get_recipe
-    if get_recipe(recipe).method!='mask': raise ValueError(f"The recipe {recipe!r} makes no mask to save: use 'default' or 'paper' (the demo compares with the others).")
+    recipe = get_recipe(recipe, **_fields(set))
+    if recipe.method!='mask': raise ValueError(f"The method {recipe.method!r} makes no mask to save: use 'default' or 'paper' (the demo compares with the others).")
     _holds_no_mask(out, force or resume)
     t,data = _data(task, train, dev, text, label, glue_dir)
     res = adapt_task(t, model, sparsity, recipe, data, seed=seed, max_steps=max_steps, mixed_precision=precision, out=out, resume=resume,
@@ -68,6 +70,18 @@ def adapt(
     r = res.report
     _tell(dict(r, out=out), json, f"{t.name}: {_metrics(r['metrics'])}\n{r['sparsity']:.4%} of {r['of']} pruned, {r['recovered']:.1%} of the kept ones came back; "
           f"{r['steps']:,} steps in {r['seconds']:.0f} s\nmask and head saved in {out}")
+
+def _fields(text):
+    "The fields of a recipe from text such as 'step=adam,dropout=0.1', each of its own kind"
+    from adaptprune.train import Recipe
+    fields = {}
+    for part in text.split(',') if text else ():
+        k,eq,v = part.partition('=')
+        if k not in Recipe.__dataclass_fields__ or not eq: raise ValueError(f"--set {part!r} is not FIELD=VALUE with a field of a recipe: they are {', '.join(Recipe.__dataclass_fields__)}.")
+        kind = Recipe.__dataclass_fields__[k].type
+        try: fields[k] = dict(true=True, false=False)[v.lower()] if kind is bool else kind(v)
+        except (ValueError, KeyError): raise ValueError(f"--set {part!r}: {k} takes {dict(int='a whole number', float='a number', bool='true or false')[kind.__name__]}.") from None
+    return fields
 
 def _holds_no_mask(out, force):
     if (Path(out)/'adaptprune.json').exists() and not force: raise ValueError(f"{out!r} already holds a mask: give another --out, or --force to replace it.")

@@ -51,9 +51,9 @@ class Mask(Mapping):
 # %% ../nbs/api/00_mask.ipynb #9c729aa7
 def layer_of(
     name:str # dotted name of a weight, as in `named_parameters`
-) -> str: # the numbered layer it belongs to (`layer.3`), or the first part of the name (`embeddings`)
+) -> str: # the numbered layer it belongs to (`layer.3`, `decoder.block.3`), or the first part of the name (`embeddings`)
     "The layer that a weight belongs to, read off its name"
-    if found := re.search(r'(\w+\.\d+)(?=\.)', name): return found[1]
+    if found := re.search(r'((?:decoder\.)?\w+\.\d+)(?=\.)', name): return found[1]
     parts = name.split('.')
     return parts[0] if len(parts)>1 else name
 

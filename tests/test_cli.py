@@ -31,6 +31,11 @@ def test_usage(capsys, monkeypatch):
     (['adapt', '--train', 'missing.csv', '--text', 'a'], ['missing.csv']),
     (['adapt', '--train', 'missing.csv'], ['--text']),
     (['adapt', '--weights', 'decoder*', '--max-steps', '1'], ["'decoder*'"]),
+    (['adapt', '--set', 'stop=adam'], ["'stop=adam'", 'FIELD=VALUE', 'dropout']),
+    (['adapt', '--set', 'step'], ["'step'", 'FIELD=VALUE']),
+    (['adapt', '--set', 'step=adam,every=often'], ["'every=often'", 'a whole number']),
+    (['adapt', '--set', 'recovery=maybe'], ["'recovery=maybe'", 'true or false']),
+    (['adapt', '--set', 'dropout=2'], ['dropout', '2.0']),
     (['evaluate', 'no-such-mask'], ['no-such-mask']),
     (['info', 'no-such-mask'], ['no-such-mask']),
 ])
@@ -42,6 +47,11 @@ def test_bad_input_is_one_line_that_names_it(args, words, capsys, monkeypatch, t
     assert code==2 and len(lines)==1 and 'Traceback' not in err
     assert all(w in lines[0] for w in words), lines[0]
     assert not list(tmp_path.rglob('*.safetensors'))
+
+def test_fields_are_of_their_own_kind():
+    got = cli._fields('step=adam,every=2,alpha=1e-3,recovery=False,margin=.2')
+    assert got==dict(step='adam', every=2, alpha=1e-3, recovery=False, margin=.2) and cli._fields(None)=={}
+    assert {k: type(v) for k,v in got.items()}==dict(step=str, every=int, alpha=float, recovery=bool, margin=float)
 
 def test_unknown_option_is_refused():
     r = subprocess.run([sys.executable, '-m', 'adaptprune.cli', 'adapt', '--sparcity', '.5'], capture_output=True, text=True)
@@ -55,8 +65,9 @@ def test_adapt_then_info_then_evaluate(capsys, monkeypatch, tmp_path):
     rows = [f'{"a fine day" if i%2 else "an awful day"} number {i},{i%2}' for i in range(60)]
     Path('mine.csv').write_text('words,y\n'+'\n'.join(rows)+'\n')
     own = ['--train', 'mine.csv', '--text', 'words', '--label', 'y']
-    code,out,err = run(capsys, monkeypatch, 'adapt', *own, '--sparsity', '.25', '--max-steps', 4, '--out', 'm', '--json')
+    code,out,err = run(capsys, monkeypatch, 'adapt', *own, '--sparsity', '.25', '--max-steps', 4, '--set', 'start=rank,every=2', '--out', 'm', '--json')
     made = json.loads(out)
+    assert (made['recipe']['start'], made['recipe']['every'], made['recipe']['dropout'])==('rank', 2, 0.)
     assert code==0 and made['target_met'] and abs(made['sparsity']-.25)<1e-6 and not list(Path('m').glob('*.pt'))
     assert run(capsys, monkeypatch, 'adapt', *own, '--out', 'm')[2].count('already holds a mask')==1
     code,out,_ = run(capsys, monkeypatch, 'info', 'm', '--json')

@@ -138,6 +138,7 @@ def test_sparsity_out_of_range(s):
     with pytest.raises(ValueError, match=r'number in \[0, 1\).*for half of them, 0\.5'): check_sparsity(s)
 
 @pytest.mark.parametrize('name,layer', [('bert.encoder.layer.11.output.dense.weight', 'layer.11'), ('h.3.attn.c_attn.weight', 'h.3'),
+    ('encoder.block.0.layer.1.DenseReluDense.wi.weight', 'block.0'), ('decoder.block.0.layer.1.EncDecAttention.q.weight', 'decoder.block.0'), ('model.decoder.layers.5.fc1.weight', 'decoder.layers.5'),
     ('embeddings.word_embeddings.weight', 'embeddings'), ('wte.weight', 'wte'), ('weight', 'weight')])
 def test_layer_of(name, layer): assert layer_of(name)==layer
 

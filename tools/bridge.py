@@ -12,6 +12,7 @@ cfg = get_config()
 root,nbs_path = cfg.config_path.resolve(),cfg.nbs_path.resolve()
 base = f"{cfg.doc_host.rstrip('/')}/{cfg.doc_baseurl.strip('/')}/"
 order = ['tutorials','explanations','experiments','api']
+pages = ['method','near_optimality','against_baselines','recipe','ablations','topology','reproduction','speed_and_memory'] # what is read first; the rest follows by name
 
 def link_names():
     "Let nbdev link the names of this package, and of no other, whether it is installed or not"
@@ -20,7 +21,7 @@ def link_names():
 
 def sidebar():
     "The sections of the site and the notebooks in each, as Quarto reads them"
-    nbs = sorted(p.resolve().relative_to(nbs_path) for p in doclinks.nbglob(as_path=True))
+    nbs = sorted((p.resolve().relative_to(nbs_path) for p in doclinks.nbglob(as_path=True)), key=lambda p: (pages.index(p.stem) if p.parts[0]!='api' and p.stem in pages else len(pages), p))
     dirs = sorted({p.parent.as_posix() for p in nbs}-{'.'}, key=lambda d: (order.index(d) if d in order else len(order), d))
     top = [str(p) for p in nbs if len(p.parts)==1 and p.name!='index.ipynb']
     secs = [dict(section='API' if d=='api' else d.title(), contents=[str(p) for p in nbs if p.parent.as_posix()==d]) for d in dirs]
