@@ -1,0 +1,82 @@
+"The scripts in benchmarks/ that add to a file of results, on networks of a few weights."
+import importlib.util, json
+from pathlib import Path
+import pytest, torch
+from adaptprune.experiment import append_line, cell_key, read_results, save_mask
+from adaptprune.head import load_encoder
+from adaptprune.layer import maskable
+from adaptprune.mask import Mask
+from adaptprune.train import get_recipe
+from transformers import BertConfig, BertModel
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parent.parent/f'benchmarks/{name}.py')
+    mod = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mod)
+    return mod
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    "Recorded runs and their masks: a function of cells"
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    BertModel(BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50), add_pooling_layer=False).save_pretrained('bert')
+    shapes = {n: getattr(*pl[0]).shape for n,pl in maskable(load_encoder('bert')).items()}
+    def make(*cells):
+        for c in cells:
+            c = dict(task='stsb', model='bert', max_steps=9, **c)
+            recipe = vars(get_recipe(c['recipe'], **({'start': c['start']} if 'start' in c else {})))
+            g = torch.Generator().manual_seed(c['seed'])
+            save_mask(f'masks/{cell_key(c)}.safetensors', Mask({n: torch.rand(s, generator=g)>c['sparsity'] for n,s in shapes.items()}), cell=dict(c, method=recipe['method']))
+            append_line('runs.jsonl', dict(key=cell_key(c), name=c['recipe'], cell=c, recipe=recipe, report=dict(task='stsb', metric='spearman', metrics=dict(spearman=.5), seconds=1.)))
+        return [r['key'] for r in read_results('runs.jsonl')]
+    return make
+
+def test_topology_adds_to_what_it_has(runs):
+    "Tables and pairs of masks that are gone from the folder stay as they were; a recipe that has changed keeps its own name"
+    main = script('topology').main
+    a,b = runs(dict(recipe='default', seed=0, sparsity=.5), dict(recipe='default', seed=1, sparsity=.5))
+    def go(**kw):
+        main(masks='masks', runs='runs.jsonl', out='out.json', **kw)
+        got = json.loads(Path('out.json').read_text())
+        return got, [{t: {**got['shared'].get(t, {}), **cols} if isinstance(cols, dict) and t!='cell' else cols for t,cols in m.items()} for m in got['masks']]
+    first,tables = go()
+    assert [m['key'] for m in tables]==sorted([a, b]) and {m['name'] for m in tables}=={'default'}
+    assert list(zip(first['overlap']['a'], first['overlap']['b']))==[tuple(sorted([a, b]))] and set(first['seeds']['component'])>={'query', 'embedding'}
+    Path(f'masks/{a}.safetensors').unlink()
+    *_,c,d = runs(dict(recipe='random', seed=0, sparsity=.5), dict(recipe='default', start='rank', seed=0, sparsity=.5))
+    second,more = go()
+    assert {m['key']: m for m in more if m['key'] in (a, b)}=={m['key']: m for m in tables} and {m['key'] for m in more}=={a, b, c, d}
+    assert {m['name'] for m in more}=={'default', 'default, start=rank', 'random'}
+    pairs = {frozenset(p) for p in zip(second['overlap']['a'], second['overlap']['b'])}
+    assert pairs=={frozenset(p) for p in [(a, b), (b, c), (b, d), (c, d)]} and len(second['overlap']['a'])==4
+    assert set(zip(second['seeds']['a'], second['seeds']['b']))==set(zip(first['seeds']['a'], first['seeds']['b'])), 'recipes apart are no seeds of each other'
+    again,_ = go()
+    assert {k: v for k,v in again.items() if k!='seconds'}=={k: v for k,v in second.items() if k!='seconds'}
+    fresh,_ = go(afresh=True)
+    assert {m['key'] for m in fresh['masks']}=={b, c, d}
+    with pytest.raises(SystemExit, match='holds no mask'): main(masks='nowhere', runs='runs.jsonl', out='out.json')
+
+def test_perturb_picks_the_masks_that_are_there(runs, monkeypatch):
+    "A shuffle for every mask, noise at half, and nothing for masks that are gone or of another recipe"
+    mod,seen = script('perturb'),[]
+    monkeypatch.setattr(mod, 'run_cells', lambda cells, *args, **kwargs: seen.extend(cells))
+    a,b,c,d = runs(dict(recipe='default', seed=0, sparsity=.5), dict(recipe='default', seed=0, sparsity=.2), dict(recipe='default', start='rank', seed=0, sparsity=.2), dict(recipe='default', seed=1, sparsity=.2))
+    ask = dict(of='runs.jsonl', masks='masks', out='out.jsonl')
+    mod.main(start='activation', **ask)
+    assert [(x['mask'], x['change']) for x in seen]==[(b, 'shuffle'), (a, 'shuffle'), *[(a, f'noise {n:g}') for n in mod.noises]]
+    assert all(x['mixed_precision']=='no' and x['max_steps']==9 for x in seen)
+    seen.clear()
+    mod.main(start='rank', **ask)
+    assert [x['mask'] for x in seen]==[c]
+    Path(f'masks/{c}.safetensors').unlink()
+    with pytest.raises(SystemExit, match='holds no mask'): mod.main(start='rank', **ask)
+
+@pytest.mark.parametrize('std', [0., .1])
+def test_noise_is_a_factor_on_masked_weights(runs, std):
+    mod,names = script('perturb'),set(maskable(load_encoder('bert')))
+    a,b = load_encoder('bert'),load_encoder('bert')
+    mod.jittered(b, names, std, 0)
+    for (n,p),q in zip(a.named_parameters(), b.parameters()):
+        if n not in names or not std: assert torch.equal(p, q)
+        else: assert abs((q/p)[p!=0].std().item()-std)<.05 and not torch.equal(p, q)
