@@ -368,11 +368,13 @@ def results_frame(
     import pandas as pd
     return pd.DataFrame([_row(r, r['report'], r['cell']) for r in rows])
 
+_precisions = dict(no='float32', bf16='bfloat16', fp16='float16')
+
 def _row(r, report, cell):
     def value(metrics): return next((v for k,v in metrics.items() if k.split('_')[0]==report['metric']), None) if metrics else None
     steps,alone = _steps(r['recipe']['method'], report, cell)
     return dict(task=report['task'], name=_label(r), method=r['recipe']['method'], sparsity=cell.get('sparsity', .5), seed=cell.get('seed', 0), metric=report['metric'], value=value(report['metrics']),
-        tuned=value(report.get('tuned_metrics')), tuned_sparsity=report.get('tuned_sparsity'), steps=steps, head_steps=alone, seconds=report['seconds'], model=cell.get('model', 'minilm'), precision=cell.get('mixed_precision', 'no'), key=r['key'])
+        tuned=value(report.get('tuned_metrics')), tuned_sparsity=report.get('tuned_sparsity'), steps=steps, head_steps=alone, seconds=report['seconds'], model=cell.get('model', 'minilm'), precision=_precisions[cell.get('mixed_precision', 'no')], key=r['key'])
 
 def _steps(method, report, cell):
     "Optimiser steps of a run, all phases and rounds counted: with all of the network at work, and with the head alone"

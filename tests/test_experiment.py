@@ -427,7 +427,7 @@ def test_a_frame_counts_every_phase(cell, report, want):
     f = results_frame([r, dict(r, cell=dict(cell, model='other'))])
     row = f.iloc[0]
     tuned = None if row.tuned_sparsity!=row.tuned_sparsity else row.tuned_sparsity
-    assert (row.steps, row.head_steps, tuned)==want and list(f.precision)==['bf16', 'no'] and list(f.model)==['minilm', 'other']
+    assert (row.steps, row.head_steps, tuned)==want and list(f.precision)==['bfloat16', 'float32'] and list(f.model)==['minilm', 'other']
 
 def test_fields_that_fit_themselves_count_by_their_value():
     "A reach of 0 is the same run as the reach that it stands for"
