@@ -99,12 +99,13 @@ def _lock(path, name): # a lock in the folder beside a file of results
 
 def read_results(
     path # a .jsonl file; a missing one is empty
-) -> list: # one dict a line, its `key` as `cell_key` makes it today
+) -> list: # one dict a line, its `key` as `cell_key` makes it today; a recipe with unknown fields raises `ValueError`
     "The recorded lines of an experiment; a last line that a kill cut short is left out"
     rows = []
     for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
         try: r = json.loads(line)
         except json.JSONDecodeError: continue
+        if new := sorted(set(r['recipe'])-set(Recipe.__dataclass_fields__)): raise ValueError(f"{path} holds a run whose recipe has {new[0]!r}, which adaptprune {__version__} does not know: it was made by a newer version, so install that one.")
         rows.append(dict(r, key=_key(r['cell'], r['recipe'])))
     return rows
 

@@ -172,6 +172,10 @@ def test_another_file_for_the_lines(sweep):
 def test_keys_that_are_not_there(only, sweep):
     with pytest.raises(ValueError, match='has no cell'): run_sweep(sweep([good]), only=only, run=None)
 
+def test_lines_of_a_newer_version_are_named(tmp_path):
+    append_line(tmp_path/'a.jsonl', dict(cell=dict(task='stsb'), recipe=dict(vars(Recipe()), colour='blue')))
+    with pytest.raises(ValueError, match=r"a\.jsonl holds a run whose recipe has 'colour'.*newer version"): read_results(tmp_path/'a.jsonl')
+
 def _append(path, i):
     for j in range(40): append_line(path, dict(cell=dict(seed=j, i=i, long='x'*20_000), recipe={}))
 
