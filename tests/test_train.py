@@ -453,6 +453,13 @@ def test_a_path_stops_at_each_level_and_resumes(tmp_path):
     again = go(out=tmp_path, resume=True, **kw)
     assert [p['mask'] for p in again.path]==[p['mask'] for p in whole.path] and again.history==whole.history
 
+def test_a_path_equals_separate_runs_where_masks_do_not_learn():
+    levels = [.25, .5, .8]
+    kw = dict(alpha=0., max_steps=90, epochs=30)
+    path = go(sparsity=.8, levels=levels, **kw).path
+    assert [p['mask'] for p in path]==[go(sparsity=s, **kw).mask for s in levels]
+    assert [p['mask'] for p in go(sparsity=.8, levels=levels, **dict(kw, alpha=None)).path]!=[p['mask'] for p in path]
+
 @pytest.mark.parametrize('kw,says', [(dict(levels=[.5, .2, .8]), 'must rise'), (dict(levels=[.2, .5]), 'end at the sparsity'), (dict(levels=[.2, .8], max_steps=8), 'at least 14 steps'),
     (dict(levels=[.2, .8], recipe='paper'), 'need a mask and a cubic'), (dict(levels=[.2, 1.8]), 'got 1.8')])
 def test_levels_that_cannot_be_walked(kw, says):
