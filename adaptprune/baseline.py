@@ -340,7 +340,7 @@ def run_task(
     task = get_task(task)
     if recipe.method in _phases:
         _check_call(recipe, sparsity, kwargs)
-        fresh = partial(set_up, task, model, recipe.batch_size, data, glue_dir, validate, max_length, seed)
+        fresh = partial(set_up, task, model, recipe.batch_size, data, glue_dir, validate, max_length, seed, recipe.pooling)
         if recipe.method=='imp':
             loop = {k: str(v) for k,v in kwargs.items()}
             key = _digest([task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, round_steps, str(glue_dir), _rows(data), loop])

@@ -54,14 +54,14 @@ class AdaptModel(nn.Module):
     def __init__(self,
         encoder:nn.Module, # a Hugging Face model that returns hidden states; else `ValueError`
         n_out:int, # classes, or 1 for a score
-        pooling=None # 'first' or 'last' token; by default 'last' for decoders
+        pooling=None # what the head reads: the 'first' or 'last' token, or the 'mean' of all; by default 'last' for decoders, else 'first'
     ):
         super().__init__()
         cfg = getattr(encoder, 'config', None)
         width,n = (getattr(cfg, k, None) for k in ('hidden_size', 'num_hidden_layers'))
         if not (width and n): raise ValueError(f"{type(encoder).__name__} has no hidden_size and num_hidden_layers in its config, so no hidden states to put a head on: use a Hugging Face encoder or decoder.")
         if n_out<1: raise ValueError(f"n_out must be 1 or more, got {n_out!r}.")
-        if pooling not in (None, 'first', 'last'): raise ValueError(f"Unknown pooling {pooling!r}: use 'first' or 'last'.")
+        if pooling not in (None, 'first', 'last', 'mean'): raise ValueError(f"Unknown pooling {pooling!r}: use 'first', 'last' or 'mean'.")
         self.encoder,self.pooling = encoder, pooling or ('last' if is_decoder(cfg) else 'first')
         drop = getattr(cfg, 'hidden_dropout_prob', None)
         self.head = Head(n+1, width, n_out, .1 if drop is None else drop)
@@ -99,7 +99,8 @@ class AdaptModel(nn.Module):
 
     def _pool(self, h, attention_mask):
         if self.pooling=='first': return h[:,0]
-        if attention_mask is None: return h[:,-1]
+        if attention_mask is None: attention_mask = torch.ones(h.shape[:2], dtype=torch.long, device=h.device)
+        if self.pooling=='mean': return torch.einsum('bt,btd->bd', (attention_mask/attention_mask.sum(1, keepdim=True)).to(h.dtype), h)
         last = (attention_mask*torch.arange(h.shape[1], device=h.device)).argmax(1)
         return h[torch.arange(h.shape[0], device=h.device), last]
 

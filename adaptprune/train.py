@@ -58,6 +58,7 @@ class Recipe:
     reach:float = 1. # how many spreads of the start a theta travels in the run that always steps one way; 0: as `fitted_reach` says
     head_step:str = 'adam' # step of the head
     beta:float = 1e-3 # rate of the head at its maximum; 0 freezes it
+    pooling:str = None # the vector that the head of `adapt_task` reads: of the 'first' or 'last' token, or the 'mean' of all; None: 'last' for decoders, else 'first'
     head_start:str = 'random' # of the head: 'random', 'means' (discriminant of class means), 'names' (of the classes, encoded)
     head_first:float = 0. # share of the steps in which only the head learns
     gamma:float = 0. # pressure towards sparsity at its maximum (Eq. 7), where there is no schedule
@@ -80,7 +81,7 @@ class Recipe:
 
 # %% ../nbs/api/07_train.ipynb #70a493c2
 methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','bitfit'
-choices = dict(schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names'), teacher=('none', 'finetune', 'dense'))
+choices = dict(pooling=(None, 'first', 'last', 'mean'), schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names'), teacher=('none', 'finetune', 'dense'))
 
 recipes = {
     'default': Recipe(start='activation', reach=0., dropout=0., min_steps=1000),
@@ -128,7 +129,7 @@ def get_recipe(
     recipe = replace(recipe, **{k: v for k,v in changes.items() if v is not None})
     if recipe.method not in methods: raise ValueError(f"Unknown method {recipe.method!r}: use one of {', '.join(methods)}.")
     for n,known in choices.items():
-        if getattr(recipe, n) not in known: raise ValueError(f"Unknown {n} {getattr(recipe, n)!r}: use one of {', '.join(known)}.")
+        if getattr(recipe, n) not in known: raise ValueError(f"Unknown {n} {getattr(recipe, n)!r}: use one of {', '.join(map(str, known))}.")
     _check_ranges(recipe)
     if not recipe.epochs>0 or recipe.batch_size<1: raise ValueError(f"epochs and batch_size must be positive, got {recipe.epochs!r} and {recipe.batch_size!r}.")
     return recipe
@@ -529,7 +530,8 @@ def set_up(
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev
     max_length:int=128, # in tokens
-    seed:int=0 # of head, data order and dropout
+    seed:int=0, # of head, data order and dropout
+    pooling=None # of `AdaptModel`
 ) -> Setup:
     "Put task, encoder, head and loaders together; the same seed gives the same head and order for every method"
     task = get_task(task)
@@ -537,7 +539,7 @@ def set_up(
     if validate: data = {k: v for k,v in holdout(data).items() if k in ('train', 'validation')}
     tok,encoder = load_tokenizer(model),load_encoder(model)
     set_seed(seed)
-    net = AdaptModel(encoder, task.num_labels)
+    net = AdaptModel(encoder, task.num_labels, pooling)
     if task.kind=='regression': nn.init.constant_(net.head.mlp[-1].bias, float(np.mean(data['train']['label'])))
     loaders = make_loaders(data, tok, batch_size, max_length=max_length, seed=seed)
     dev = {k: v for k,v in loaders.items() if k!='train'}
@@ -579,7 +581,7 @@ def make_teacher(
     **about # for `set_up`
 ) -> tuple: # the model, and its metrics and training time for the report
     "The model that a recipe learns from"
-    s,tune,how = set_up(batch_size=recipe.batch_size, **about), get_recipe('finetune', epochs=recipe.epochs, min_steps=recipe.min_steps, batch_size=recipe.batch_size, dropout=recipe.dropout), how or {}
+    s,tune,how = set_up(batch_size=recipe.batch_size, pooling=recipe.pooling, **about), get_recipe('finetune', epochs=recipe.epochs, min_steps=recipe.min_steps, batch_size=recipe.batch_size, dropout=recipe.dropout, pooling=recipe.pooling), how or {}
     if recipe.teacher=='dense': return s.model, {}
     plain = {k: v if isinstance(v, (int,type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
     loop = {k: str(v) for k,v in how.items() if k!='progress'}
@@ -607,7 +609,7 @@ def adapt_task(
     task,recipe = get_task(task),get_recipe(recipe, **fields)
     check_sparsity(sparsity)
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
-    s = set_up(batch_size=recipe.batch_size, **about)
+    s = set_up(batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
     if recipe.method!='finetune': start_head(s, recipe.head_start)
     how = {k: kwargs[k] for k in ('mixed_precision', 'progress', 'accelerator', 'accumulate') if k in kwargs}
     teacher,taught = make_teacher(recipe, cache, max_steps, how, **about) if recipe.teacher!='none' else (None, {})
@@ -618,7 +620,7 @@ def adapt_task(
 
 # %% ../nbs/api/07_train.ipynb #841a232c
 def _for_trainer(recipe):
-    if bad := [n for n,plain in dict(head_first=0., teacher='none', head_start='random').items() if getattr(recipe, n)!=plain]:
+    if bad := [n for n,plain in dict(head_first=0., teacher='none', head_start='random', pooling=None).items() if getattr(recipe, n)!=plain]:
         raise ValueError(f"{bad[0]} = {getattr(recipe, bad[0])!r} is not for the Trainer, whose rates, loss and head are its own: use `adapt` or `adapt_task`.")
     return recipe
 

@@ -63,9 +63,16 @@ def test_padding_of_a_decoder_does_not_matter(tiny):
 def test_pooling(tiny, family, pooling, is_last):
     assert (AdaptModel(tiny(family), 2, pooling).pooling=='last')==is_last
 
+@pytest.mark.parametrize('kind', [torch.long, torch.bool, None])
+def test_mean_of_the_tokens(tiny, kind):
+    "The mean is over a text's own tokens, on whichever side the padding is"
+    m,h = AdaptModel(tiny('Bert'), 2, 'mean').eval(), torch.arange(2*3*2.).view(2, 3, 2)
+    mask = kind and torch.tensor([[1, 1, 0], [0, 0, 1]]).to(kind)
+    torch.testing.assert_close(m._pool(h, mask), torch.stack([h[0,:2].mean(0), h[1,2]]) if kind else h.mean(1))
+
 def test_a_bert_decoder_is_a_decoder(tiny): assert AdaptModel(tiny('Bert', is_decoder=True), 2).pooling=='last'
 
-@pytest.mark.parametrize('kwargs,error', [(dict(pooling='mean'), "Unknown pooling 'mean': use 'first' or 'last'"),
+@pytest.mark.parametrize('kwargs,error', [(dict(pooling='max'), "Unknown pooling 'max': use 'first', 'last' or 'mean'"),
     (dict(n_out=0), 'n_out must be 1 or more, got 0')], ids=str)
 def test_bad_arguments(tiny, kwargs, error):
     with pytest.raises(ValueError, match=error): AdaptModel(tiny('Bert'), **dict(dict(n_out=2), **kwargs))

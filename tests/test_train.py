@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import Trainer,TrainingArguments
+from adaptprune.artifact import TaskMask
+from adaptprune.baseline import run_task
 from adaptprune.glue import load_files
-from adaptprune.head import AdaptModel
+from adaptprune.head import AdaptModel,load_tokenizer
 from adaptprune.layer import attach,detach,fingerprint,get_mask,maskable,masked_weights
 from adaptprune.mask import n_pruned
 from adaptprune.train import MaskCallback,Recipe,activation_scores,adapt,adapt_task,get_recipe,gradient_scores,make_teacher,mask_optimizer,prepare,recipes
@@ -518,7 +520,7 @@ def test_ingredients_resume(tmp_path, kw):
     with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(15), out=tmp_path, checkpoint_every=4, **kw)
     same_run(whole, go(out=tmp_path, resume=True, **kw))
 
-@pytest.mark.parametrize('kw,says', [(dict(head_start='best'), 'Unknown head_start'), (dict(teacher='mine'), 'Unknown teacher'), (dict(schedule='sine'), 'Unknown schedule'),
+@pytest.mark.parametrize('kw,says', [(dict(head_start='best'), 'Unknown head_start'), (dict(pooling='max'), "Unknown pooling 'max': use one of None, first, last, mean"), (dict(teacher='mine'), 'Unknown teacher'), (dict(schedule='sine'), 'Unknown schedule'),
     (dict(head_first=1.5), 'head_first must be a share'), (dict(dropout=1.), 'dropout must be in'), (dict(distil=-1.), 'distil must be a share'), (dict(t_s=0., t_l_start=1.), 'no temperatures to anneal'),
     (dict(teacher='finetune'), 'pass the trained model'), (dict(teacher='dense'), 'hidden states need a teacher'), (dict(distil_hidden=1.), 'hidden states need a teacher'),
     (dict(distil_t=0.), 'distil_t must be positive'), (dict(margin=0.), 'margin must be positive'), (dict(t_l_start=-1.), 't_l_start must be positive'),
@@ -532,6 +534,7 @@ def test_a_teacher_needs_the_models_own_loss():
     with pytest.raises(ValueError, match='leave out loss_fn'): adapt(Toy(), loader(), ce, recipe=get_recipe(teacher='finetune'), teacher_model=Toy())
 
 def test_the_trainer_has_its_own_rates():
+    with pytest.raises(ValueError, match="pooling = 'mean' is not for the Trainer"): mask_optimizer(Toy(), 10, pooling='mean')
     with pytest.raises(ValueError, match='head_first = 0.2 is not for the Trainer'): mask_optimizer(Toy(), 10, head_first=.2)
     with pytest.raises(ValueError, match="pass some training batches"): mask_optimizer(Toy(), 10)
 
@@ -561,6 +564,19 @@ def test_head_starts_of_a_task(how, tmp_path):
     task,data = _data(tmp_path)
     started = adapt_task(task, data=data, max_steps=1, head_start=how, beta=0., recipe='features', progress=False).report['metrics']['accuracy']
     assert started>=.9
+
+@pytest.mark.weights
+def test_pooling_of_a_task(tmp_path):
+    "The vector that the head reads goes with the recipe: to the runs, to the teacher, and into the file"
+    task,data = _data(tmp_path)
+    kw = dict(data=data, max_steps=12, progress=False, max_length=32)
+    first,mean = (adapt_task(task, pooling=p, **kw) for p in (None, 'mean'))
+    taught = adapt_task(task, pooling='mean', teacher='finetune', cache=tmp_path/'cache', **kw)
+    assert [r.model.pooling for r in (first, mean, taught)]==['first', 'mean', 'mean'] and first.history!=mean.history
+    x = load_tokenizer('minilm')(['good', 'rather bad'], padding=True, return_tensors='pt')
+    back = TaskMask.from_adapted(mean).load_model('minilm')
+    with torch.no_grad(): torch.testing.assert_close(back(**x).logits, mean.model.eval()(**x).logits)
+    assert back.pooling=='mean' and run_task(task, recipe='features', sparsity=0., pooling='mean', **kw).model.pooling=='mean'
 
 def test_batches_of_any_shape_can_be_scored():
     "Plain tensors, nested tuples, and dicts that hold more than tensors"
