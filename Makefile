@@ -15,10 +15,10 @@ help:  ## List the targets
 demo: $(DEMO)/.done  ## Learn a mask on the packaged MiniLM, in an environment of its own (no download at run time)
 	$(DEMO)/bin/adaptprune demo --out demo-out
 
-test: $(DEV)/.done  ## Check that modules and README are in step with the notebooks, then run every test and notebook
+test: $(DEV)/.done  ## Check that modules and README are in step with the notebooks, then run every test and notebook, on up to four cores
 	$(PY) tools/check_export.py
 	$(PY) tools/readme.py --check
-	$(PY) -m pytest -rs --durations=5
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal -rs --durations=5
 
 docs: $(DEV)/.docs  ## Build the documentation in _site/ (open _site/index.html)
 	$(PY) tools/docs.py
