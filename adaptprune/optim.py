@@ -181,29 +181,34 @@ class SparsityController:
         if not self.recovery: self._forbid_recovery()
         self._remember()
 
-    def move(self, sparsity):
-        "Set tau to the quantile of theta for this sparsity, in each group: gamma_i is the gap"
-        groups = [[w.theta.detach() for w in ws] for ws in self.groups]
-        self.counts = prune_counts(groups, sparsity, self.budget)
-        for ws,thetas,k in zip(self.groups, groups, self.counts):
-            tau,survivors = split_at(thetas, k)
-            if tau==-torch.inf: tau = torch.nextafter(min(t.masked_fill(t==tau, torch.inf).min() for t in thetas), tau)
-            for w,t,alive in zip(ws, thetas, survivors):
-                if len(alive): t.view(-1)[alive] = torch.nextafter(tau, tau.new_tensor(torch.inf))
-                w.tau.copy_(tau)
+# %% ../nbs/api/04_optim.ipynb #c0febeb8
+@patch
+def move(self:SparsityController, sparsity):
+    "Set tau to the quantile of theta for this sparsity, in each group: gamma_i is the gap"
+    groups = [[w.theta.detach() for w in ws] for ws in self.groups]
+    self.counts = prune_counts(groups, sparsity, self.budget)
+    for ws,thetas,k in zip(self.groups, groups, self.counts):
+        tau,survivors = split_at(thetas, k)
+        if tau==-torch.inf: tau = torch.nextafter(min(t.masked_fill(t==tau, torch.inf).min() for t in thetas), tau)
+        for w,t,alive in zip(ws, thetas, survivors):
+            if len(alive): t.view(-1)[alive] = torch.nextafter(tau, tau.new_tensor(torch.inf))
+            w.tau.copy_(tau)
 
-    def _average(self, last):
-        self.n_sums += 1
-        for n,w in self.weights.items():
-            if n in self.sums: self.sums[n] += w.theta.detach()
-            else: self.sums[n] = w.theta.detach().clone()
-            if last: w.theta.detach().copy_(self.sums[n]/self.n_sums)
+@patch
+def _average(self:SparsityController, last):
+    self.n_sums += 1
+    for n,w in self.weights.items():
+        if n in self.sums: self.sums[n] += w.theta.detach()
+        else: self.sums[n] = w.theta.detach().clone()
+        if last: w.theta.detach().copy_(self.sums[n]/self.n_sums)
 
-    def _forbid_recovery(self):
-        for w in self.weights.values(): w.theta.detach().masked_fill_(w.theta<=w.tau, -torch.inf)
+@patch
+def _forbid_recovery(self:SparsityController):
+    for w in self.weights.values(): w.theta.detach().masked_fill_(w.theta<=w.tau, -torch.inf)
 
-    def _remember(self):
-        for n,w in self.weights.items(): self.gone[n] |= pack_bits(w.theta.detach()<=w.tau)
+@patch
+def _remember(self:SparsityController):
+    for n,w in self.weights.items(): self.gone[n] |= pack_bits(w.theta.detach()<=w.tau)
 
 # %% ../nbs/api/04_optim.ipynb #3264c784
 @patch

@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from .glue import compute_metrics, get_task, holdout, load_task, make_loaders
-from .head import AdaptModel, fit_head, load_encoder, load_tokenizer, name_head
+from .head import AdaptModel, fit_head, load_encoder, load_tokenizer, name_head, poolings
 from .layer import attach, fingerprint, get_mask, maskable, masked_weights
 from .loss import distil_hidden, distil_logits
 from .mask import Mask, check_sparsity
@@ -81,7 +81,7 @@ class Recipe:
 
 # %% ../nbs/api/07_train.ipynb #70a493c2
 methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','bitfit'
-choices = dict(pooling=(None, 'first', 'last', 'mean'), schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names'), teacher=('none', 'finetune', 'dense'))
+choices = dict(pooling=(None, *poolings), schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names'), teacher=('none', 'finetune', 'dense'))
 
 recipes = {
     'default': Recipe(start='activation', reach=0., dropout=0., min_steps=1000),
@@ -188,6 +188,7 @@ def activation_scores(
         return w*(norms[n]+1).sqrt()[:,None] if isinstance(m, nn.Embedding) else w*norms[n].sqrt()
     return {n: score(n, *places[0]) for n,places in ws.items()}
 
+# %% ../nbs/api/07_train.ipynb #4a194e8e
 _scored = dict(gradient=gradient_scores, activation=activation_scores)
 
 def _needs_scores(recipe): return recipe.method=='mask' and recipe.start in _scored
@@ -214,6 +215,7 @@ def _alpha(recipe, n_steps, sparsity=.5):
     if not (total := sum(map(_factor(recipe, 'theta'), ((i+.5)/n_steps for i in range(n_steps))))): raise ValueError(f"head_first = {recipe.head_first!r} leaves theta none of the {n_steps} steps: lower it.")
     return fitted_reach(recipe, sparsity)*recipe.spread/total
 
+# %% ../nbs/api/07_train.ipynb #924ff38d
 def prepare(
     model:nn.Module, # a plain model; changed in place
     recipe:Recipe,
@@ -620,7 +622,8 @@ def adapt_task(
 
 # %% ../nbs/api/07_train.ipynb #841a232c
 def _for_trainer(recipe):
-    if bad := [n for n,plain in dict(head_first=0., teacher='none', head_start='random', pooling=None).items() if getattr(recipe, n)!=plain]:
+    plain = vars(Recipe())
+    if bad := [n for n in ('head_first', 'teacher', 'head_start', 'pooling') if getattr(recipe, n)!=plain[n]]:
         raise ValueError(f"{bad[0]} = {getattr(recipe, bad[0])!r} is not for the Trainer, whose rates, loss and head are its own: use `adapt` or `adapt_task`.")
     return recipe
 
