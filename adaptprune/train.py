@@ -59,7 +59,7 @@ class Recipe:
     head_step:str = 'adam' # step of the head
     beta:float = 1e-3 # rate of the head at its maximum; 0 freezes it
     pooling:str = None # the vector that the head of `adapt_task` reads: of the 'first' or 'last' token, or the 'mean' of all; None: 'last' for decoders, else 'first'
-    head_start:str = 'random' # of the head: 'random', 'means' (discriminant of class means), 'names' (of the classes, encoded)
+    head_start:str = 'random' # of the head: 'random', 'means' (discriminant of class means), 'names' (of the classes, encoded), 'teacher' (that of the fine-tuned teacher)
     head_first:float = 0. # share of the steps in which only the head learns
     gamma:float = 0. # pressure towards sparsity at its maximum (Eq. 7), where there is no schedule
     schedule:str = 'cubic' # of the sparsity, or 'linear'; 'constant': all of it from the start; 'none': gamma and the stopping rule of Algorithm 1
@@ -81,7 +81,7 @@ class Recipe:
 
 # %% ../nbs/api/07_train.ipynb #70a493c2
 methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','bitfit'
-choices = dict(pooling=(None, *poolings), schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names'), teacher=('none', 'finetune', 'dense'))
+choices = dict(pooling=(None, *poolings), schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names', 'teacher'), teacher=('none', 'finetune', 'dense'))
 
 recipes = {
     'default': Recipe(start='activation', reach=0., dropout=0., min_steps=1000),
@@ -110,6 +110,7 @@ def _check_ranges(r):
     if r.margin is not None and not r.margin>0: raise ValueError(f"margin must be positive, got {r.margin!r}: it lies above the sparsity; None levels nothing.")
     if not r.std>=0: raise ValueError(f"std must be 0 or more, got {r.std!r}.")
     if not r.reach>=0: raise ValueError(f"reach must be 0 or more, got {r.reach!r}.")
+    if r.head_start=='teacher' and r.teacher!='finetune': raise ValueError(f"head_start='teacher' needs a teacher with a trained head, and teacher is {r.teacher!r}: use teacher='finetune'.")
     for n in ('t_l_start', 't_s_start', 'distil_t', 'layer_decay'):
         if not (getattr(r, n) is None or getattr(r, n)>0): raise ValueError(f"{n} must be positive, got {getattr(r, n)!r}.")
     if r.t_s==0 and (r.t_l_start or r.t_s_start): raise ValueError("t_s=0 stands for a hard mask with a slope of 1, which has no temperatures to anneal: leave out t_l_start and t_s_start.")
@@ -612,9 +613,10 @@ def adapt_task(
     check_sparsity(sparsity)
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
     s = set_up(batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
-    if recipe.method!='finetune': start_head(s, recipe.head_start)
     how = {k: kwargs[k] for k in ('mixed_precision', 'progress', 'accelerator', 'accumulate') if k in kwargs}
     teacher,taught = make_teacher(recipe, cache, max_steps, how, **about) if recipe.teacher!='none' else (None, {})
+    if recipe.head_start=='teacher': s.model.head.load_state_dict(teacher.head.state_dict())
+    elif recipe.method!='finetune': start_head(s, recipe.head_start)
     res = adapt(s.model, s.loaders['train'], sparsity=sparsity, recipe=recipe, evaluate=s.evaluate, seed=seed, max_steps=max_steps, teacher_model=teacher, **kwargs)
     res.report.update(taught)
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
