@@ -522,7 +522,7 @@ def test_ingredients_resume(tmp_path, kw):
 
 @pytest.mark.parametrize('kw,says', [(dict(head_start='best'), 'Unknown head_start'), (dict(pooling='max'), "Unknown pooling 'max': use one of None, first, last, mean"), (dict(teacher='mine'), 'Unknown teacher'), (dict(schedule='sine'), 'Unknown schedule'),
     (dict(head_first=1.5), 'head_first must be a share'), (dict(dropout=1.), 'dropout must be in'), (dict(distil=-1.), 'distil must be a share'), (dict(t_s=0., t_l_start=1.), 'no temperatures to anneal'),
-    (dict(teacher='finetune'), 'pass the trained model'), (dict(teacher='dense'), 'hidden states need a teacher'), (dict(distil_hidden=1.), 'hidden states need a teacher'),
+    (dict(teacher='finetune'), 'pass the trained model'), (dict(teacher='dense'), 'hidden states need a teacher'), (dict(distil_hidden=1.), 'hidden states need a teacher'), (dict(head_start='teacher'), 'needs a teacher with a trained head'), (dict(head_start='teacher', teacher='dense', distil_hidden=1.), 'needs a teacher with a trained head'),
     (dict(distil_t=0.), 'distil_t must be positive'), (dict(margin=0.), 'margin must be positive'), (dict(t_l_start=-1.), 't_l_start must be positive'),
     (dict(head_first=.97, max_steps=10), 'leaves theta none of the 10 steps'), (dict(head_first=.2, schedule='constant'), 'cannot learn first'),
     (dict(levels=[.2, .5], average=.2), 'levels and average'), (dict(budget='heap'), "Unknown budget 'heap'")])
@@ -553,6 +553,9 @@ def test_teachers(tmp_path):
     made = file.stat().st_mtime_ns
     b = adapt_task(task, sparsity=.5, teacher='finetune', cache=tmp_path, **kw)
     assert file.stat().st_mtime_ns==made and a.mask==b.mask and a.report['teacher_metrics']==b.report['teacher_metrics'] and a.report['teacher_seconds']>0
+    own = adapt_task(task, teacher='finetune', head_start='teacher', beta=0., cache=tmp_path, **kw)
+    taught = torch.load(file, weights_only=True)['model']
+    for n,p in own.model.head.named_parameters(): assert torch.equal(p, taught[f'head.{n}']), n
     none,dense = (adapt_task(task, teacher=t, **dict(kw, distil_hidden=float(t=='dense'))) for t in ('none', 'dense'))
     assert len({r.history[-1]['loss'] for r in (a, none, dense)})==3 and 'teacher_seconds' not in dense.report
     file.write_bytes(b'torn')
