@@ -85,6 +85,7 @@ choices = dict(pooling=(None, *poolings), schedule=('cubic', 'linear', 'constant
 
 recipes = {
     'default': Recipe(start='activation', reach=0., dropout=0., min_steps=1000),
+    'distilled': Recipe(start='activation', reach=0., dropout=0., min_steps=1000, teacher='finetune', distil_hidden=30.),
     'paper': Recipe(epochs=5, batch_size=8, start='normal', alpha=2e-5, beta=2e-5, gamma=2e-7, schedule='none'),
     'features': Recipe(method='features'),
     'finetune': Recipe(method='finetune'),
