@@ -8,7 +8,7 @@ __all__ = ['methods', 'choices', 'recipes', 'Recipe', 'get_recipe', 'model_loss'
            'set_up', 'start_head', 'make_teacher', 'adapt_task', 'mask_optimizer', 'MaskCallback']
 
 # %% ../nbs/api/07_train.ipynb #a7fd61a6
-import hashlib, json, math, os, random, signal, threading, time, warnings
+import hashlib, json, math, os, random, shutil, signal, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -572,23 +572,26 @@ def _teach(s, recipe, file, max_steps, **how):
         except Exception as e: raise ValueError(f"{file} does not hold a teacher ({type(e).__name__}): delete it to train one anew.") from e
         s.model.load_state_dict(old['model'])
         return old['report']
-    res = adapt(s.model, s.loaders['train'], sparsity=0., recipe=recipe, evaluate=s.evaluate, max_steps=max_steps, **how)
+    work = file and file.with_suffix('')                                                    # for its checkpoint
+    try: res = adapt(s.model, s.loaders['train'], sparsity=0., recipe=recipe, evaluate=s.evaluate, max_steps=max_steps, out=work, resume=bool(work and (work/'checkpoint.pt').exists()), **how)
+    except KeyboardInterrupt as e: raise KeyboardInterrupt(f"The teacher: {str(e).split(';')[0] or 'interrupted'}; " + ("run the same again to continue." if file else "nothing was saved, as there is no `out` or `cache` folder.")) from None
     report = dict(teacher_metrics=res.report['metrics'], teacher_seconds=res.report['seconds'])
     if file: _save(file, dict(model=s.model.state_dict(), report=report))
+    if work and work.exists(): work.rmdir()
     return report
 
 def make_teacher(
     recipe:Recipe, # of the mask; its `teacher` says which kind
     cache=None, # folder to keep fine-tuned teachers in
     max_steps:int=None, # of the optimiser
-    how=None, # arguments of `adapt`: mixed_precision, accumulate, accelerator, progress
+    how=None, # arguments of `adapt`: mixed_precision, accumulate, accelerator, progress, checkpoint_every
     **about # for `set_up`
 ) -> tuple: # the model, and its metrics and training time for the report
     "The model that a recipe learns from"
     s,tune,how = set_up(batch_size=recipe.batch_size, pooling=recipe.pooling, **about), get_recipe('finetune', epochs=recipe.epochs, min_steps=recipe.min_steps, batch_size=recipe.batch_size, dropout=recipe.dropout, pooling=recipe.pooling), how or {}
     if recipe.teacher=='dense': return s.model, {}
     plain = {k: v if isinstance(v, (int,type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
-    loop = {k: str(v) for k,v in how.items() if k!='progress'}
+    loop = {k: str(v) for k,v in how.items() if k not in ('progress', 'checkpoint_every')}
     file = Path(cache)/f"teacher-{_digest([s.task.name, plain, asdict(tune), max_steps, loop, _rows(about['data'])])}.pt" if cache else None
     if file: file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix('.lock')) if file else nullcontext(): return s.model, _teach(s, tune, file, max_steps, seed=about['seed'], **how)
@@ -605,7 +608,7 @@ def adapt_task(
     max_length:int=128, # in tokens
     seed:int=0, # of head, data order and dropout
     max_steps:int=None, # of the optimiser
-    cache=None, # folder for teachers, so that one serves many runs
+    cache=None, # folder for teachers, so that one serves many runs; by default a teacher is kept in `out` until the run is done
     **kwargs # for `adapt`, and fields of the recipe
 ) -> Adapted: # its report holds the metrics of each dev split
     "Adapt a pre-trained model to a task"
@@ -614,11 +617,14 @@ def adapt_task(
     check_sparsity(sparsity)
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
     s = set_up(batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
-    how = {k: kwargs[k] for k in ('mixed_precision', 'progress', 'accelerator', 'accumulate') if k in kwargs}
-    teacher,taught = make_teacher(recipe, cache, max_steps, how, **about) if recipe.teacher!='none' else (None, {})
+    how = {k: kwargs[k] for k in ('mixed_precision', 'progress', 'accelerator', 'accumulate', 'checkpoint_every') if k in kwargs}
+    own = Path(kwargs['out'])/'teacher' if kwargs.get('out') and not cache else None
+    if own and own.exists() and not (own.parent/'checkpoint.pt').exists(): kwargs['resume'] = False # stopped while the teacher learnt
+    teacher,taught = make_teacher(recipe, cache or own, max_steps, how, **about) if recipe.teacher!='none' else (None, {})
     if recipe.head_start=='teacher': s.model.head.load_state_dict(teacher.head.state_dict())
     elif recipe.method!='finetune': start_head(s, recipe.head_start)
     res = adapt(s.model, s.loaders['train'], sparsity=sparsity, recipe=recipe, evaluate=s.evaluate, seed=seed, max_steps=max_steps, teacher_model=teacher, **kwargs)
+    if own: shutil.rmtree(own, ignore_errors=True)
     res.report.update(taught)
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     return res

@@ -562,6 +562,28 @@ def test_teachers(tmp_path):
     with pytest.raises(ValueError, match='delete it to train one anew'): adapt_task(task, teacher='finetune', cache=tmp_path, **kw)
 
 @pytest.mark.weights
+def test_a_teacher_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    "Stopped while the teacher learns and again while the mask does, a run ends as one that was not stopped, and leaves no teacher behind"
+    task,data = _data(tmp_path)
+    kw = dict(recipe='distilled', data=data, max_steps=6, progress=False, max_length=32)
+    whole = adapt_task(task, **kw)
+    forward = AdaptModel.forward
+    def stop_after(n):
+        calls = iter(range(n))
+        def counted(self, *args, **kwargs):
+            if self.training and next(calls, None)==n-1: signal.raise_signal(signal.SIGINT)
+            return forward(self, *args, **kwargs)
+        monkeypatch.setattr(AdaptModel, 'forward', counted)
+    for n,says in ((3, 'The teacher: Interrupted at step 3 of 6; run the same again'), (6, 'Interrupted at step 3 of 6; continue with resume=True')):
+        stop_after(n)
+        with pytest.raises(KeyboardInterrupt, match=says): adapt_task(task, out=tmp_path/'out', resume=n==6, **kw)
+    monkeypatch.setattr(AdaptModel, 'forward', forward)
+    res = adapt_task(task, out=tmp_path/'out', resume=True, **kw)
+    assert res.mask==whole.mask and res.report['metrics']==whole.report['metrics'] and not list((tmp_path/'out').iterdir())
+    stop_after(3)
+    with pytest.raises(KeyboardInterrupt, match='nothing was saved'): adapt_task(task, **kw)
+
+@pytest.mark.weights
 @pytest.mark.parametrize('how', ['means', 'names'])
 def test_head_starts_of_a_task(how, tmp_path):
     task,data = _data(tmp_path)
