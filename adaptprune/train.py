@@ -601,7 +601,7 @@ def adapt_task(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
     sparsity:float=.5, # share of the encoder's weights to prune, in [0, 1)
-    recipe='default', # a name or a `Recipe`
+    recipe='distilled', # a name or a `Recipe`; 'default' does without a teacher
     data=None, # splits as from `load_task` or `load_files`; by default those of the task
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev

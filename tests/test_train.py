@@ -240,7 +240,7 @@ def test_sparsity_out_of_range(s):
     with pytest.raises(ValueError, match=r'sparsity must be a number in \[0, 1\)'): go(model, sparsity=s)
     assert not masked_weights(model) and all(p.requires_grad for p in model.parameters())
 
-@pytest.mark.parametrize('kw,error', [(dict(recipe='best'), "Unknown recipe 'best': use one of default, paper, features, finetune"),
+@pytest.mark.parametrize('kw,error', [(dict(recipe='best'), "Unknown recipe 'best': use one of default, distilled, paper, features, finetune"),
     (dict(alfa=1), "A recipe has no 'alfa': its fields are method, epochs"),
     (dict(method='prune'), "Unknown method 'prune'"), (dict(schedule='sine'), "Unknown schedule 'sine'"),
         (dict(epochs=0), 'epochs and batch_size must be positive, got 0'),
