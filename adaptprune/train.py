@@ -353,6 +353,12 @@ def _set_dropout(model, p):
     for m in old if p!=-1 else (): m.p = p
     return old
 
+def _checkpoint(out, resume):
+    "The file of a run's checkpoint, which has to be there for a run that resumes"
+    ckpt = Path(out)/'checkpoint.pt' if out else None
+    if resume and not (ckpt and ckpt.exists()): raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. Leave out resume, or name the folder of the interrupted run.")
+    return ckpt
+
 def _rate(factor, n_steps): return lambda i: factor(min((i+.5)/n_steps, 1))
 
 def _taught(teacher, recipe, acc):
@@ -417,8 +423,7 @@ def adapt(
     if (teacher_model is None)!=(recipe.teacher=='none'): raise ValueError(f"The recipe's teacher is {recipe.teacher!r}: " + ("name its kind in the recipe as well." if teacher_model else "pass the trained model as teacher_model=..., or use `adapt_task`, which makes it."))
     if teacher_model and loss_fn is not model_loss: raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
     if len(loader)==0: raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
-    ckpt = Path(out)/'checkpoint.pt' if out else None
-    if resume and not (ckpt and ckpt.exists()): raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. Leave out resume, or name the folder of the interrupted run.")
+    ckpt = _checkpoint(out, resume)
     per_epoch = -(-len(loader)//(acc.num_processes*acc.gradient_accumulation_steps))
     n_steps = max_steps or max(1, recipe.min_steps, round(recipe.epochs*per_epoch))
     if levels: n_steps,eval_every = _check_levels(levels, sparsity, n_steps, recipe)
@@ -618,12 +623,14 @@ def adapt_task(
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
     s = set_up(batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
     how = {k: kwargs[k] for k in ('mixed_precision', 'progress', 'accelerator', 'accumulate', 'checkpoint_every') if k in kwargs}
-    own = Path(kwargs['out'])/'teacher' if kwargs.get('out') and not cache else None
-    if own and own.exists() and not (own.parent/'checkpoint.pt').exists(): kwargs['resume'] = False # stopped while the teacher learnt
+    out,resume = kwargs.get('out'),kwargs.pop('resume', False)
+    own = Path(out)/'teacher' if out and not cache else None
+    if own and own.exists() and not (own.parent/'checkpoint.pt').exists(): resume = False   # stopped while the teacher learnt
+    _checkpoint(out, resume)
     teacher,taught = make_teacher(recipe, cache or own, max_steps, how, **about) if recipe.teacher!='none' else (None, {})
     if recipe.head_start=='teacher': s.model.head.load_state_dict(teacher.head.state_dict())
     elif recipe.method!='finetune': start_head(s, recipe.head_start)
-    res = adapt(s.model, s.loaders['train'], sparsity=sparsity, recipe=recipe, evaluate=s.evaluate, seed=seed, max_steps=max_steps, teacher_model=teacher, **kwargs)
+    res = adapt(s.model, s.loaders['train'], sparsity=sparsity, recipe=recipe, evaluate=s.evaluate, seed=seed, max_steps=max_steps, teacher_model=teacher, resume=resume, **kwargs)
     if own: shutil.rmtree(own, ignore_errors=True)
     res.report.update(taught)
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')

@@ -582,6 +582,8 @@ def test_a_teacher_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     assert res.mask==whole.mask and res.report['metrics']==whole.report['metrics'] and not list((tmp_path/'out').iterdir())
     stop_after(3)
     with pytest.raises(KeyboardInterrupt, match='nothing was saved'): adapt_task(task, **kw)
+    with pytest.raises(ValueError, match='Nothing to resume'): adapt_task(task, out=tmp_path/'none', resume=True, **kw)
+    assert not (tmp_path/'none').exists()
 
 @pytest.mark.weights
 @pytest.mark.parametrize('how', ['means', 'names'])
