@@ -116,7 +116,7 @@ def _check_ranges(r):
         if not (getattr(r, n) is None or getattr(r, n)>0): raise ValueError(f"{n} must be positive, got {getattr(r, n)!r}.")
     if r.t_s==0 and (r.t_l_start or r.t_s_start): raise ValueError("t_s=0 stands for a hard mask with a slope of 1, which has no temperatures to anneal: leave out t_l_start and t_s_start.")
     if r.distil_hidden<0 or (r.teacher=='dense')>r.distil_hidden or r.distil_hidden and r.teacher=='none':
-        raise ValueError(f"teacher={r.teacher!r} with distil_hidden={r.distil_hidden!r}: hidden states need a teacher, and a dense one teaches by nothing else, so give it a positive weight.")
+        raise ValueError(f"teacher={r.teacher!r} with distil_hidden={r.distil_hidden!r}: hidden states need a teacher, so without one distil_hidden must be 0, as in recipe='default'; and a dense one teaches by nothing else, so give it a positive weight.")
 
 def get_recipe(
     recipe='default', # a name or a `Recipe`
