@@ -40,7 +40,7 @@ def adapt(
     task:str='mini-sentiment', # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
     sparsity:float=.5, # share of the weights to prune, in [0, 1)
-    recipe:str='distilled', # 'distilled' (from labels and a fine-tuned teacher), 'default' (from labels alone, in half the time), 'paper', 'movement' or 'edge-popup'
+    recipe:str='distilled', # 'distilled' (from labels and a fine-tuned teacher), 'default' (from labels alone, in a third to half of the time), 'paper', 'movement' or 'edge-popup'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
     train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl or .parquet

@@ -12,6 +12,7 @@ import hashlib, json, math, os, random, shutil, signal, threading, time, warning
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from inspect import signature
 from itertools import chain, islice
 from pathlib import Path
 
@@ -573,7 +574,7 @@ def _rows(data): return data and {k: getattr(d, '_fingerprint', len(d)) for k,d 
 def _teach(s, recipe, file, max_steps, **how):
     "Fine-tune the model of a setup, or read it from a file that an earlier run left: the report"
     if file and file.exists():
-        try: old = torch.load(file, weights_only=True)
+        try: old = torch.load(file, map_location='cpu', weights_only=True)
         except Exception as e: raise ValueError(f"{file} does not hold a teacher ({type(e).__name__}): delete it to train one anew.") from e
         s.model.load_state_dict(old['model'])
         return old['report']
@@ -581,9 +582,18 @@ def _teach(s, recipe, file, max_steps, **how):
     try: res = adapt(s.model, s.loaders['train'], sparsity=0., recipe=recipe, evaluate=s.evaluate, max_steps=max_steps, out=work, resume=bool(work and (work/'checkpoint.pt').exists()), **how)
     except KeyboardInterrupt as e: raise KeyboardInterrupt(f"The teacher: {str(e).split(';')[0] or 'interrupted'}; " + ("run the same again to continue." if file else "nothing was saved, as there is no `out` or `cache` folder.")) from None
     report = dict(teacher_metrics=res.report['metrics'], teacher_seconds=res.report['seconds'])
-    if file: _save(file, dict(model=s.model.state_dict(), report=report))
-    if work and work.exists(): work.rmdir()
+    if file and _first_process():
+        _save(file, dict(model=s.model.state_dict(), report=report))
+        shutil.rmtree(work, ignore_errors=True)
     return report
+
+def _first_process(): return os.environ.get('RANK', '0')=='0'
+
+def _loop_settings(how):
+    "What of the arguments of `adapt` makes another teacher"
+    acc = how.get('accelerator')
+    plain = {k: str(v) for k,v in how.items() if k not in ('progress', 'checkpoint_every', 'accelerator')}
+    return dict(plain, accelerator=f'{acc.mixed_precision}, {acc.gradient_accumulation_steps}, {acc.num_processes}') if acc else plain
 
 def make_teacher(
     recipe:Recipe, # of the mask; its `teacher` says which kind
@@ -596,12 +606,22 @@ def make_teacher(
     s,tune,how = set_up(batch_size=recipe.batch_size, pooling=recipe.pooling, **about), get_recipe('finetune', epochs=recipe.epochs, min_steps=recipe.min_steps, batch_size=recipe.batch_size, dropout=recipe.dropout, pooling=recipe.pooling), how or {}
     if recipe.teacher=='dense': return s.model, {}
     plain = {k: v if isinstance(v, (int,type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
-    loop = {k: str(v) for k,v in how.items() if k not in ('progress', 'checkpoint_every')}
-    file = Path(cache)/f"teacher-{_digest([s.task.name, plain, asdict(tune), max_steps, loop, _rows(about['data'])])}.pt" if cache else None
+    file = Path(cache)/f"teacher-{_digest([s.task.name, plain, asdict(tune), max_steps, _loop_settings(how), _rows(about['data'])])}.pt" if cache else None
     if file: file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix('.lock')) if file else nullcontext(): return s.model, _teach(s, tune, file, max_steps, seed=about['seed'], **how)
+    alone = os.environ.get('WORLD_SIZE', '1')=='1'                                          # processes that train together must not wait for each other
+    with FileLock(file.with_suffix('.lock')) if file and alone else nullcontext(): return s.model, _teach(s, tune, file, max_steps, seed=about['seed'], **how)
 
 # %% ../nbs/api/07_train.ipynb #afd7496d
+def _check_early(model, sparsity, recipe, out, resume, kwargs):
+    "Refuse what `adapt` would refuse, before a teacher is trained"
+    known = set(signature(adapt).parameters)
+    get_recipe(recipe, **{k: v for k,v in kwargs.items() if k not in known})
+    if recipe.teacher!='none' and recipe.method!='mask': raise ValueError(f"A teacher is for masks, and the method is {recipe.method!r}: use recipe={recipe.method!r}, or teacher='none' with distil_hidden=0.")
+    if recipe.teacher!='none' and kwargs.get('loss_fn', model_loss) is not model_loss: raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
+    if levels := kwargs.get('levels'): _check_levels(levels, sparsity, 10**9, recipe)       # the number of steps is not known yet
+    if recipe.method=='mask': maskable(model.base_model, recipe.weights)
+    _checkpoint(out, resume)
+
 def adapt_task(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -624,14 +644,14 @@ def adapt_task(
     s = set_up(batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
     how = {k: kwargs[k] for k in ('mixed_precision', 'progress', 'accelerator', 'accumulate', 'checkpoint_every') if k in kwargs}
     out,resume = kwargs.get('out'),kwargs.pop('resume', False)
-    own = Path(out)/'teacher' if out and not cache else None
+    own = Path(out)/'.teacher' if out and not cache and recipe.teacher=='finetune' else None
     if own and own.exists() and not (own.parent/'checkpoint.pt').exists(): resume = False   # stopped while the teacher learnt
-    _checkpoint(out, resume)
+    _check_early(s.model, sparsity, recipe, out, resume, kwargs)
     teacher,taught = make_teacher(recipe, cache or own, max_steps, how, **about) if recipe.teacher!='none' else (None, {})
     if recipe.head_start=='teacher': s.model.head.load_state_dict(teacher.head.state_dict())
     elif recipe.method!='finetune': start_head(s, recipe.head_start)
     res = adapt(s.model, s.loaders['train'], sparsity=sparsity, recipe=recipe, evaluate=s.evaluate, seed=seed, max_steps=max_steps, teacher_model=teacher, resume=resume, **kwargs)
-    if own: shutil.rmtree(own, ignore_errors=True)
+    if own and _first_process(): shutil.rmtree(own, ignore_errors=True)
     res.report.update(taught)
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     return res
@@ -640,7 +660,7 @@ def adapt_task(
 def _for_trainer(recipe):
     plain = vars(Recipe())
     if bad := [n for n in ('head_first', 'teacher', 'head_start', 'pooling') if getattr(recipe, n)!=plain[n]]:
-        raise ValueError(f"{bad[0]} = {getattr(recipe, bad[0])!r} is not for the Trainer, whose rates, loss and head are its own: use `adapt` or `adapt_task`.")
+        raise ValueError(f"{bad[0]} = {getattr(recipe, bad[0])!r} is not for the Trainer, whose rates, loss and head are its own: use a recipe without it, such as 'default', or `adapt` or `adapt_task`.")
     return recipe
 
 def mask_optimizer(

@@ -88,7 +88,7 @@ def learnt_rows(sparsity=.3, steps=150):
     from adaptprune.head import load_encoder
     from adaptprune.train import adapt_task
     ws = dict(load_encoder('minilm').named_parameters())
-    m,sister = (adapt_task('mini-sentiment', sparsity=sparsity, max_steps=steps, seed=seed, progress=False).mask for seed in (0, 1))
+    m,sister = (adapt_task('mini-sentiment', sparsity=sparsity, recipe='default', max_steps=steps, seed=seed, progress=False).mask for seed in (0, 1))
     refs = {'alone': None, 'relative to another seed': sister, 'relative to the base': Mask({n: magnitude_mask(ws[n], int(t.count_nonzero())) for n,t in m.items()})}
     rows = [row('learnt mask, '+k, sparsity, m, mask_entropy(m), ours(m, r)) for k,r in refs.items()]
     print(*rows, sep='\n', flush=True)

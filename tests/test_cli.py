@@ -68,7 +68,7 @@ def test_adapt_then_info_then_evaluate(capsys, monkeypatch, tmp_path):
     code,out,err = run(capsys, monkeypatch, 'adapt', *own, '--sparsity', '.25', '--max-steps', 4, '--set', 'start=rank,every=2', '--out', 'm', '--json')
     made = json.loads(out)
     assert (made['recipe']['start'], made['recipe']['every'], made['recipe']['dropout'])==('rank', 2, 0.)
-    assert made['recipe']['teacher']=='finetune' and made['teacher_seconds']>0 and not Path('m/teacher').exists()
+    assert made['recipe']['teacher']=='finetune' and made['teacher_seconds']>0 and not Path('m/.teacher').exists()
     assert code==0 and made['target_met'] and abs(made['sparsity']-.25)<1e-6 and not list(Path('m').glob('*.pt'))
     assert run(capsys, monkeypatch, 'adapt', *own, '--out', 'm')[2].count('already holds a mask')==1
     code,out,_ = run(capsys, monkeypatch, 'info', 'm', '--json')

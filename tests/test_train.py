@@ -1,5 +1,5 @@
 "Algorithm 1 on a toy: exact targets, runs that are cut off and go on, and what is refused."
-import math,os,signal,subprocess,sys,textwrap,time,warnings
+import math,os,re,signal,subprocess,sys,textwrap,time,warnings
 from dataclasses import asdict
 from pathlib import Path
 import pytest,torch
@@ -347,7 +347,7 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
 def child(tmp_path, body, *launcher):
     "A process that runs `body` with this file's names"
-    (tmp_path/'run.py').write_text(f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_train import *\n'+textwrap.dedent(body))
+    (tmp_path/'run.py').write_text(f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_train\nfrom test_train import *\n'+textwrap.dedent(body))
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(Path(__file__).resolve().parent.parent), ACCELERATE_USE_CPU='true')
     return subprocess.Popen([sys.executable, *launcher, tmp_path/'run.py'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=env)
@@ -584,6 +584,28 @@ def test_a_teacher_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt, match='nothing was saved'): adapt_task(task, **kw)
     with pytest.raises(ValueError, match='Nothing to resume'): adapt_task(task, out=tmp_path/'none', resume=True, **kw)
     assert not (tmp_path/'none').exists()
+
+@pytest.mark.parametrize('kw,says', [(dict(sparcity=.5), "no 'sparcity'"), (dict(levels=[.5, .3], sparsity=.3), 'levels must rise'), (dict(weights='decoder*'), "No weight matrix matches 'decoder*'"), (dict(loss_fn=ce), 'leave out loss_fn'),
+    (dict(method='features'), "use recipe='features'"), (dict(resume=True), 'Nothing to resume')], ids=str)
+@pytest.mark.weights
+def test_what_cannot_be_is_refused_before_a_teacher_learns(kw, says, tmp_path, monkeypatch):
+    task,data = _data(tmp_path)
+    monkeypatch.setattr('adaptprune.train.make_teacher', lambda *args, **kwargs: pytest.fail('a teacher was trained'))
+    with pytest.raises(ValueError, match=re.escape(says)): adapt_task(task, recipe='distilled', data=data, out=tmp_path/'out', progress=False, **kw)
+
+@pytest.mark.weights
+def test_two_processes_share_a_teacher(tmp_path):
+    for rank in '01': (tmp_path/rank).mkdir()
+    p = child(tmp_path, f'''
+        from pathlib import Path
+        task,data = test_train._data(Path({str(tmp_path)!r})/os.environ['RANK'])
+        res = adapt_task(task, data=data, recipe='distilled', max_steps=3, max_length=32, progress=False, out={str(tmp_path/'out')!r})
+        torch.save((dict(res.mask), res.report['teacher_metrics']), f"{tmp_path}/{{os.environ['RANK']}}.pt")
+        torch.distributed.destroy_process_group()''', '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2')
+    err = p.communicate(timeout=180)[1]
+    assert p.returncode==0, err[-3000:]
+    (a,first),(b,second) = (torch.load(tmp_path/f'{i}.pt', weights_only=True) for i in (0, 1))
+    assert first==second and all(torch.equal(a[n], b[n]) for n in a) and not list((tmp_path/'out').iterdir())
 
 @pytest.mark.weights
 @pytest.mark.parametrize('how', ['means', 'names'])
