@@ -586,7 +586,7 @@ def test_a_teacher_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     assert not (tmp_path/'none').exists()
 
 @pytest.mark.parametrize('kw,says', [(dict(sparcity=.5), "no 'sparcity'"), (dict(levels=[.5, .3], sparsity=.3), 'levels must rise'), (dict(weights='decoder*'), "No weight matrix matches 'decoder*'"), (dict(loss_fn=ce), 'leave out loss_fn'),
-    (dict(method='features'), "use recipe='features'"), (dict(resume=True), 'Nothing to resume')], ids=str)
+    (dict(method='features'), "use recipe='features'"), (dict(resume=True), 'Nothing to resume')], ids=lambda x: x if isinstance(x, str) else ','.join(x))
 @pytest.mark.weights
 def test_what_cannot_be_is_refused_before_a_teacher_learns(kw, says, tmp_path, monkeypatch):
     task,data = _data(tmp_path)
