@@ -115,7 +115,7 @@ def test_the_full_sweep_is_the_papers_grid():
     cells,_ = read_sweep(root/'sweeps/full.toml', model='google-bert/bert-base-uncased')
     assert {c['model'] for c in cells}=={'google-bert/bert-base-uncased'}
     assert {(c['task'], c['epochs']) for c in cells}=={('stsb', 5.), ('sst2', 3.), ('mnli', 2.)}
-    methods = ['default', 'paper', 'random', 'imp', 'magnitude']
+    methods = ['default', 'distilled', 'paper', 'random', 'imp', 'magnitude']
     assert Counter((c['task'], c['recipe']) for c in cells)=={(t, r): 5*8 if r in methods else 5 for t in ('stsb', 'sst2', 'mnli') for r in methods+['features', 'finetune']}
 
 recorded = [(f.name, r) for f in sorted((root/'results').glob('*.jsonl')) for r in read_results(f) if r.get('command', '').startswith('adaptprune sweep')]
