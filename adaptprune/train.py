@@ -612,10 +612,11 @@ def make_teacher(
     with FileLock(file.with_suffix('.lock')) if file and alone else nullcontext(): return s.model, _teach(s, tune, file, max_steps, seed=about['seed'], **how)
 
 # %% ../nbs/api/07_train.ipynb #afd7496d
+_known = set(signature(adapt).parameters)
+
 def _check_early(model, sparsity, recipe, out, resume, kwargs):
     "Refuse what `adapt` would refuse, before a teacher is trained"
-    known = set(signature(adapt).parameters)
-    get_recipe(recipe, **{k: v for k,v in kwargs.items() if k not in known})
+    get_recipe(recipe, **{k: v for k,v in kwargs.items() if k not in _known})
     if recipe.teacher!='none' and recipe.method!='mask': raise ValueError(f"A teacher is for masks, and the method is {recipe.method!r}: use recipe={recipe.method!r}, or teacher='none' with distil_hidden=0.")
     if recipe.teacher!='none' and kwargs.get('loss_fn', model_loss) is not model_loss: raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
     if levels := kwargs.get('levels'): _check_levels(levels, sparsity, 10**9, recipe)       # the number of steps is not known yet
