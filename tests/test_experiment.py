@@ -356,7 +356,7 @@ def test_the_full_sweep_on_another_model(tmp_path, glue, monkeypatch):
     keys = [cell_key(c) for c in cells]
     def run(round_steps=None, **kwargs): return run_task(round_steps=round_steps and 2, **kwargs)
     rows = run_sweep(root/'sweeps/full.toml', glue, keys, model=model, masks='runs/masks', progress=False, run=run)
-    assert len(rows)==15 and {r['cell']['recipe'] for r in rows}=={'features', 'finetune', 'default', 'paper', 'random', 'imp', 'magnitude'}
+    assert len(rows)==17 and {r['cell']['recipe'] for r in rows}=={'features', 'finetune', 'default', 'distilled', 'paper', 'random', 'imp', 'magnitude'}
     for r in rows:
         method,report = r['recipe']['method'],r['report']
         assert report['model']==model and report['task']==r['cell']['task']
