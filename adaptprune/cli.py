@@ -299,7 +299,7 @@ def demo(
     from adaptprune.train import adapt_task
     out,rows,began = Path(out), [], time.perf_counter()
     for name,(recipe,s) in demo_methods.items():
-        s = sparsity if recipe=='distilled' else s
+        s = s and sparsity
         if not json: print(f'{name} ...', flush=True)
         res = adapt_task(task, 'minilm', s, recipe, seed=seed, epochs=epochs, progress=not json and sys.stderr.isatty())
         r = res.report

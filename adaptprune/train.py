@@ -19,7 +19,7 @@ from pathlib import Path
 # %% ../nbs/api/07_train.ipynb #4f1223f3
 import numpy as np, torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import send_to_device, set_seed
 from filelock import FileLock
 from torch import nn
@@ -84,9 +84,10 @@ class Recipe:
 methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','bitfit'
 choices = dict(pooling=(None, *poolings), schedule=('cubic', 'linear', 'constant', 'none'), head_start=('random', 'means', 'names', 'teacher'), teacher=('none', 'finetune', 'dense'))
 
+_default = Recipe(start='activation', reach=0., dropout=0., min_steps=1000)
 recipes = {
-    'default': Recipe(start='activation', reach=0., dropout=0., min_steps=1000),
-    'distilled': Recipe(start='activation', reach=0., dropout=0., min_steps=1000, teacher='finetune', distil_hidden=30.),
+    'default': _default,
+    'distilled': replace(_default, teacher='finetune', distil_hidden=30.),
     'paper': Recipe(epochs=5, batch_size=8, start='normal', alpha=2e-5, beta=2e-5, gamma=2e-7, schedule='none'),
     'features': Recipe(method='features'),
     'finetune': Recipe(method='finetune'),
@@ -354,12 +355,6 @@ def _set_dropout(model, p):
     for m in old if p!=-1 else (): m.p = p
     return old
 
-def _checkpoint(out, resume):
-    "The file of a run's checkpoint, which has to be there for a run that resumes"
-    ckpt = Path(out)/'checkpoint.pt' if out else None
-    if resume and not (ckpt and ckpt.exists()): raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. Leave out resume, or name the folder of the interrupted run.")
-    return ckpt
-
 def _rate(factor, n_steps): return lambda i: factor(min((i+.5)/n_steps, 1))
 
 def _taught(teacher, recipe, acc):
@@ -391,6 +386,33 @@ def _at_levels(path, base, evaluate):
         return metrics
     return measure
 
+# %% ../nbs/api/07_train.ipynb #4db7ebfb
+def _check_loss(recipe, loss_fn):
+    if recipe.teacher!='none' and loss_fn is not model_loss: raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
+
+def _check_asked(recipe, sparsity, loader, loss_fn, teacher_model):
+    "Refuse what no run can use"
+    check_sparsity(sparsity)
+    if recipe.method not in methods[:3]: raise ValueError(f"The method {recipe.method!r} is not for `adapt` alone: use `run_task` of the baseline room.")
+    if (teacher_model is None)!=(recipe.teacher=='none'): raise ValueError(f"The recipe's teacher is {recipe.teacher!r}: " + ("name its kind in the recipe as well." if teacher_model else "pass the trained model as teacher_model=..., or use `adapt_task`, which makes it."))
+    _check_loss(recipe, loss_fn)
+    if len(loader)==0: raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
+
+def _checkpoint(out, resume):
+    "The file of a run's checkpoint, which has to be there for a run that resumes"
+    ckpt = Path(out)/'checkpoint.pt' if out else None
+    if resume and not (ckpt and ckpt.exists()): raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. Leave out resume, or name the folder of the interrupted run.")
+    return ckpt
+
+def _n_steps(recipe, loader, acc, max_steps):
+    per_epoch = -(-len(loader)//(acc.num_processes*acc.gradient_accumulation_steps))
+    return max_steps or max(1, recipe.min_steps, round(recipe.epochs*per_epoch))
+
+def _config(recipe, sparsity, levels, seed, n_steps, before, loader, acc):
+    "All that makes a run the one that a checkpoint belongs to"
+    return dict(asdict(recipe), sparsity=sparsity, levels=levels, seed=seed, n_steps=n_steps, base=before, batches=len(loader),
+                accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
+
 # %% ../nbs/api/07_train.ipynb #82a91086
 def adapt(
     model:nn.Module, # any module; changed in place
@@ -419,14 +441,8 @@ def adapt(
     "Adapting by pruning: Algorithm 1, for any module, loss and loader"
     recipe,acc = get_recipe(recipe, **changes), _open_run(accelerator, mixed_precision, accumulate)
     base = getattr(model, 'base_model', model) if base is None else base
-    check_sparsity(sparsity)
-    if recipe.method not in methods[:3]: raise ValueError(f"The method {recipe.method!r} is not for `adapt` alone: use `run_task` of the baseline room.")
-    if (teacher_model is None)!=(recipe.teacher=='none'): raise ValueError(f"The recipe's teacher is {recipe.teacher!r}: " + ("name its kind in the recipe as well." if teacher_model else "pass the trained model as teacher_model=..., or use `adapt_task`, which makes it."))
-    if teacher_model and loss_fn is not model_loss: raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
-    if len(loader)==0: raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
-    ckpt = _checkpoint(out, resume)
-    per_epoch = -(-len(loader)//(acc.num_processes*acc.gradient_accumulation_steps))
-    n_steps = max_steps or max(1, recipe.min_steps, round(recipe.epochs*per_epoch))
+    _check_asked(recipe, sparsity, loader, loss_fn, teacher_model)
+    ckpt,n_steps = _checkpoint(out, resume),_n_steps(recipe, loader, acc, max_steps)
     if levels: n_steps,eval_every = _check_levels(levels, sparsity, n_steps, recipe)
     set_seed(seed)
     before,began,drops = fingerprint(base), time.perf_counter(), _set_dropout(model, recipe.dropout)
@@ -437,11 +453,9 @@ def adapt(
     if teacher_model: loss_fn = _taught(teacher_model, recipe, acc)
     model.to(acc.device)
     ctl = controller(base, n_steps) if controller else _controller(base, sparsity, n_steps, recipe, levels) if recipe.method=='mask' else None
-    config = dict(asdict(recipe), sparsity=sparsity, levels=levels, seed=seed, n_steps=n_steps, base=before, batches=len(loader),
-                  accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
+    config = _config(recipe, sparsity, levels, seed, n_steps, before, loader, acc)
     run,parts = dict(config=config, step=0, epoch=0, batch=0, history=[], path=[], seconds=0.), dict(optim=opt, sched=sched, **(dict(ctl=ctl) if ctl else {}), **(dict(scaler=acc.scaler) if acc.scaler else {}))
-    rng = None
-    if resume: run,rng = load_checkpoint(ckpt, config, model, parts)
+    run,rng = load_checkpoint(ckpt, config, model, parts) if resume else (run, None)
     measure = _at_levels(run['path'], base, evaluate) if levels else evaluate
     net,dl,optim = acc.prepare(model, loader, opt)
     save = lambda: save_checkpoint(ckpt, dict(run, seconds=run['seconds']+time.perf_counter()-began), model, parts) if ckpt and acc.is_main_process else None
@@ -582,12 +596,10 @@ def _teach(s, recipe, file, max_steps, **how):
     try: res = adapt(s.model, s.loaders['train'], sparsity=0., recipe=recipe, evaluate=s.evaluate, max_steps=max_steps, out=work, resume=bool(work and (work/'checkpoint.pt').exists()), **how)
     except KeyboardInterrupt as e: raise KeyboardInterrupt(f"The teacher: {str(e).split(';')[0] or 'interrupted'}; " + ("run the same again to continue." if file else "nothing was saved, as there is no `out` or `cache` folder.")) from None
     report = dict(teacher_metrics=res.report['metrics'], teacher_seconds=res.report['seconds'])
-    if file and _first_process():
+    if file and PartialState().is_main_process:
         _save(file, dict(model=s.model.state_dict(), report=report))
         shutil.rmtree(work, ignore_errors=True)
     return report
-
-def _first_process(): return os.environ.get('RANK', '0')=='0'
 
 def _loop_settings(how):
     "What of the arguments of `adapt` makes another teacher"
@@ -612,15 +624,14 @@ def make_teacher(
     with FileLock(file.with_suffix('.lock')) if file and alone else nullcontext(): return s.model, _teach(s, tune, file, max_steps, seed=about['seed'], **how)
 
 # %% ../nbs/api/07_train.ipynb #afd7496d
-_known = set(signature(adapt).parameters)
+_adapt_takes = set(signature(adapt).parameters)
 
 def _check_early(model, sparsity, recipe, out, resume, kwargs):
     "Refuse what `adapt` would refuse, before a teacher is trained"
-    get_recipe(recipe, **{k: v for k,v in kwargs.items() if k not in _known})
-    if recipe.teacher!='none' and recipe.method!='mask': raise ValueError(f"A teacher is for masks, and the method is {recipe.method!r}: use recipe={recipe.method!r}, or teacher='none' with distil_hidden=0.")
-    if recipe.teacher!='none' and kwargs.get('loss_fn', model_loss) is not model_loss: raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
+    if recipe.method!='mask': raise ValueError(f"A teacher is for masks, and the method is {recipe.method!r}: use recipe={recipe.method!r}, or teacher='none' with distil_hidden=0.")
+    _check_loss(recipe, kwargs.get('loss_fn', model_loss))
     if levels := kwargs.get('levels'): _check_levels(levels, sparsity, 10**9, recipe)       # the number of steps is not known yet
-    if recipe.method=='mask': maskable(model.base_model, recipe.weights)
+    maskable(model.base_model, recipe.weights)
     _checkpoint(out, resume)
 
 def adapt_task(
@@ -638,7 +649,7 @@ def adapt_task(
     **kwargs # for `adapt`, and fields of the recipe
 ) -> Adapted: # its report holds the metrics of each dev split
     "Adapt a pre-trained model to a task"
-    fields = {k: kwargs.pop(k) for k in list(kwargs) if k in Recipe.__dataclass_fields__}
+    fields = {k: kwargs.pop(k) for k in list(kwargs) if k not in _adapt_takes}
     task,recipe = get_task(task),get_recipe(recipe, **fields)
     check_sparsity(sparsity)
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
@@ -647,12 +658,12 @@ def adapt_task(
     out,resume = kwargs.get('out'),kwargs.pop('resume', False)
     own = Path(out)/'.teacher' if out and not cache and recipe.teacher=='finetune' else None
     if own and own.exists() and not (own.parent/'checkpoint.pt').exists(): resume = False   # stopped while the teacher learnt
-    _check_early(s.model, sparsity, recipe, out, resume, kwargs)
+    if recipe.teacher!='none': _check_early(s.model, sparsity, recipe, out, resume, kwargs)
     teacher,taught = make_teacher(recipe, cache or own, max_steps, how, **about) if recipe.teacher!='none' else (None, {})
     if recipe.head_start=='teacher': s.model.head.load_state_dict(teacher.head.state_dict())
     elif recipe.method!='finetune': start_head(s, recipe.head_start)
     res = adapt(s.model, s.loaders['train'], sparsity=sparsity, recipe=recipe, evaluate=s.evaluate, seed=seed, max_steps=max_steps, teacher_model=teacher, resume=resume, **kwargs)
-    if own and _first_process(): shutil.rmtree(own, ignore_errors=True)
+    if own and PartialState().is_main_process: shutil.rmtree(own, ignore_errors=True)
     res.report.update(taught)
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split='validation' if validate else 'dev')
     return res
