@@ -7,7 +7,7 @@ from adaptprune.head import load_encoder
 from adaptprune.layer import maskable
 from adaptprune.mask import Mask
 from adaptprune.train import get_recipe
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, BertTokenizer
 
 def script(name):
     spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parent.parent/f'benchmarks/{name}.py')
@@ -80,3 +80,20 @@ def test_noise_is_a_factor_on_masked_weights(runs, std):
     for (n,p),q in zip(a.named_parameters(), b.parameters()):
         if n not in names or not std: assert torch.equal(p, q)
         else: assert abs((q/p)[p!=0].std().item()-std)<.05 and not torch.equal(p, q)
+
+def test_limits_scores_seen_and_held_out_texts(runs, monkeypatch):
+    "A line for each arm; both scores of the mask and of its teacher, over as many seen texts as held-out ones, none of them in both"
+    mod,seen,vocab = script('limits'),[],['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *'abcdefghij']
+    BertTokenizer(vocab={w: i for i,w in enumerate(vocab)}).save_pretrained('bert')
+    real = mod.run_task
+    monkeypatch.setattr(mod, 'run_task', lambda task, data, **kw: seen.append(data) or real(task, data=data, **kw))
+    mod.main(task='mini-sentiment', model='bert', max_steps=2, out='limits.jsonl', cache='cache')
+    rows = read_results('limits.jsonl')
+    assert [(r['cell']['sparsity'], r['cell'].get('weights', 'all')) for r in rows]==[(.5, 'all'), (.9, 'all'), (.9, 'encoder')], 'with equal steps the last arm is the second'
+    for r in rows:
+        rep = r['report']
+        assert {rep['metric'], f"{rep['metric']}_train"}<=set(rep['metrics']) and set(rep['metrics'])==set(rep['teacher_metrics'])
+        assert sum(p['kept'] for p in rep['parts'])==rep['kept']
+    for d in seen:
+        texts = {k: set(zip(*(d[k][c] for c in d[k].column_names))) for k in d}
+        assert len(d['dev'])==len(d['dev_train']) and texts['dev_train']<=texts['train'] and texts['dev'].isdisjoint(texts['train'])

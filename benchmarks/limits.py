@@ -1,0 +1,39 @@
+"""What limits a sparse mask: what the texts can say, or what its weights can hold? Masks with a teacher, and the teacher itself, scored on held-out texts and on as many that they were trained on.
+
+    python benchmarks/limits.py --glue_dir PATH     # adds what is missing to results/limits.jsonl, some minutes a line on one core
+
+A tenth of the training set is held out, as in sweeps/recipe.toml; dev is not looked at. Where both scores are low, the mask cannot hold the task, or has not had the steps; where they are far apart, it has learnt the texts and not the task."""
+from pathlib import Path
+
+from datasets import DatasetDict
+from fastcore.script import call_parse
+
+from adaptprune.baseline import run_task
+from adaptprune.experiment import run_cells
+from adaptprune.glue import holdout, load_task
+from adaptprune.topology import sparsity_by
+
+root = Path(__file__).resolve().parent.parent
+arms = dict(sparsity=.5, max_steps=360), dict(sparsity=.9, max_steps=360), dict(sparsity=.9, max_steps=360, weights='encoder'), dict(sparsity=.9, max_steps=1080) # one epoch, and three
+
+def run(task, glue_dir, **kwargs):
+    "One line: the report has each metric on held-out texts, and with `_train` on seen ones"
+    split = holdout(load_task(task, glue_dir))
+    train,held = split['train'],split['validation']
+    seen = train.shuffle(seed=0).select(range(min(len(held), len(train))))
+    res = run_task(task, data=DatasetDict(train=train, dev=held, dev_train=seen), **kwargs)
+    res.report.update(split='validation', parts=sparsity_by(res.mask, 'component'))
+    return res
+
+@call_parse
+def main(
+    glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
+    task:str='stsb', # name of a GLUE or mini task
+    model:str='minilm', # 'minilm', a folder, or a Hub id
+    max_steps:int=None, # steps of every run, in place of its own, to see that it works
+    out:str=str(root/'results/limits.jsonl'), # adds the lines that it lacks
+    cache:str=str(root/'runs/imp'), # folder for teachers
+):
+    "Run what is missing"
+    cells = [dict(task=task, model=model, recipe='distilled', seed=0, batch_size=16, **dict(a, max_steps=max_steps or a['max_steps'])) for a in arms]
+    run_cells([c for i,c in enumerate(cells) if c not in cells[:i]], out, f'python benchmarks/limits.py --glue_dir PATH --task {task}', run=run, cache=cache, glue_dir=glue_dir)
