@@ -9,7 +9,7 @@ __all__ = ['config_name', 'format_name', 'format_version', 'max_config', 'max_we
            'read_config', 'find_folder', 'merge_tasks']
 
 # %% ../nbs/api/10_artifact.ipynb #7c7b48fc
-import hashlib, json, math, os, re, stat, warnings
+import hashlib, json, math, os, re, stat, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -540,12 +540,15 @@ def find_folder(
     except Exception as e: raise _hub_error(name, kwargs, e) from e
 
 # %% ../nbs/api/10_artifact.ipynb #baf05351
+_waits = 0., .01, .02, .05, .1, .2 # seconds before each try: a writer may replace both files between our two reads
+
 def _load(folder):
-    for attempt in range(3):
+    for wait in _waits:
+        time.sleep(wait)
         c = read_config(folder)
         try: data = _read(folder, c['data']['file'], c['data']['bytes'])
         except FileNotFoundError:
-            if attempt==2: raise
+            if wait==_waits[-1]: raise
             continue
         d,sha = c['data'],hashlib.sha256(data).hexdigest()
         if len(data)!=d['bytes'] or sha!=d['sha256'] or sha[:16]!=d['file'][5:21]:
