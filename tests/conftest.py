@@ -26,3 +26,13 @@ def tiny():
 
 @pytest.fixture(scope='session')
 def tokens(): return dict(input_ids=torch.randint(2, 50, (4, 7), generator=torch.Generator().manual_seed(0)), attention_mask=torch.tensor([[1]*7]*3+[[1]*5+[0]*2]))
+
+@pytest.fixture(scope='session')
+def folder(tiny, tmp_path_factory):
+    "A tiny random BERT and its tokenizer on disk"
+    path = tmp_path_factory.mktemp('tiny')
+    vocab = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *'abcdefghij']
+    (path/'vocab.txt').write_text('\n'.join(vocab))
+    tiny('Bert', num_hidden_layers=1).save_pretrained(path)
+    transformers.BertTokenizer(vocab={w: i for i,w in enumerate(vocab)}).save_pretrained(path)
+    return str(path)

@@ -18,16 +18,6 @@ from adaptprune.train import adapt, get_recipe, recipes
 masked = 'default', 'random', 'magnitude', 'imp', 'movement', 'edge-popup', 'l0'
 letters = 'abcdefghij'
 
-@pytest.fixture(scope='session')
-def folder(tiny, tmp_path_factory):
-    "A tiny random BERT and its tokenizer on disk"
-    path = tmp_path_factory.mktemp('tiny')
-    vocab = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *letters]
-    (path/'vocab.txt').write_text('\n'.join(vocab))
-    tiny('Bert', num_hidden_layers=1).save_pretrained(path)
-    transformers.BertTokenizer(vocab={w: i for i,w in enumerate(vocab)}).save_pretrained(path)
-    return str(path)
-
 def make_data(n=40, seed=0):
     "Rows whose label is whether `a` occurs"
     gen = torch.Generator().manual_seed(seed)
