@@ -219,7 +219,7 @@ def _shard_group(param):
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #3235065b
+# %% ../nbs/api/08_optim.ipynb #9945e473
 class MovingGroup(Group):
     "A group whose threshold is moved"
     def move(self, sparsity):
@@ -250,7 +250,7 @@ class MovingGroup(Group):
 
     def remember(self):
         "Note what is pruned now"
-        for t,g in zip(self.theta.split(2**22), self.gone.split(2**19)): g |= pack_bits(t<=self.tau)
+        kernels.remember(self.theta, self.tau, self.gone)
 
     def forbid(self):
         "What is pruned stays so"
@@ -303,7 +303,7 @@ class Frozen:
             if _owners.get(id(p)) is self: del _owners[id(p)]
         self.flags,self.tables = [],{}
 
-# %% ../nbs/api/08_optim.ipynb #f06a478d
+# %% ../nbs/api/08_optim.ipynb #60440c49
 class MaskedWeights(Frozen):
     "The masked weights of a model, which is at every moment the network that would ship"
     def __init__(self, base, head=(), weights='all', budget='global', thetas=None, t_l=math.inf):
@@ -318,7 +318,7 @@ class MaskedWeights(Frozen):
         self.groups = [MovingGroup(g, [places[n] for n in names], starts) for g,names in group_names(places, budget).items()]
         self.places = {p.name: p for p in places.values()}
         self.n = sum(g.n for g in self.groups)
-        self.launches = None
+        self.launches,self.thresholds = None,None
 
     def __iter__(self): return iter(self.places.values())
 
@@ -335,11 +335,13 @@ class MaskedWeights(Frozen):
                 "cast the model first, then make the optimiser.")
         if device==first.theta.device: return
         for g in self.groups: g.to(device)
-        self.launches = None
+        self.launches,self.thresholds = None,None
 
     def taus(self):
-        "The thresholds, on the device"
-        return torch.tensor([g.tau for g in self.groups]).to(self.device, non_blocking=True)
+        "The thresholds on the device, copied when they have changed"
+        now = [g.tau for g in self.groups]
+        if self.thresholds is None or self.thresholds[0]!=now: self.thresholds = now,torch.tensor(now).to(self.device, non_blocking=True)
+        return self.thresholds[1]
 
     def one_launch(self):
         "The tables of `OneLaunch`, by dtype; none where there is no Triton"
@@ -350,6 +352,8 @@ class MaskedWeights(Frozen):
             number = {id(g): i for i,g in enumerate(self.groups)}
             self.launches = [(ps, OneLaunch([p.weight for p in ps], [p.w0 for p in ps], [p.theta for p in ps],
                 [number[id(p.group)] for p in ps])) for ps in by_type.values()]
+            for ps,launch in self.launches:
+                for i,p in enumerate(ps): p.launch = launch,i
         return self.launches
 
 # %% ../nbs/api/08_optim.ipynb #e4939676
@@ -527,7 +531,7 @@ class _Steps(_Prepared):
         elif self.rule.step!='adam' and self.weights.one_launch(): self._learn_at_once(lr)
         else: self.learn_many(ready, lr, i)
 
-# %% ../nbs/api/08_optim.ipynb #a3d5d267
+# %% ../nbs/api/08_optim.ipynb #cb757035
 class _Launched(_Steps):
     "The step of theta on a GPU, and inside the backward pass"
     def _learn_at_once(self, lr):
@@ -556,9 +560,8 @@ class _Launched(_Steps):
         def hook(param):
             if self.done: raise RuntimeError(f"The run of {self.steps} steps is over: make the optimiser with a larger steps=...")
             lr = self.lr('theta')
-            found = [(ps.index(place), launch) for ps,launch in self.weights.one_launch() if place in ps]
-            if found and self.rule.step!='adam' and not param.grad.is_sparse:
-                at,launch = found[0]
+            if self.rule.step!='adam' and self.weights.one_launch() and not param.grad.is_sparse:
+                launch,at = place.launch
                 launch.update_one(at, place.flat(_local(param.grad)), self.weights.taus(), lr, self.rule)
             else: place.learn(lr, self.rule, self.i+1)
             place.version = param._version
