@@ -102,7 +102,7 @@ def kth_smallest(
     "The exact k-th smallest score over all tensors"
     return locate(scores, k)[0]
 
-# %% ../nbs/api/01_mask.ipynb #1f30f823
+# %% ../nbs/api/01_mask.ipynb #c6d3dacd
 def draw_survivors(
     n:int, # how many scores tie at the threshold
     go:int, # how many of them have to be pruned
@@ -119,11 +119,11 @@ def split_at(
     seed:int=0 # random seed, for ties
 ) -> tuple: # threshold (0-d tensor), and a list of (flat positions in scores[i] that tie with it but are to be kept)
     "The threshold that prunes the `k` smallest scores, and the ties at it that have to survive"
-    none = [torch.empty(0, dtype=torch.long, device=s.device) for s in scores]
-    if not k: return scores[0].new_tensor(-torch.inf), none
-    tau,n_below,n_ties = locate(scores, k)
-    if n_below+n_ties==k: return tau, none
+    tau,n_below,n_ties = locate(scores, max(k, 1))
+    if not k: tau = tau.new_tensor(-torch.inf)
+    elif n_below+n_ties==k: return tau, [torch.empty(0, dtype=torch.long, device=s.device) for s in scores]
     ties = [(s.detach().reshape(-1)==tau).nonzero()[:,0] for s in scores]
+    if not k: return tau, ties
     keep = draw_survivors(n_ties, k-n_below, seed).split([len(t) for t in ties])
     return tau, [t[alive.to(t.device)] for t,alive in zip(ties, keep)]
 
