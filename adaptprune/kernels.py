@@ -10,11 +10,11 @@ __all__ = ['steps', 'Rule', 'write', 'step_of', 'adam_step', 'update', 'write_ma
 import math
 from dataclasses import dataclass
 
-# %% ../nbs/api/07_kernels.ipynb #a4ae825e
+# %% ../nbs/api/07_kernels.ipynb #e14e1e47
 import torch
 from torch import Tensor
 from .layer import gate, slope
-from .mask import pack_bits
+from .mask import pack_bits, pieces
 
 # %% ../nbs/api/07_kernels.ipynb #3d0a846f
 steps = 'plain','sign','adam'
@@ -37,7 +37,9 @@ class Rule:
         "Adam's two bias corrections"
         return [1-b**i for b in self.betas]
 
-# %% ../nbs/api/07_kernels.ipynb #13180bcd
+# %% ../nbs/api/07_kernels.ipynb #47201370
+_where_above = torch.ops.aten.threshold_backward.grad_input      # `torch.where(theta>tau, w0, 0)` in one pass and no temporary
+
 def write(
     w:Tensor, # weights, overwritten
     w0:Tensor, # base weights
@@ -46,7 +48,8 @@ def write(
     t_l:float=math.inf # forward temperature
 ):
     "Eq. 2: `w = w0*gate(theta-tau)`, all of one shape"
-    if t_l==math.inf: torch.gt(theta, tau, out=w).mul_(w0).add_(0.)       # compared into a float, which is quicker; no -0
+    if t_l==math.inf and w0.dtype==theta.dtype: _where_above(w0, theta, tau, grad_input=w)
+    elif t_l==math.inf: torch.mul(w0, theta>tau, out=w).add_(0.)            # no -0
     else: w.copy_(gate(theta, tau, t_l).mul_(w0))
 
 def step_of(
@@ -62,7 +65,7 @@ def step_of(
     if rule.t_s!=0: d.mul_(slope(theta, tau, rule.t_s))
     return d.add_(d, alpha=0.)                  # 0 times infinity is NaN
 
-# %% ../nbs/api/07_kernels.ipynb #b43e74c3
+# %% ../nbs/api/07_kernels.ipynb #93fd2a06
 def adam_step(
     d:Tensor, # gradient of theta
     m:Tensor, # its average, updated
@@ -86,12 +89,11 @@ def update(
     lr:float, # learning rate alpha
     rule:Rule,
     moments=None, # (m, v) of Adam, each (n,) float32
-    i:int=1, # steps taken, this one included
-    piece:int=2**16 # weights at a time
+    i:int=1 # steps taken, this one included
 ):
     "Eq. 5 and Eq. 2 for one matrix"
-    if grad.is_cuda: piece = len(w)
-    parts = [t.split(piece) for t in (w, grad, w0, theta, *(moments or ()))]
+    size = max(len(w), 1) if grad.is_cuda else 2**16
+    parts = [t.split(size) for t in (w, grad, w0, theta, *(moments or ()))]
     for x,g,z,t,*mv in zip(*parts):
         d = step_of(g, z, t, tau, rule)
         t.sub_(adam_step(d, *mv, i, rule) if mv else d, alpha=lr)
@@ -318,7 +320,7 @@ def inside(
         if n_in<=len(out): return n_low, out[:n_in]
         room = 1.
 
-# %% ../nbs/api/07_kernels.ipynb #c07a5559
+# %% ../nbs/api/07_kernels.ipynb #4fabaab5
 @_jit
 def _remember_kernel(t_at, n, tau, gone_at, BLOCK:tl.constexpr):
     "Set the bits of what lies at or below the threshold"
@@ -340,4 +342,6 @@ def remember(
     if theta.is_cuda and triton:
         _remember_kernel[(triton.cdiv(len(gone), 512),)](theta, len(theta), tau, gone, BLOCK=512)
         return
-    for t,g in zip(theta.split(2**22), gone.split(2**19)): g |= pack_bits(t<=tau)
+    size = 2**22 if theta.is_cuda else 2**17
+    for t,g in zip(theta.split(size), gone.split(size//8)):
+        for x in pieces(t): g |= pack_bits(torch.as_tensor(x<=tau))

@@ -10,13 +10,13 @@ __all__ = ['choices', 'MaskSettings', 'fitted_reach', 'fitted_alpha', 'Place', '
 import hashlib, math, warnings, weakref
 from dataclasses import dataclass, replace
 
-# %% ../nbs/api/08_optim.ipynb #fbb6044f
+# %% ../nbs/api/08_optim.ipynb #0cf6aba4
 import torch
 from torch import Tensor, nn
 from . import kernels
 from .anatomy import maskable, plain_name, unwrap
 from .kernels import OneLaunch, Rule
-from .mask import Mask, check_sparsity, group_names, locate, n_pruned, pack_bits, unpack_bits
+from .mask import Mask, check_sparsity, group_names, locate, n_pruned, pack_bits, pieces, unpack_bits
 from .scores import start_theta, starts
 from .sparsity import Shards, decays, rate_factor, schedules, sharded_threshold, threshold
 
@@ -149,7 +149,7 @@ class Place:
         if not hasattr(self.param, 'to_local'): return self.flat(whole)
         return whole.reshape(-1)[self.offset:self.offset+self.n]
 
-# %% ../nbs/api/08_optim.ipynb #48067434
+# %% ../nbs/api/08_optim.ipynb #bfeb2545
 def _whole(p): return p.full_tensor() if hasattr(p, 'full_tensor') else p
 
 class LearningPlace(Place):
@@ -172,7 +172,8 @@ class LearningPlace(Place):
         grad = _local(self.param.grad)
         if grad.is_sparse and rule.step=='adam': grad = grad.to_dense()
         if grad.is_sparse: return self._learn_rows(grad.coalesce(), lr, rule)
-        kernels.update(self.weight, self.flat(grad), self.w0, self.theta, self.group.tau, lr, rule, self.moments(rule), i)
+        kernels.update(self.weight, self.flat(grad), self.w0, self.theta, self.group.tau, lr, rule,
+            self.moments(rule), i)
 
     def _learn_rows(self, grad, lr, rule):
         "The same for the rows that a batch looked up"
@@ -236,7 +237,7 @@ def _shard_group(param):
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #9945e473
+# %% ../nbs/api/08_optim.ipynb #8b1e8aa6
 class MovingGroup(Group):
     "A group whose threshold is moved"
     def move(self, sparsity):
@@ -258,12 +259,12 @@ class MovingGroup(Group):
 
     def pruned(self) -> int:
         "How many weights are pruned"
-        return self._count((t<=self.tau).count_nonzero() for t in self.theta.split(2**22))
+        return self._count(torch.as_tensor((t<=self.tau).sum()) for t in pieces(self.theta))
 
     def back(self) -> int:
         "How many of the kept weights had been pruned at an earlier threshold update"
-        pieces = zip(self.theta.split(2**22), self.gone.split(2**19))
-        return self._count(((t>self.tau) & unpack_bits(g, len(t))).count_nonzero() for t,g in pieces)
+        both = zip(self.theta.split(2**22), self.gone.split(2**19))
+        return self._count(((t>self.tau) & unpack_bits(g, len(t))).count_nonzero() for t,g in both)
 
     def remember(self):
         "Note what is pruned now"
@@ -391,11 +392,14 @@ class MaskedWeights(Frozen):
                 for i,p in enumerate(ps): p.launch = launch,i
         return self.launches
 
-# %% ../nbs/api/08_optim.ipynb #2eb82e02
+# %% ../nbs/api/08_optim.ipynb #51a55a3a
 class WrittenWeights(MaskedWeights):
     "Masked weights that are written into the model and read off it"
+    restored = False            # does the model hold the base at the moment?
+
     def write(self):
         "Eq. 2 for every weight"
+        self.restored = False
         launches = self.one_launch()
         for _,launch in launches: launch.write(self.taus(), Rule(t_l=self.t_l))
         if not launches:
@@ -410,9 +414,11 @@ class WrittenWeights(MaskedWeights):
         "Put the base weights back, bit for bit"
         for p in self: p.weight.copy_(p.w0)
         self.note()
+        self.restored = True
 
     def check_untouched(self):
-        "Refuse weights that something else changed; the same values written again are no change"
+        "Refuse weights that something else changed; the same values written again are no change. A restored base is masked again"
+        if self.restored: self.write()
         for p in self:
             if p.param._version==p.version: continue
             p.version = p.param._version
