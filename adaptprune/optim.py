@@ -487,7 +487,7 @@ class _Starts:
             start = self.scores[name]
         return start_theta(w0, start, spread=s.spread, mean=s.mean, std=s.std, generator=self.generator)
 
-# %% ../nbs/api/08_optim.ipynb #9797660f
+# %% ../nbs/api/08_optim.ipynb #6be5a7bd
 class _Prepared(torch.optim.Optimizer):
     "Weights, settings, groups of parameters"
     def __init__(self, base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward):
@@ -505,7 +505,9 @@ class _Prepared(torch.optim.Optimizer):
         super().__init__(groups, dict(lr=self.alpha, role='theta'))
         self.head = self._head_optimizer(params)
         if in_backward: self.hooks = [p.param.register_post_accumulate_grad_hook(_in_backward(weakref.ref(self), p)) for p in self.weights]
-        if self.schedule is not None: self._move(self.schedule(0., self.target, self.settings.schedule_end))
+        if self.schedule is not None:
+            self._move(self.schedule(0., self.target, self.settings.schedule_end))
+            self._settle()
         self.weights.write()
 
     def _head_optimizer(self, params):
@@ -522,6 +524,12 @@ class _Prepared(torch.optim.Optimizer):
         except ValueError as e:
             raise FloatingPointError(f"Theta holds NaN at step {self.i} (first in {self._first_nan()}): a gradient was not finite. "
                 "Lower the learning rates, clip gradients, or look at the last batches.") from e
+
+    def _settle(self):
+        "Remember what is pruned now, which without recovery stays so"
+        for g in self.weights.groups:
+            if not self.settings.recovery: g.forbid()
+            g.remember()
 
     def _first_nan(self):
         return next((p.name for p in self.weights if p.theta.isnan().any()), 'another process')
@@ -628,7 +636,7 @@ def _in_backward(
         if opt is not None: opt.learn_one(place)
     return hook
 
-# %% ../nbs/api/08_optim.ipynb #dd410f09
+# %% ../nbs/api/08_optim.ipynb #14e9934f
 class _Thresholds(_Launched):
     "Eq. 7 and the exact schedule"
     def _press(self):
@@ -648,9 +656,7 @@ class _Thresholds(_Launched):
         elif self.sparsity()>=self.target: last = True                                      # Algorithm 1's stopping rule
         self.done = last
         if last: self.weights.t_l = math.inf                                                # what ships is the binary mask
-        if not self.settings.recovery:
-            for g in self.weights.groups: g.forbid()
-        for g in self.weights.groups: g.remember()
+        self._settle()
         self.weights.write()
 
     def _first_nan_found(self): return any(bool(g.theta.isnan().any()) for g in self.weights.groups)
