@@ -141,12 +141,13 @@ class Batches:
         if self.epoch: raise ValueError(f"The loader gave out after {self.epoch} epochs, before the run was over: give one that can be iterated anew, or a smaller max_steps.")
         raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
 
-# %% ../nbs/api/13_loop.ipynb #631d14fa
+# %% ../nbs/api/13_loop.ipynb #0e5adb48
 class Hook:
     "Something that is interleaved with the steps of a run: all events do nothing here"
     def begin(self, run): "Before the first step"
     def after_step(self, run, loss): "After each step of the optimiser; `loss` is a 0-d tensor on the device"
     def end(self, run): "In every way out; `run.error` is None or the exception"
+    def counts(self, run): "What a row of the history gets from this hook: name -> number"; return {}
 
 # %% ../nbs/api/13_loop.ipynb #9fc82393
 class Course:
@@ -320,7 +321,7 @@ class Evaluate(Hook):
         run.metrics = self.measure(run.model.eval())
         if run.history: run.history[-1].update(run.metrics)
 
-# %% ../nbs/api/13_loop.ipynb #ef46f2a5
+# %% ../nbs/api/13_loop.ipynb #9930845c
 class History(Hook):
     "Rows of step, loss, sparsity and what other hooks note, and a progress bar"
     def __init__(self,
@@ -335,16 +336,11 @@ class History(Hook):
     def after_step(self, run, loss):
         self.bar.update(run.step-self.bar.n)
         if run.step%self.every and not run.over and not run.notes: return
-        row = dict(step=run.step, loss=loss.item(), **self._counts(run), **run.notes)
+        row = dict(step=run.step, loss=loss.item())
+        for h in run.hooks: row.update(h.counts(run) if hasattr(h, 'counts') else {})
+        row.update(run.notes)
         run.history.append(row)
         self.bar.set_postfix({k: f'{v:.3f}' for k,v in row.items() if k!='step' and isinstance(v, (int, float))})
-
-    def _counts(self, run):
-        if not run.method.masks: return {}
-        counts = dict(sparsity=run.opt.sparsity())
-        often = max(1, run.steps//200)
-        if run.step//self.every%often==0: counts['recovered'] = run.opt.recovered()
-        return counts
 
     def end(self, run): self.bar.close()
 

@@ -32,7 +32,7 @@ def outside(
     inside = set(map(id, base.parameters()))
     return [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
 
-# %% ../nbs/api/12_methods.ipynb #6d4a9a25
+# %% ../nbs/api/12_methods.ipynb #c4423f61
 class Method:
     "How a recipe's method trains a model: a hook of a run"
     masks = False           # does a mask come out?
@@ -53,6 +53,7 @@ class Method:
         run.scheduler = self.scheduler(run.steps)
 
     def after_step(self, run, loss): "What acts on the weights after a step"
+    def counts(self, run): "What a row of the history gets: name -> number"; return {}
 
     def end(self, run):
         "Flags as they were; after a failure, values too"
@@ -115,7 +116,7 @@ class LearntMask(DenseMethod):
         return MaskOptimizer(run.base, outside(run.model, run.base), run.sparsity, run.steps, scores=scores or None, settings=settings,
             seed=run.seed, sparse_grad=run.sparse_grad)
 
-# %% ../nbs/api/12_methods.ipynb #699c2b77
+# %% ../nbs/api/12_methods.ipynb #38ee71ff
 class MaskMethod(LearntMask):
     "A mask that learns, its report and its end"
     def scheduler(self, steps): "The optimiser decays its own learning rates"; return None
@@ -123,6 +124,11 @@ class MaskMethod(LearntMask):
     def done(self): return self.opt.done
     def stays(self, name): return name not in self.opt.base_weights()
     def mask(self) -> Mask: return self.opt.mask()
+
+    def counts(self, run):
+        row = dict(sparsity=self.opt.sparsity())
+        if run.step//10%max(1, run.steps//200)==0: row['recovered'] = self.opt.recovered()
+        return row
 
     def put_back(self):
         super().put_back()
@@ -267,7 +273,7 @@ class GateOptimizer(PricedGates):
             if not self.done: p.weight.copy_(p.w0*gate_value(p.theta, p.noise))
         self.weights.note()
 
-# %% ../nbs/api/12_methods.ipynb #4178412d
+# %% ../nbs/api/12_methods.ipynb #d4cda15c
 class Gates(MaskMethod):
     "L0 gates"
     def optimizer(self, run):
@@ -280,6 +286,7 @@ class Gates(MaskMethod):
         return {name: x.sum().item()/n/max(int(x.count_nonzero()), 1) for name,x in first.items()}
 
     def showing(self): return self.opt.showing()
+    def counts(self, run): return dict(sparsity=self.opt.sparsity())
     def report(self): return {k: v for k,v in super().report().items() if k not in ('recovered', 'max_theta')}
 
 # %% ../nbs/api/12_methods.ipynb #c661e798

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['methods', 'rules', 'retired', 'retired_values', 'reads', 'recipes', 'Recipe', 'Values', 'check_field', 'parse_field',
-           'get_recipe']
+           'get_recipe', 'as_method']
 
 # %% ../nbs/api/11_recipe.ipynb #b3d9d990
 import math
@@ -189,3 +189,12 @@ def get_recipe(
     recipe = replace(recipe, **checked)
     _check_read(recipe)
     return recipe
+
+# %% ../nbs/api/11_recipe.ipynb #c031bb6a
+def as_method(
+    recipe:Recipe, # says the fields
+    method:str # another method
+) -> Recipe: # a run can use it
+    "The recipe of another method that agrees with this one in all that both read"
+    shared = {n: getattr(recipe, n) for n in reads[method] if n!='method'}
+    return get_recipe(Recipe(method=method, **shared))
