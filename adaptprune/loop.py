@@ -266,7 +266,7 @@ class Interrupt(Hook):
     def end(self, run):
         if self.main: signal.signal(signal.SIGINT, self.old)
 
-# %% ../nbs/api/13_loop.ipynb #7aa7e32c
+# %% ../nbs/api/13_loop.ipynb #5b05dabd
 class Modes(Hook):
     "Dropout of a recipe, and the modes of all modules"
     def __init__(self, dropout=None): # probability in all `nn.Dropout` modules; None leaves them their own
@@ -287,11 +287,15 @@ class Modes(Hook):
 class Wrapped(Hook):
     "The model, optimiser and batches as the accelerator wants them; at the end its wrapper comes off"
     def begin(self, run):
+        self.own = dict(vars(run.model))
         run.net = run.acc.prepare_model(run.model)
         run.optimizer = run.acc.prepare_optimizer(run.opt, device_placement=False)
         run.batches.place()
 
-    def end(self, run): run.acc.unwrap_model(run.net, keep_fp32_wrapper=False)
+    def end(self, run):
+        run.acc.unwrap_model(run.net, keep_fp32_wrapper=False)
+        for name in ('forward', '_original_forward', '_is_accelerate_prepared'):
+            if name not in self.own: vars(run.model).pop(name, None)        # else a copy would call this model's forward
 
 # %% ../nbs/api/13_loop.ipynb #4f9215ad
 class FrozenStay(Hook):
