@@ -99,7 +99,7 @@ def _check_covers(tensors, n, m):
     shape = tuple(tensors[n]['shape'])
     if shape!=m.shape: raise BaseMismatch(f"{n!r} has shape {shape} in the base and {tuple(m.shape)} in the mask.")
 
-# %% ../nbs/api/21_artifact.ipynb #9eaea682
+# %% ../nbs/api/21_artifact.ipynb #8ae71817
 class _Held:
     "Mask, head, info and base of a task"
     def __init__(self,
@@ -129,8 +129,8 @@ class _Held:
     def _decoded(self, base=None):
         if self._mask is not None: return self._mask
         if self._coded.needs_base and base is None:
-            raise ValueError("This mask is stored as a difference from the base's largest weights: `apply` it, or give "
-                "the base model to `from_pretrained` as reference=.")
+            raise ValueError("This mask is stored as a difference from the base's largest weights: "
+                "`apply` it, or give the base model to `from_pretrained` as reference=.")
         weights = None if base is None else weights_of(base, self.base['tensors'])
         self._mask = self._coded.decode(weights)
         self._coded = None
@@ -154,7 +154,7 @@ class _Held:
         n = len(self.base['tensors'])
         return f"TaskMask({what!r} on {on}: {n} tensors, {self.numel:,} weights, sparsity {self.sparsity:.4f})"
 
-# %% ../nbs/api/21_artifact.ipynb #612d9552
+# %% ../nbs/api/21_artifact.ipynb #cf37855a
 class _OnBase(_Held):
     "Comparing with a base, and pruning it"
     def check(self,
@@ -167,8 +167,8 @@ class _OnBase(_Held):
         listed = ', '.join(f'{n} {words}' for n,words in list(differ.items())[:5])
         if len(differ)>5: listed += f' and {len(differ)-5} more'
         name = self.base.get('model') or 'unnamed'
-        msg = (f"This is not the base that the mask was learnt on ({name}): {len(differ)} of "
-            f"{len(self.base['tensors'])} tensors differ: {listed}.")
+        msg = (f"This is not the base that the mask was learnt on ({name}): {len(differ)} "
+            f"of {len(self.base['tensors'])} tensors differ: {listed}.")
         if strict or any('missing' in words or 'shape' in words for words in differ.values()):
             raise BaseMismatch(msg+" Load the base afresh, in the same precision; check=False puts the mask on other "
                 "values of the same shapes all the same.")
@@ -177,7 +177,7 @@ class _OnBase(_Held):
 
     def apply(self,
         model:nn.Module, # the base, or a model that contains it; its weights are changed in place
-        check:bool=True # False: another base of the same shapes is a warning only (unless the mask is stored relative to the base)
+        check:bool=True # False: only warn of another base of the same shapes (unless the mask is stored relative to it)
     ) -> nn.Module: # the same model
         "Zero what the mask prunes, on the base it was learnt on"
         needs_base = self._mask is None and self._coded.needs_base
@@ -185,7 +185,7 @@ class _OnBase(_Held):
         apply_mask(base, self._decoded(base))
         return model
 
-# %% ../nbs/api/21_artifact.ipynb #7e92a45a
+# %% ../nbs/api/21_artifact.ipynb #55a1ce26
 def _reference_of(reference, mask):
     "The mask that differences are taken from, and how the file names it"
     if reference is None: return None, None
@@ -194,7 +194,9 @@ def _reference_of(reference, mask):
         largest = {n: magnitude_mask(weights[n], int(m.count_nonzero())) for n,m in mask.items()}
         return Mask(largest), dict(kind='magnitude')
     bad = [n for n,m in mask.items() if n not in reference.mask or reference.mask[n].shape!=m.shape]
-    if bad: raise ValueError(f"The reference has no mask of the shape of {bad[0]!r}: it must be of a task on the same base.")
+    if bad:
+        raise ValueError("The reference has no mask of the shape of "
+            f"{bad[0]!r}: it must be of a task on the same base.")
     return reference.mask, dict(kind='mask', task=reference.info.get('task'), sha256=mask_hash(reference.mask))
 
 def _bind(named, reference, tensors):
@@ -202,14 +204,14 @@ def _bind(named, reference, tensors):
     if named is None: return None
     if named['kind']=='magnitude': return 'magnitude'
     if not isinstance(reference, _Held) or mask_hash(reference.mask)!=named['sha256']:
-        raise ValueError(f"This file holds differences from the mask of {named['task'] or 'another task'!r} (hash "
-            f"{named['sha256'][:16]}...): pass that one as reference=.")
+        raise ValueError(f"This file holds differences from the mask of {named['task'] or 'another task'!r} "
+            f"(hash {named['sha256'][:16]}...): pass that one as reference=.")
     for n,t in tensors.items():
         if n in reference.mask and list(reference.mask[n].shape)==t['shape']: continue
         raise MaskFileError(f"The reference has no mask of the shape of {n[:100]!r}.")
     return reference.mask
 
-# %% ../nbs/api/21_artifact.ipynb #4108e69c
+# %% ../nbs/api/21_artifact.ipynb #055aa68a
 class _OnDisk(_OnBase):
     "Saving and loading"
     def _code(self, reference):
@@ -221,9 +223,9 @@ class _OnDisk(_OnBase):
 
     def save_pretrained(self,
         folder, # made if need be; a mask that is there is replaced in one step
-        reference=None # store differences where shorter: from a sister's `TaskMask`, or (given the base model) from its largest weights
+        reference=None # a sister's `TaskMask`, or the base model: store differences from it where they are shorter
     ) -> Path: # the folder
-        "Write config and data; a kill at any moment leaves the old files or the new. What could not be read again is refused"
+        "Write config and data in one step; what could not be read again raises `MaskFileError`, and the old files stay"
         if isinstance(reference, nn.Module): reference = self.check(reference)
         coded,named = self._code(reference)
         return write_folder(folder, *pack_folder(coded, self.base, self.head, self.info, named))
@@ -231,7 +233,7 @@ class _OnDisk(_OnBase):
     @classmethod
     def from_pretrained(cls,
         name, # a folder, or the Hub id (owner/name) of one
-        reference=None, # what differences were taken from, if any: the sister's `TaskMask`, or the base model; a wrong one raises `ValueError`
+        reference=None, # sister's `TaskMask` or base model that differences are from; a wrong one raises `ValueError`
         **kwargs # of a Hub id: revision, cache_dir, local_files_only, token
     ) -> 'TaskMask':
         "Read a mask file; a damaged one raises `MaskFileError`, a missing one an `OSError`"
@@ -246,7 +248,7 @@ class _OnDisk(_OnBase):
         if self._coded.needs_base and isinstance(reference, nn.Module): self._decoded(self.check(reference))
         return self
 
-# %% ../nbs/api/21_artifact.ipynb #7acd80ba
+# %% ../nbs/api/21_artifact.ipynb #7a220876
 class _WithHead(_OnDisk):
     "Putting the head on a model"
     def load_head(self,
@@ -256,7 +258,8 @@ class _WithHead(_OnDisk):
         want = {plain_name(n): (n, t) for n,t in unwrap(model).state_dict().items()}
         for n,t in self.head.items():
             if n in want and want[n][1].shape==t.shape: continue
-            raise ValueError(f"The model has no {n!r} of shape {tuple(t.shape)}: was the task learnt with another head?")
+            raise ValueError(f"The model has no {n!r} of shape {tuple(t.shape)}: "
+                "was the task learnt with another head?")
         unwrap(model).load_state_dict({want[n][0]: t for n,t in self.head.items()}, strict=False)
         return model
 
@@ -267,10 +270,11 @@ class _WithHead(_OnDisk):
         if bias is None:
             raise ValueError("This file holds no head of an AdaptModel: use `apply` and `load_head` on your own model.")
         if bias.shape==(n_out,): return n_out
-        raise MaskFileError(f"The file says that the head has {str(n_out)[:20]} outputs, and it has {tuple(bias.shape)}.")
+        raise MaskFileError(f"The file says that the head has {str(n_out)[:20]} "
+            f"outputs, and it has {tuple(bias.shape)}.")
 
     def load_model(self,
-        model=None, # 'minilm', a folder, a Hub id, or a plain encoder, which is changed in place; by default the base named in the file
+        model=None, # 'minilm', a folder, a Hub id, or an encoder, which is changed; by default the base in the file
         check:bool=True, # as in `apply`
         **kwargs # for `load_encoder`
     ) -> nn.Module: # an `AdaptModel` in eval mode, mask written in and head loaded
@@ -279,14 +283,15 @@ class _WithHead(_OnDisk):
         n_out = self._n_out()
         name = self.base['model'] if model is None else model
         if name is None:
-            raise ValueError("The file does not say which base it belongs to: give it, as a name, a folder or an encoder.")
+            raise ValueError("The file does not say which base it belongs to: "
+                "give it, as a name, a folder or an encoder.")
         if model is None: kwargs.setdefault('revision', self.base['revision'])
         encoder = name if isinstance(name, nn.Module) else load_encoder(name, **kwargs)
         net = AdaptModel(encoder, n_out, self.info.get('pooling'))
         self.apply(net, check)
         return self.load_head(net).eval()
 
-# %% ../nbs/api/21_artifact.ipynb #c10c453e
+# %% ../nbs/api/21_artifact.ipynb #17d72079
 def _is_hub_id(name): return re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name) is not None and '..' not in name
 
 def _first_line(e): return f'{type(e).__name__}: {str(e).strip()}'.splitlines()[0][:200]
@@ -297,16 +302,18 @@ def _why_not_there(name, asked, e):
     "Why a mask could not be had from the Hub, and what to do"
     from huggingface_hub import constants, errors as hf
     if isinstance(e, hf.RevisionNotFoundError):
-        return "has no such revision on the Hub: leave revision out for the newest, or give a branch, a tag or a commit."
+        return ("has no such revision on the Hub: leave revision out for "
+            "the newest, or give a branch, a tag or a commit.")
     if isinstance(e, hf.GatedRepoError):
         return f"is gated: ask for access at {constants.ENDPOINT}/{name}, and log in (`hf auth login`)."
     if isinstance(e, hf.RepositoryNotFoundError) or _status(e) in (401, 403):
-        return "is not on the Hub, or is private: check the id, and for a private one log in (`hf auth login`) or give a token."
+        return ("is not on the Hub, or is private: check the id, and for a "
+            "private one log in (`hf auth login`) or give a token.")
     if asked.get('local_files_only') or constants.is_offline_mode():
-        return ("is not in the cache, or not all of it, and the Hub was not asked (local_files_only or HF_HUB_OFFLINE): "
-            "fetch it once online.")
-    return (f"could not be had from the Hub at {constants.ENDPOINT}, and no whole copy is in the cache: try again, or give "
-        f"a folder ({_first_line(e)}).")
+        return ("is not in the cache, or not all of it, and the Hub was not asked "
+            "(local_files_only or HF_HUB_OFFLINE): fetch it once online.")
+    return (f"could not be had from the Hub at {constants.ENDPOINT}, and no whole copy "
+        f"is in the cache: try again, or give a folder ({_first_line(e)}).")
 
 # %% ../nbs/api/21_artifact.ipynb #1fe1bce5
 def _fetch(name, files, kwargs):
@@ -334,7 +341,7 @@ def find_folder(
     file = read_config(folder)['data']['file']
     return _fetch(name, [config_name, file], dict(kwargs, revision=folder.name))
 
-# %% ../nbs/api/21_artifact.ipynb #e0cf2910
+# %% ../nbs/api/21_artifact.ipynb #283b79dd
 def _numbers(metrics): return {k: v for k,v in (metrics or {}).items() if isinstance(v, (int, float))}
 
 def _card_data(info, base_model, repo_id):
@@ -342,7 +349,8 @@ def _card_data(info, base_model, repo_id):
     from huggingface_hub import EvalResult, ModelCardData
     task = info.get('task') or 'task'
     kind = 'text-classification'
-    results = [EvalResult(kind, task, task, k, v, dataset_split=info.get('split')) for k,v in _numbers(info.get('metrics')).items()]
+    metrics = _numbers(info.get('metrics'))
+    results = [EvalResult(kind, task, task, k, v, dataset_split=info.get('split')) for k,v in metrics.items()]
     return ModelCardData(base_model=base_model, base_model_relation='adapter' if base_model else None,
         library_name='adaptprune', tags=['adaptprune', 'pruning', 'mask'], pipeline_tag=kind,
         model_name=repo_id.split('/')[-1], eval_results=results or None)
@@ -444,7 +452,7 @@ def _facts_of(res, model, base):
     if base is not usual: facts['base_name'] = plain_name(res.base_name)
     return facts
 
-# %% ../nbs/api/21_artifact.ipynb #4b5a8d4a
+# %% ../nbs/api/21_artifact.ipynb #37db121d
 class TaskMask(_OnHub):
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     @classmethod
@@ -455,7 +463,8 @@ class TaskMask(_OnHub):
         "The mask, the head and the facts of a run"
         if res.mask is None:
             method = res.report.get('method')
-            raise ValueError(f"This run has no mask (method {method!r}): save its model with torch or safetensors instead.")
+            raise ValueError(f"This run has no mask (method {method!r}): save "
+                "its model with torch or safetensors instead.")
         model = unwrap(res.model)
         base = unwrap(res.base)
         config = getattr(base, 'config', None)
@@ -465,14 +474,15 @@ class TaskMask(_OnHub):
         where = dict(model=name, revision=revision, tensors=tensors)
         return cls(res.mask, where, _head_of(model, base), dict(_facts_of(res, model, base), **info))
 
-# %% ../nbs/api/21_artifact.ipynb #123703ba
+# %% ../nbs/api/21_artifact.ipynb #05191d67
 def _check_one_base(first, other):
     "Refuse two tasks that are not on the same tensors of the same base"
     more = other.base['tensors'].keys()-first.base['tensors']
-    differ = base_differences(first.base['tensors'], other.base['tensors']) or dict.fromkeys(more, 'is masked in one only')
+    differ = base_differences(first.base['tensors'], other.base['tensors'])
+    if not differ: differ = dict.fromkeys(more, 'is masked in one only')
     for n,words in differ.items():
-        raise BaseMismatch(f"{first!r} and {other!r} do not belong to the same weights ({n} {words}): only masks of one base, "
-            "over the same tensors, can be merged.")
+        raise BaseMismatch(f"{first!r} and {other!r} do not belong to the same weights ({n} "
+            f"{words}): only masks of one base, over the same tensors, can be merged.")
 
 def merge_tasks(
     tasks:list, # `TaskMask`s on one base; different bases raise `BaseMismatch`

@@ -59,7 +59,7 @@ def encode_bits(
     if len(words)<len(packed): return dict(coding='entropy', ones=ones, bytes=len(words)), words
     return dict(coding='bits', ones=ones, bytes=len(packed)), packed.tobytes()
 
-# %% ../nbs/api/19_codec.ipynb #692c4775
+# %% ../nbs/api/19_codec.ipynb #8c3d361e
 class MaskFileError(ValueError): "A mask file that is damaged, hostile, or of a version that this program does not read"
 
 def check_stream(
@@ -72,7 +72,8 @@ def check_stream(
     full = -(-n//8)
     if not 0<=ones<=n: raise MaskFileError(f"{what} declares {ones} kept of {n} weights.")
     fits = dict(constant=size==0 and ones in (0, n), bits=size==full, entropy=size%4==0 and n<=1024*size and size<full)
-    if coding not in fits: raise MaskFileError(f"{what} is coded in an unknown way, {coding[:20]!r}: update adaptprune.")
+    if coding not in fits:
+        raise MaskFileError(f"{what} is coded in an unknown way, {coding[:20]!r}: update adaptprune.")
     if fits[coding]: return
     raise MaskFileError(f"{what}: {size} bytes cannot be {n} weights with {ones} kept in the coding {coding!r}.")
 

@@ -15,22 +15,24 @@ from torch import nn
 from .anatomy import unwrap
 from .files import new_path
 
-# %% ../nbs/api/23_export.ipynb #6aade6ea
+# %% ../nbs/api/23_export.ipynb #3acb8527
 def _no_pooler(base): return dict(add_pooling_layer=False) if hasattr(base, 'pooler') and base.pooler is None else {}
 
 def _check_same(a, b):
     "Refuse two models that differ in a tensor"
     x,y = a.state_dict(),b.state_dict()
     differ = sorted(x.keys()^y.keys()) or [n for n in x if not torch.equal(x[n].cpu(), y[n].cpu())]
-    if differ: raise ValueError(f"The folder does not give the same model back: {differ[0]!r} differs, so nothing was written.")
+    if differ:
+        raise ValueError("The folder does not give the same model back: "
+            f"{differ[0]!r} differs, so nothing was written.")
 
 def save_plain(
-    model:nn.Module, # an encoder or a model with a `base_model`, with the mask written in (as by `load_model` or `adapt`)
+    model:nn.Module, # an encoder or a model with a `base_model`, pruned (as by `load_model` or `adapt`)
     folder, # folder to make
     tokenizer=None, # saved beside it
     force:bool=False # replace a model that is there; else `FileExistsError`
 ) -> Path: # the folder
-    "Write the encoder as a folder for `AutoModel.from_pretrained`; one that does not come back the same raises `ValueError`"
+    "Write the encoder for `AutoModel.from_pretrained`; one that does not come back the same raises `ValueError`"
     from transformers import AutoModel
     base = unwrap(getattr(unwrap(model), 'base_model', model))
     if not hasattr(base, 'save_pretrained'):
@@ -41,11 +43,12 @@ def save_plain(
         _check_same(base, AutoModel.from_pretrained(new, dtype=base.dtype, **_no_pooler(base)))
     return Path(folder)
 
-# %% ../nbs/api/23_export.ipynb #86097fbf
+# %% ../nbs/api/23_export.ipynb #ee86f005
 def _onnx():
     try: import onnx, onnxruntime, onnxscript
     except ImportError as e:
-        raise ImportError(f"Exporting to ONNX needs packages that are not installed ({e.name}): pip install 'adaptprune[onnx]'.") from e
+        raise ImportError("Exporting to ONNX needs packages that are not "
+            f"installed ({e.name}): pip install 'adaptprune[onnx]'.") from e
     return onnx, onnxruntime
 
 class _Logits(nn.Module):
@@ -99,7 +102,7 @@ def onnx_difference(
         worst = max(worst, float(diff)) if np.isfinite(diff) else np.inf
     return worst
 
-# %% ../nbs/api/23_export.ipynb #d2b6f56e
+# %% ../nbs/api/23_export.ipynb #edbb18d0
 one_file = 1.5e9 # bytes of weights that go into the file itself
 
 def _trace(model, names, path, large):
@@ -112,19 +115,20 @@ def _trace(model, names, path, large):
         if cache: config.use_cache = False
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            torch.onnx.export(_Logits(model, names), batch, path, input_names=list(names), output_names=['logits'], dynamo=True,
-                external_data=large, dynamic_shapes={'inputs': tuple(free for _ in names)}, verbose=False)
+            torch.onnx.export(_Logits(model, names), batch, path, input_names=list(names), output_names=['logits'],
+                dynamo=True, external_data=large, dynamic_shapes={'inputs': tuple(free for _ in names)}, verbose=False)
     finally:
         if cache: config.use_cache = cache
 
 def _check_can_export(model):
     "Refuse a model without a head, in another precision or on another device"
     if not hasattr(model, 'head'):
-        raise ValueError(f"{type(model).__name__} has no head: give the whole `AdaptModel`, as from `TaskMask.load_model`.")
+        raise ValueError(f"{type(model).__name__} has no head: give the "
+            "whole `AdaptModel`, as from `TaskMask.load_model`.")
     bad = [n for n,p in model.named_parameters() if p.dtype!=torch.float32 or p.device.type!='cpu']
     if bad: raise ValueError(f"Export in float32 and from the CPU ({bad[0]} is not): `model.float().cpu()`.")
 
-# %% ../nbs/api/23_export.ipynb #dfe485e7
+# %% ../nbs/api/23_export.ipynb #10d68cff
 def export_onnx(
     model:nn.Module, # an `AdaptModel` with the mask written in, on the CPU, in float32
     path, # .onnx file to make; a model of more than 1.5 GB gets its weights in a second file, path.data
@@ -149,6 +153,7 @@ def export_onnx(
         onnx.checker.check_model(str(new))
         worst = onnx_difference(new, model, names)
         if not worst<=tol:
-            raise ValueError(f"ONNX Runtime and PyTorch differ by {worst:.2e}, more than tol={tol:g}: nothing was written.")
+            raise ValueError(f"ONNX Runtime and PyTorch differ by {worst:.2e}, "
+                f"more than tol={tol:g}: nothing was written.")
         if large: os.replace(f'{new}.data', data)
     return worst

@@ -140,7 +140,7 @@ def _check_masks(c):
         n_weights = math.prod(tensors[n]['shape'])
         _check_mask(h, n_weights, f'the mask of {n[:100]!r}', c['reference'] is not None)
 
-# %% ../nbs/api/20_maskfile.ipynb #6f0ab4a6
+# %% ../nbs/api/20_maskfile.ipynb #09fb3167
 def _n_bytes(kind): return math.prod(kind['shape'])*getattr(torch, kind['dtype']).itemsize
 
 def check_head(
@@ -158,7 +158,8 @@ def _check_sizes(c):
     streams = sum(s['bytes'] for h in c['mask'].values() for s in streams_of(h))
     size = c['data']['bytes']
     if 8<size-head-streams<=max_config: return
-    raise MaskFileError(f"The data file is to have {size:,} bytes, which cannot hold {streams:,} of mask and {head:,} of head.")
+    raise MaskFileError(f"The data file is to have {size:,} bytes, which "
+        f"cannot hold {streams:,} of mask and {head:,} of head.")
 
 # %% ../nbs/api/20_maskfile.ipynb #e54d5ba0
 def _pairs(pairs):
@@ -181,12 +182,13 @@ def _check_config(c):
     _check_masks(c)
     _check_sizes(c)
 
-# %% ../nbs/api/20_maskfile.ipynb #69c14c86
+# %% ../nbs/api/20_maskfile.ipynb #b5028067
 def parse_config(
     raw:bytes # text of a config
 ) -> dict: # the checked config
     "The fields of a config; what is wrong raises `MaskFileError`"
-    if len(raw)>max_config: raise MaskFileError(f"{config_name} has {len(raw):,} bytes where at most {max_config:,} can be right.")
+    if len(raw)>max_config:
+        raise MaskFileError(f"{config_name} has {len(raw):,} bytes where at most {max_config:,} can be right.")
     c = _json(raw, config_name)
     if type(c) is not dict or c.get('format')!=format_name:
         raise MaskFileError(f"{config_name} is not the config of a mask file: its format should be {format_name!r}.")
@@ -200,7 +202,7 @@ def parse_config(
     _check_config(c)
     return c
 
-# %% ../nbs/api/20_maskfile.ipynb #8499db99
+# %% ../nbs/api/20_maskfile.ipynb #5f3367cc
 def _load_tensors(data):
     "The tensors of a safetensors file whose header was looked at first"
     end = 8+int.from_bytes(data[:8], 'little')
@@ -212,7 +214,8 @@ def _load_tensors(data):
 
 def _check_stream_tensor(n, t, size):
     if t.dtype==torch.uint8 and t.shape==(size,): return
-    raise MaskFileError(f"The stream of {n[:100]!r} should be {size} bytes of uint8, and is {tuple(t.shape)} of {t.dtype}.")
+    raise MaskFileError(f"The stream of {n[:100]!r} should be {size} "
+        f"bytes of uint8, and is {tuple(t.shape)} of {t.dtype}.")
 
 def _check_head_tensor(n, t, kind):
     if tensor_kind(t)!=kind:
@@ -220,7 +223,7 @@ def _check_head_tensor(n, t, kind):
     if t.is_floating_point() and not t.isfinite().all():
         raise MaskFileError(f"The head's {n[:100]!r} holds values that are not finite numbers.")
 
-# %% ../nbs/api/20_maskfile.ipynb #6cf0e25e
+# %% ../nbs/api/20_maskfile.ipynb #8841e27a
 def parse_data(
     config:dict, # as from `parse_config`
     data:bytes # of the data file
@@ -231,7 +234,8 @@ def parse_data(
     sizes = {n: size for n,size in sizes.items() if size}
     want = {f'mask/{n}' for n in sizes} | {f'head/{n}' for n in config['head']}
     if differ := sorted(tensors.keys()^want):
-        raise MaskFileError(f"The data file does not hold what the config lists: {differ[0][:100]!r} is missing or too many.")
+        raise MaskFileError("The data file does not hold what the config "
+            f"lists: {differ[0][:100]!r} is missing or too many.")
     streams = {n: tensors[f'mask/{n}'] for n in sizes}
     head = {n: tensors[f'head/{n}'] for n in config['head']}
     for n,t in streams.items(): _check_stream_tensor(n, t, sizes[n])
@@ -280,7 +284,7 @@ def write_folder(
             if f.name!=name and re.fullmatch(data_pattern+r'(\.tmp)?', f.name): f.unlink(missing_ok=True)
     return folder
 
-# %% ../nbs/api/20_maskfile.ipynb #fe865ce6
+# %% ../nbs/api/20_maskfile.ipynb #09282124
 def _inside(real, folder):
     "Does a file lie in its folder, or in the Hub's cache beside it?"
     root = folder.resolve()
@@ -296,16 +300,17 @@ def _read(folder, name, limit):
         raise FileNotFoundError(f"No {name} in {folder}: is it a folder that `save_pretrained` made?") from e
     if not _inside(real, folder): raise MaskFileError(f"{name} is a link that leads out of its folder.")
     if not stat.S_ISREG(found.st_mode) or found.st_size>limit:
-        raise MaskFileError(f"{name} has {found.st_size:,} bytes where at most {limit:,} can be right, or is not a file.")
+        raise MaskFileError(f"{name} has {found.st_size:,} bytes where at "
+            f"most {limit:,} can be right, or is not a file.")
     with open(real, 'rb') as f: data = f.read(limit+1)
     if len(data)>limit: raise MaskFileError(f"{name} grew beyond {limit:,} bytes.")
     return data
 
-# %% ../nbs/api/20_maskfile.ipynb #cf1d463b
+# %% ../nbs/api/20_maskfile.ipynb #16f53574
 def read_config(
     folder # with an adaptprune.json
 ) -> dict: # the checked config
-    "The config of a mask file, without its data; what is wrong raises `MaskFileError`, a missing file `FileNotFoundError`"
+    "The config of a mask file, without its data; a wrong one raises `MaskFileError`, a missing one `FileNotFoundError`"
     return parse_config(_read(Path(folder), config_name, max_config))
 
 def _read_data(folder, about):
@@ -313,7 +318,8 @@ def _read_data(folder, about):
     data = _read(folder, about['file'], about['bytes'])
     sha = hashlib.sha256(data).hexdigest()
     if len(data)==about['bytes'] and sha==about['sha256'] and sha[:16]==about['file'][5:21]: return data
-    raise MaskFileError(f"{about['file']} is damaged: its length or its hash is not what {config_name} says. Get it again.")
+    raise MaskFileError(f"{about['file']} is damaged: its length or its "
+        f"hash is not what {config_name} says. Get it again.")
 
 # %% ../nbs/api/20_maskfile.ipynb #2dfd73cd
 _waits = 0., .01, .02, .05, .1, .2 # seconds before each try: a writer may replace both files between our two reads

@@ -104,20 +104,20 @@ class _Weight:
         else: p.copy_(write_masked(torch.empty_like(self.w0), self.w0, torch.cat(planes)))
         self.seen = _state(p)
 
-# %% ../nbs/api/22_multitask.ipynb #cf1bc0c0
+# %% ../nbs/api/22_multitask.ipynb #2fa943d9
 dense = 'dense'
 _open = weakref.WeakSet()
 
 def _warn_saved(now, module, prefix, keep_vars):
     if now['task']==dense: return
-    warnings.warn(f"These weights have the mask of the task {now['task']!r} written in, so this state_dict is not the base's: "
-        f"`use({dense!r})` first if you want the base.")
+    warnings.warn(f"These weights have the mask of the task {now['task']!r} written in, so this "
+        f"state_dict is not the base's: `use({dense!r})` first if you want the base.")
 
-# %% ../nbs/api/22_multitask.ipynb #7f759573
+# %% ../nbs/api/22_multitask.ipynb #3605eb6f
 class _Open:
     "A base, the tasks on it, and the weights that they mask"
     def __init__(self,
-        model:nn.Module, # an encoder, or a model with a `base_model`; one that is open in another `MultiTask` raises `ValueError`
+        model:nn.Module, # an encoder, or a model with a `base_model`; one that is open already raises `ValueError`
         tasks:dict=None, # name -> what `add` takes
         check:bool=True # as in `add`
     ):
@@ -171,15 +171,15 @@ class _Open:
             for held in (self._frames, self._dirty, self._weights, self._tasks, self._rooms): held.clear()
             self._now['task'] = dense
         if bad:
-            warnings.warn(f"{len(bad)} weights, first {bad[0]!r}, had been changed while a task was in use: they are the "
-                "base's again.")
+            warnings.warn(f"{len(bad)} weights, first {bad[0]!r}, had been changed "
+                "while a task was in use: they are the base's again.")
 
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
     def __del__(self, exiting=sys.is_finalizing):
         if getattr(self, '_hook', None) is not None and not exiting(): self.close()
 
-# %% ../nbs/api/22_multitask.ipynb #24315119
+# %% ../nbs/api/22_multitask.ipynb #da2094cc
 class _Switching(_Open):
     "Writing another task into the base"
     def _switch(self, name):
@@ -187,8 +187,9 @@ class _Switching(_Open):
         live = self._live()
         bad = [n for n,w in self._weights.items() if w.changed(live)]
         if bad:
-            raise RuntimeError(f"{len(bad)} weights of the base were changed since the last switch, first {bad[0]!r}: trained, "
-                "loaded, cast or moved? `close()` first, which puts the base back, then change it, then make a new MultiTask.")
+            raise RuntimeError(f"{len(bad)} weights of the base were changed since the last switch, "
+                f"first {bad[0]!r}: trained, loaded, cast or moved? `close()` first, which "
+                "puts the base back, then change it, then make a new MultiTask.")
         if name==self.task and self._whole: return
         planes = self._tasks[name].planes
         self._dirty |= planes.keys()
@@ -201,27 +202,29 @@ class _Switching(_Open):
         self._now['task'] = name
         self._whole = True
 
-# %% ../nbs/api/22_multitask.ipynb #9aa4d641
+# %% ../nbs/api/22_multitask.ipynb #906445a7
 def _head_model(base, task):
     "An `AdaptModel` on a base, of the size of a task's head"
     from adaptprune.head import AdaptModel
     if 'head.mlp.4.bias' not in task.head:
-        raise ValueError("This task's head is not that of an AdaptModel: give model=, a model with such a head around this base.")
+        raise ValueError("This task's head is not that of an AdaptModel: give "
+            "model=, a model with such a head around this base.")
     n_out = len(task.head['head.mlp.4.bias'])
     said = task.info.get('n_out', n_out)
-    if said!=n_out: raise MaskFileError(f"The file says that the head has {str(said)[:20]} outputs, and it has {n_out}.")
+    if said!=n_out:
+        raise MaskFileError(f"The file says that the head has {str(said)[:20]} outputs, and it has {n_out}.")
     model = AdaptModel(base, n_out, task.info.get('pooling'))
     model.head.to(next(base.parameters()).device).train(base.training)
     model.training = base.training
     return model
 
-# %% ../nbs/api/22_multitask.ipynb #1694bf80
+# %% ../nbs/api/22_multitask.ipynb #b12738a5
 class _Adding(_Switching):
     "Adding and removing tasks"
     def add(self,
         name:str, # a new one, else `ValueError`
         task, # `TaskMask`, `Mask`, or a folder or Hub id of a mask file; of another base, `BaseMismatch`
-        model:nn.Module=None, # what answers for the task: a module built around `base`, into which the task's head is loaded
+        model:nn.Module=None, # module around `base` that answers for the task, and gets its head
         check:bool=True, # False: another base of the same shapes is a warning only
         **kwargs # for `TaskMask.from_pretrained` where a file is named
     ) -> 'MultiTask': # itself
@@ -241,12 +244,14 @@ class _Adding(_Switching):
 
     def _checked(self, task, check, kwargs):
         "A task that fits the base, and its mask"
-        if isinstance(task, (str, Path)): task = TaskMask.from_pretrained(task, **dict(dict(reference=self.base), **kwargs))
+        if isinstance(task, (str, Path)): task = TaskMask.from_pretrained(task, **{'reference': self.base, **kwargs})
         if isinstance(task, Mask): return task, task
         if not isinstance(task, TaskMask):
-            raise TypeError(f"A task is a TaskMask, a Mask, or the folder or Hub id of a mask file, got {type(task).__name__}.")
+            raise TypeError("A task is a TaskMask, a Mask, or the folder or Hub "
+                f"id of a mask file, got {type(task).__name__}.")
         if task.check(self.base, check) is not self.base:
-            raise BaseMismatch(f"{task!r} masks a part of this base, {task.info.get('base_name')!r}: open a MultiTask on that part.")
+            raise BaseMismatch(f"{task!r} masks a part of this base, "
+                f"{task.info.get('base_name')!r}: open a MultiTask on that part.")
         return task, task.mask
 
     def _plain(self): return {plain_name(n): (n, p) for n,p in self.base.named_parameters()}
@@ -255,10 +260,14 @@ class _Adding(_Switching):
         "The planes of a mask, in pieces; what does not fit the base raises `ValueError`"
         have = self._plain()
         for n,m in mask.items():
-            if n not in have: raise ValueError(f"The mask has a weight {n!r} that the base lacks: is it a mask for another architecture?")
+            if n not in have:
+                raise ValueError(f"The mask has a weight {n!r} that the base lacks: "
+                    "is it a mask for another architecture?")
             p = have[n][1]
-            if p.shape!=m.shape: raise ValueError(f"{n!r} has shape {tuple(p.shape)} in the base and {tuple(m.shape)} in the mask.")
-            if p.is_inference(): raise ValueError(f"{n!r} was made under torch.inference_mode: load the base outside of it.")
+            if p.shape!=m.shape:
+                raise ValueError(f"{n!r} has shape {tuple(p.shape)} in the base and {tuple(m.shape)} in the mask.")
+            if p.is_inference():
+                raise ValueError(f"{n!r} was made under torch.inference_mode: load the base outside of it.")
         def planes(m, p): return _split(pack_planes(m.to(p.device), word_of(p.dtype)))
         with torch.inference_mode(False): return {n: planes(m, have[n][1]) for n,m in mask.items()}
 
@@ -341,19 +350,20 @@ class _Using(_Adding):
             if self._frames: self._switch(self._frames[-1][-1][0])
         finally: self._lock.release()
 
-# %% ../nbs/api/22_multitask.ipynb #3416d5e7
+# %% ../nbs/api/22_multitask.ipynb #bccce91b
 def _first(out):
     "Logits, or the first tensor, of what a model returns"
     if hasattr(out, 'logits'): out = out.logits
     elif not isinstance(out, Tensor): out = out[0]
     if isinstance(out, Tensor) and out.ndim: return out
-    raise ValueError("In a mixed batch a task's model must return a tensor, or logits, or a tensor first, with a row for each "
-        "row of the batch.")
+    raise ValueError("In a mixed batch a task's model must return a tensor, or "
+        "logits, or a tensor first, with a row for each row of the batch.")
 
 def _part(t, rows, n, name):
     "Some rows of an input; what has no rows, or one for all, stays whole"
     if not isinstance(t, Tensor) or t.ndim==0: return t
-    if len(t) not in (n, 1): raise ValueError(f"{n} tasks for a batch of {len(t)} rows (in {name!r}): name one task for each row.")
+    if len(t) not in (n, 1):
+        raise ValueError(f"{n} tasks for a batch of {len(t)} rows (in {name!r}): name one task for each row.")
     return t[rows] if len(t)==n else t
 
 def _rows_by_task(tasks):
@@ -362,7 +372,7 @@ def _rows_by_task(tasks):
     for i,t in enumerate(tasks): groups.setdefault(t, []).append(i)
     return groups
 
-# %% ../nbs/api/22_multitask.ipynb #05ef0403
+# %% ../nbs/api/22_multitask.ipynb #332b4fae
 class _Calling(_Using):
     "Answering for tasks"
     def _mixed(self, tasks, args, inputs):
@@ -391,7 +401,7 @@ class _Calling(_Using):
         *args, # inputs of the model
         tasks=None, # a name; or a list of names, one for each row of the batch; by default the task in use
         **inputs # inputs of the model, by name
-    ): # what the task's model returns; for a list of tasks a list of tensors, the logits (or the first output) of each row
+    ): # what the task's model returns; for a list of tasks the logits (or the first output) of each row, in a list
         "Run a task, or a mixed batch of tasks; rows that do not match `tasks` raise `ValueError`"
         with self._lock:
             self._switch(self.task)
@@ -399,23 +409,24 @@ class _Calling(_Using):
             if not isinstance(tasks, str): return self._mixed(list(tasks), args, inputs)
             with self.use(tasks): return self._tasks[tasks].model(*args, **inputs)
 
-# %% ../nbs/api/22_multitask.ipynb #d3608019
+# %% ../nbs/api/22_multitask.ipynb #c250bb22
 def _n_bytes(tensors): return sum(t.nbytes for t in {id(t): t for t in tensors}.values())
 
 class MultiTask(_Calling):
     "Many tasks on one base: `add`, `use`, `remove`, call it, `close` it"
     @classmethod
     def from_pretrained(cls,
-        tasks, # folders or Hub ids of mask files: a dict from names, or a list (the last part of each is its name); none, or twice a name, raises `ValueError`
+        tasks, # folders or Hub ids of mask files: a dict from names, or a list, where the last part is the name
         model=None, # the base: 'minilm', a folder, a Hub id, or a module; by default the one that the first file names
         check:bool=True, # as in `add`
         **kwargs # for `load_encoder`, such as dtype
     ) -> 'MultiTask':
-        "Serve the tasks of some mask files"
+        "Serve the tasks of some mask files; none, or one name for two, raises `ValueError`"
         from adaptprune.head import load_encoder
         named = dict(tasks) if isinstance(tasks, dict) else {Path(t).name: t for t in tasks}
         if not named or len(named)<len(tasks):
-            raise ValueError("Name at least one mask file, each by another name: a dict from names to folders or Hub ids.")
+            raise ValueError("Name at least one mask file, each by another "
+                "name: a dict from names to folders or Hub ids.")
         if model is None:
             base = read_config(find_folder(next(iter(named.values()))))['base']
             model = base['model']

@@ -170,7 +170,7 @@ def plot_cross(
     ax.set(xlabel='component', ylabel='layer')
     return ax
 
-# %% ../nbs/api/24_topology.ipynb #f52e0929
+# %% ../nbs/api/24_topology.ipynb #cc79e0ab
 def _ratio(a, b, empty=None): return float(a/b) if b else empty
 
 def _chance(a, b, n):
@@ -187,10 +187,10 @@ def _agreement(both, a, b, n):
     def jaccard(x): return _ratio(x, a+b-x, 1.)
     def contained(x): return _ratio(x, min(a, b))
     return dict(density_a=float(a/n), density_b=float(b/n), jaccard=jaccard(both), jaccard_chance=jaccard(t_both),
-        jaccard_chance_global=jaccard(g_both), kappa=kappa(t_same), kappa_global=kappa(g_same), contained=contained(both),
-        contained_chance=contained(t_both))
+        jaccard_chance_global=jaccard(g_both), kappa=kappa(t_same), kappa_global=kappa(g_same),
+        contained=contained(both), contained_chance=contained(t_both))
 
-# %% ../nbs/api/24_topology.ipynb #1fd341e9
+# %% ../nbs/api/24_topology.ipynb #a6703689
 def _kept_by_both(masks, chunk=2**20):
     "How many weights of one matrix each pair of masks keeps, exact: (masks, masks), float64"
     pieces = zip(*(m.reshape(-1).split(chunk) for m in masks))
@@ -198,7 +198,8 @@ def _kept_by_both(masks, chunk=2**20):
     return sum((x@x.T).double() for x in stacks).numpy()
 
 def _check_alike(masks):
-    if isinstance(masks, Mask) or len(masks)<2: raise ValueError("Overlap takes two or more masks: a dict from label to mask.")
+    if isinstance(masks, Mask) or len(masks)<2:
+        raise ValueError("Overlap takes two or more masks: a dict from label to mask.")
     (first,ref),*rest = masks.items()
     for label,m in rest:
         if m.keys()==ref.keys() and all(m[n].shape==ref[n].shape for n in ref): continue
@@ -229,7 +230,7 @@ def overlaps(
     pairs = combinations(enumerate(masks), 2)
     return [dict(a=a, b=b, **part(g), **row(i, j, g)) for (i,a),(j,b) in pairs for g in groups]
 
-# %% ../nbs/api/24_topology.ipynb #bfc30d8f
+# %% ../nbs/api/24_topology.ipynb #cc2f55b8
 def _overlap_text(row, value):
     "A value as it stands in the grid, with chance in brackets below"
     if row[value] is None: return 'n/a'
@@ -244,7 +245,8 @@ def plot_overlap(
     "A grid of the overlap of each pair; Jaccard and contained with chance in brackets below"
     rows = overlaps(rows) if isinstance(rows, Mapping) else rows
     if not rows or value not in rows[0]:
-        raise ValueError(f"No overlap {value!r} to plot: use kappa, kappa_global, jaccard or contained, and rows of `overlaps`.")
+        raise ValueError(f"No overlap {value!r} to plot: use kappa, kappa_global, "
+            "jaccard or contained, and rows of `overlaps`.")
     labels = list(dict.fromkeys([r['a'] for r in rows]+[r['b'] for r in rows]))
     grid = np.full((len(labels),)*2, math.nan)
     text = [['']*len(labels) for _ in labels]
@@ -260,13 +262,15 @@ def plot_overlap(
     ax.tick_params(axis='x', rotation=30)
     return ax
 
-# %% ../nbs/api/24_topology.ipynb #124f8637
+# %% ../nbs/api/24_topology.ipynb #a7b414c3
 def _weights_under(mask, model):
     "The weights that a mask is of, from the base model or a dict"
     if isinstance(model, nn.Module): model = {plain_name(n): p for n,p in unwrap(model).named_parameters()}
     for n,m in mask.items():
-        if n not in model: raise ValueError(f"No weight {n!r}: give the base model that the mask is of, or a dict of its weights.")
-        if model[n].shape!=m.shape: raise ValueError(f"The weight {n!r} has shape {tuple(model[n].shape)}, its mask {tuple(m.shape)}.")
+        if n not in model:
+            raise ValueError(f"No weight {n!r}: give the base model that the mask is of, or a dict of its weights.")
+        if model[n].shape!=m.shape:
+            raise ValueError(f"The weight {n!r} has shape {tuple(model[n].shape)}, its mask {tuple(m.shape)}.")
     return {n: model[n].detach().cpu() for n in mask}
 
 def split_by_size(
@@ -310,7 +314,7 @@ def emptied(
             columns=c, empty_columns=c-int(m.any(0).sum()), columns_by_chance=c*empty_by_chance(r*c, kept, r))
     return [row(*piece) for piece in matrices(mask)]
 
-# %% ../nbs/api/24_topology.ipynb #99c73614
+# %% ../nbs/api/24_topology.ipynb #7f1547ea
 def _fractions(rows, parts, counted, of):
     "Sum of one column over that of another, for each component"
     inside = [[r for r in rows if r['component']==p] for p in parts]
@@ -328,9 +332,11 @@ def plot_emptied(
         at = np.arange(len(parts))+.4*(j-.5)
         empty = _fractions(rows, parts, f'empty_{line}', of=line)
         ax.bar(at, empty, .4, label=f'{line} emptied', **_bar(j))
-        ax.plot(at, _fractions(rows, parts, f'{line}_by_chance', of=line), mark, mfc='white', ms=5, label=f'{line}, by chance')
+        by_chance = _fractions(rows, parts, f'{line}_by_chance', of=line)
+        ax.plot(at, by_chance, mark, mfc='white', ms=5, label=f'{line}, by chance')
         for x,y in zip(at, empty):
-            ax.annotate(f'{y:.1%}', (x, y), ha='center', va='bottom', fontsize='x-small', xytext=(0, 4), textcoords='offset points')
+            ax.annotate(f'{y:.1%}', (x, y), ha='center', va='bottom', fontsize='x-small', xytext=(0, 4),
+                textcoords='offset points')
     ax.set_xticks(range(len(parts)), parts)
     ax.margins(y=.15)
     ax.set(ylabel='emptied', ylim=(0, None))
@@ -338,7 +344,7 @@ def plot_emptied(
     _legend_above(ax, 4)
     return ax
 
-# %% ../nbs/api/24_topology.ipynb #021c2348
+# %% ../nbs/api/24_topology.ipynb #02c6c219
 def _n_heads(heads):
     "How many heads a layer has for queries and outputs, and for keys and values"
     config = getattr(heads, 'config', heads)
@@ -346,7 +352,8 @@ def _n_heads(heads):
     n = getattr(config, 'num_attention_heads', None)
     if isinstance(n, int): return n, getattr(config, 'num_key_value_heads', None) or n
     got = repr(heads) if isinstance(heads, int) else type(heads).__name__
-    raise ValueError(f"How many heads has a layer? Give a number, or a model or config with num_attention_heads, not {got}.")
+    raise ValueError("How many heads has a layer? Give a number, or a "
+        f"model or config with num_attention_heads, not {got}.")
 
 _needed = 'query', 'key', 'value', 'output'
 
@@ -356,14 +363,16 @@ def _attention(mask):
     for name,layer,part,m in matrices(mask):
         found = re.match(r'(.*?\w*att\w*)\.', name, re.I)
         if found and part in (*_needed, 'query+key+value'): blocks.setdefault(found[1], (layer, {}))[1][part] = m
-    if not blocks: raise ValueError("This mask covers no attention matrices with names that we know: see `component_of`.")
+    if not blocks:
+        raise ValueError("This mask covers no attention matrices with names that we know: see `component_of`.")
     for block,(_,parts) in blocks.items():
         lacks = [p for p in _needed if p not in parts]
         if lacks:
-            raise ValueError(f"{block} has no {lacks[0]} matrix in the mask: heads need query, key, value and output, each by itself.")
+            raise ValueError(f"{block} has no {lacks[0]} matrix in the mask: heads "
+                "need query, key, value and output, each by itself.")
     return blocks
 
-# %% ../nbs/api/24_topology.ipynb #f8202517
+# %% ../nbs/api/24_topology.ipynb #9f6f28f8
 def _slices(block, parts, n, n_kv):
     "component -> (heads, channels, weights of a channel)"
     out = {}
@@ -394,7 +403,7 @@ def _head_rows(layer, slices):
 def attention_heads(
     mask:Mask, # mask that covers query, key, value and output of each layer, else `ValueError`
     heads # number of heads, or a model or config that knows it; one that does not divide the rows raises `ValueError`
-) -> list: # dicts of layer, head, density, kept in query, key, value, output, live channels of scores and values, silent, blind, emptied
+) -> list: # dicts of layer, head, density, kept in each matrix, live channels, silent, blind, emptied
     "What is left of each attention head"
     n,n_kv = _n_heads(heads)
     out = []
@@ -402,7 +411,7 @@ def attention_heads(
         out += _head_rows(layer, _slices(block, parts, n, n_kv=n_kv))
     return out
 
-# %% ../nbs/api/24_topology.ipynb #20e907f4
+# %% ../nbs/api/24_topology.ipynb #e0b14a9b
 def _head_text(row):
     marks = [mark for mark,state in (('S', 'silent'), ('B', 'blind')) if row[state]]
     return ' '.join([f"{row['density']:.0%}", *marks])
@@ -412,7 +421,8 @@ def plot_heads(
     ax=None # matplotlib axes; a new figure by default
 ): # the axes
     "Fraction kept of each head, layers down and heads across; S marks the silent ones, B the blind"
-    if isinstance(rows, Mask): raise ValueError("A mask does not know its heads: plot_heads(attention_heads(mask, model)).")
+    if isinstance(rows, Mask):
+        raise ValueError("A mask does not know its heads: plot_heads(attention_heads(mask, model)).")
     layers = list(dict.fromkeys(r['layer'] for r in rows))
     heads = max(r['head'] for r in rows)+1
     grid = np.full((len(layers), heads), math.nan)
@@ -454,7 +464,7 @@ def stable_rank(
     "The sum of the squared singular values over the largest of them"
     return _stable_rank(singular_values(w))
 
-# %% ../nbs/api/24_topology.ipynb #c924ca0d
+# %% ../nbs/api/24_topology.ipynb #0278f05d
 def shuffled(
     m:Tensor, # tensor of any shape
     generator # `torch.Generator`
@@ -470,7 +480,7 @@ def ranks(
     mask:Mask, # any mask
     weights, # the base model, or name -> weight; a missing name or another shape raises `ValueError`
     seed:int=0 # random seed, for the random masks
-) -> list: # dicts of matrix, layer, component, full (the shorter side), and effective and stable rank: dense, masked, random
+) -> list: # dicts of matrix, layer, component, full (the shorter side), and both ranks: dense, masked, random
     "The rank that a mask leaves, beside that of the dense matrix and under a random mask of the same density"
     gen = torch.Generator().manual_seed(seed)
     def row(name, layer, part, w, m):
@@ -479,7 +489,7 @@ def ranks(
     given = matrices(_weights_under(mask, weights))
     return [row(*piece, m) for piece,(*_,m) in zip(given, matrices(mask))]
 
-# %% ../nbs/api/24_topology.ipynb #3eb65c76
+# %% ../nbs/api/24_topology.ipynb #e9e410ef
 def plot_ranks(
     rows, # rows of `ranks`
     value='effective' # or 'stable'
@@ -498,7 +508,8 @@ def plot_ranks(
         ax.set_title(p, fontsize='medium')
         ax.set_xlabel('layer')
     axs[0,0].set(ylabel=f'{value} rank', ylim=(0, None))
-    fig.legend(*axs[0,0].get_legend_handles_labels(), ncols=3, loc='outside upper center', fontsize='small', frameon=False)
+    handles,labels = axs[0,0].get_legend_handles_labels()
+    fig.legend(handles, labels, ncols=3, loc='outside upper center', fontsize='small', frameon=False)
     return fig
 
 # %% ../nbs/api/24_topology.ipynb #5558e23f
@@ -524,12 +535,12 @@ def _kept_by_bin(upto, kept, bins):
     below = np.interp(edges, np.append(0, upto), np.append(0, kept))
     return (np.diff(below)/np.diff(edges)).tolist()
 
-# %% ../nbs/api/24_topology.ipynb #5dac3337
+# %% ../nbs/api/24_topology.ipynb #95d18670
 def magnitude(
     mask:Mask, # any mask
     weights, # the base model, or name -> weight; a missing name, another shape or NaN raises `ValueError`
     bins:int=10 # number of groups of equal size by |w|
-) -> list: # dicts of matrix, layer, component, auc (None where all or nothing is kept), kept (fraction in each bin, smallest first); the first row is for 'all'
+) -> list: # dicts of matrix ('all' first), layer, component, auc (None: undefined), kept (fraction in each bin)
     "How well |w| predicts that a weight is kept, over all weights and in each matrix"
     if not isinstance(bins, int) or bins<1: raise ValueError(f"bins must be 1 or more, got {bins!r}.")
     def row(name, layer, part, w, m):
@@ -562,7 +573,7 @@ def plot_magnitude(
     ax.legend(fontsize='small')
     return ax
 
-# %% ../nbs/api/24_topology.ipynb #96ae5615
+# %% ../nbs/api/24_topology.ipynb #95672736
 def describe(
     mask:Mask, # any mask
     model, # the base model, or name -> weight
@@ -572,6 +583,8 @@ def describe(
     "Every table of this module for one mask"
     _weights_under(mask, model)
     heads = getattr(model, 'config', None) if heads is None else heads
-    return dict(sparsity=mask.sparsity, weights=mask.numel, component=sparsity_by(mask, 'component'), layer=sparsity_by(mask, 'layer'),
+    return dict(sparsity=mask.sparsity, weights=mask.numel,
+        component=sparsity_by(mask, 'component'), layer=sparsity_by(mask, 'layer'),
         cross=sparsity_by(mask, 'layer', 'component'), emptied=emptied(mask),
-        heads=[] if heads is None else attention_heads(mask, heads), ranks=ranks(mask, model, seed), magnitude=magnitude(mask, model))
+        heads=[] if heads is None else attention_heads(mask, heads),
+        ranks=ranks(mask, model, seed), magnitude=magnitude(mask, model))
