@@ -4,51 +4,18 @@
 
 # %% auto #0
 __all__ = ['config_name', 'format_name', 'format_version', 'no_checksum', 'max_config', 'max_weights', 'max_head', 'data_pattern',
-           'weights_of', 'tensor_kind', 'base_tensors', 'plain_info', 'seal', 'check_head', 'parse_config',
-           'parse_data', 'pack_folder', 'write_folder', 'read_config', 'read_folder']
+           'plain_info', 'seal', 'check_head', 'parse_config', 'parse_data', 'pack_folder', 'write_folder',
+           'read_config', 'read_folder']
 
-# %% ../nbs/api/20_maskfile.ipynb #f348cf4a
+# %% ../nbs/api/20_maskfile.ipynb #d9fb5dc5
 import hashlib, json, math, os, re, stat, time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# %% ../nbs/api/20_maskfile.ipynb #beb7f81b
+# %% ../nbs/api/20_maskfile.ipynb #7de2de45
 import safetensors.torch, torch
-from torch import Tensor
-from .anatomy import plain_name, unwrap
 from .codec import CodedMask, MaskFileError, check_stream, kept_in, streams_of
 from .files import lock_of, write_file
-
-# %% ../nbs/api/20_maskfile.ipynb #cb992f1e
-def weights_of(
-    model, # a module, whose wrappers such as `DataParallel` do not show in the names; or name -> weight
-    names # names of weights; those that the model lacks are left out
-) -> dict: # name -> weight
-    "Weights by their plain names"
-    if isinstance(model, Mapping): return {n: model[n] for n in names if n in model}
-    have = {plain_name(n): p for n,p in unwrap(model).named_parameters()}
-    return {n: have[n] for n in names if n in have}
-
-def tensor_kind(
-    t:Tensor # any tensor
-) -> dict: # shape and dtype, as they stand in a config
-    "What a config says of a tensor"
-    return dict(shape=list(t.shape), dtype=str(t.dtype).removeprefix('torch.'))
-
-# %% ../nbs/api/20_maskfile.ipynb #a425dd96
-def _digest(t):
-    raw = t.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return hashlib.sha256(raw.numpy().data).hexdigest()
-
-def base_tensors(
-    model, # the base; or name -> weight
-    names # names of its weights; those that it lacks are left out
-) -> dict: # name -> dict of shape, dtype, sha256 (of the little-endian bytes in row-major order)
-    "What identifies the weights that a mask belongs to"
-    weights = weights_of(model, names)
-    with ThreadPoolExecutor() as ex: hashes = list(ex.map(_digest, weights.values()))
-    return {n: dict(tensor_kind(w), sha256=h) for (n,w),h in zip(weights.items(), hashes)}
+from .identity import tensor_kind
 
 # %% ../nbs/api/20_maskfile.ipynb #c8de4193
 config_name = 'adaptprune.json'

@@ -207,12 +207,13 @@ class Run(SimpleNamespace): "What `adapt` returns, as far as a mask file needs i
 def run(model, base, path, x, report={}, steps=4):
     "A model after a short run"
     head = [p for p in model.parameters() if id(p) not in {id(q) for q in base.parameters()}]
+    tensors = base_tensors(base)
     opt = MaskOptimizer(base, head, .5, steps, start='rank')
     out = (lambda: model(**x).logits) if isinstance(x, dict) else (lambda: model(x))
     for _ in range(steps):
         out().square().mean().backward()
         opt.step(); opt.zero_grad()
-    res = Run(model=model, mask=opt.mask(), base=base, base_name=path, base_weights=opt.base_weights(), report=dict(method='mask', **report))
+    res = Run(model=model, mask=opt.mask(), base=base, base_name=path, tensors=tensors, report=dict(method='mask', **report))
     opt.close()
     return res
 
