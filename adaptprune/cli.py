@@ -160,12 +160,12 @@ def _adapted(task, r, out):
     took = f"{r['steps']:,} steps in {r['seconds']:.0f} s{teacher}"
     return f"{task.name}: {_metrics(r['metrics'])}\n{pruned}; {took}\nmask and head saved in {out}"
 
-# %% ../nbs/api/27_cli.ipynb #3c0b33fc
+# %% ../nbs/api/27_cli.ipynb #20e838ef
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
     sparsity:float=.5, # fraction of the weights to prune, in [0, 1)
-    recipe:str='distilled', # 'distilled' (labels and a fine-tuned teacher), 'default' (labels alone, faster), 'paper', 'movement' or 'edge-popup'
+    recipe:str='distilled', # 'distilled' (with a fine-tuned teacher), 'default' (without, faster), 'paper', 'movement', 'edge-popup'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
     train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl or .parquet

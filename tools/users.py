@@ -1,0 +1,132 @@
+"""Be a user: in an empty folder, run every command and every Python block that the documentation prints, and the tests of the command line.
+usage: .venv-users/bin/python tools/users.py      (`make users` makes that environment: the wheel, the newest versions of its dependencies, nothing of ours)
+
+Sizes are small, and what a user has stands in for what is printed: a cut of the mini tasks for PATH, a Hub on this machine for OWNER/NAME, a table made here for
+train.csv, sweeps of one short run for sweeps/*.toml. What nothing can stand in for is parsed only, and the report says so."""
+import os,re,shlex,shutil,subprocess,sys,tempfile,time,tomllib
+from importlib import metadata,resources
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(root/'tools'), str(root/'tests')]
+from hub_server import Hub,client_env,owner
+import printed
+
+small_python = [    # what is printed in a Python block, and what runs in its place
+]
+
+def cut(name, n):
+    "The header and the first `n` rows of each split of a mini task"
+    for split in ('train', 'dev'):
+        head,*rows = (resources.files('adaptprune')/'data'/name/f'{split}.tsv').read_text(encoding='utf-8').splitlines()
+        yield split, head.split('\t'), rows[:n]
+
+def make_glue(folder):
+    "A folder like GLUE's download, with three small tasks"
+    likes = {'STS-B': ('mini-similarity', 'score'), 'SST-2': ('mini-sentiment', 'label'), 'MNLI': ('mini-inference', 'gold_label')}
+    for task,(mini,label) in likes.items():
+        (folder/task).mkdir(parents=True)
+        for split,head,rows in cut(mini, 96):
+            split = f'{split}_matched' if (task, split)==('MNLI', 'dev') else split
+            (folder/task/f'{split}.tsv').write_text('\n'.join(['\t'.join([*head[:-1], label]), *rows])+'\n', encoding='utf-8')
+
+def make_tables(folder):
+    "Somebody's train.csv and dev.csv"
+    for name,n in (('train', 80), ('dev', 20)):
+        rows = [f'"What is {i}, please?","It is {"a number" if i%2 else "a word"}.",{"yes" if i%2 else "no"}' for i in range(n)]
+        (folder/f'{name}.csv').write_text('\n'.join(['question,answer,relevant', *rows])+'\n', encoding='utf-8')
+
+def make_sweeps(folder):
+    "A sweep of one short run in place of each that the repository declares, with the same name and output"
+    (folder/'sweeps').mkdir()
+    for p in (root/'sweeps').glob('*.toml'):
+        out = tomllib.loads(p.read_text(encoding='utf-8'))['out']
+        (folder/'sweeps'/p.name).write_text(f'out = "{out}"\n\n[[cells]]\ntask = "stsb"\nmodel = "minilm"\nrecipe = "default"\nmax_steps = 2\n', encoding='utf-8')
+
+def only_parsed(words):
+    "Why a command is not run, or None"
+    if '--scheduler' in words: return 'needs a cluster'
+    if '--only' in words: return 'names a run of a sweep that is not this one'
+    if len(words)==1 and not words[0].startswith('-'): return 'a mention'
+
+def small(words, folder):
+    "A printed command at small size, with what stands in for a user's things"
+    instead = {'PATH': 'glue', 'OWNER/NAME': f'{owner}/mask', 'google-bert/bert-base-uncased': 'minilm'}
+    words = [instead.get(w, w) for w in words]
+    if words[0]=='adapt' and '--max-steps' not in words: words += ['--max-steps', '4']
+    if words[0]=='demo' and '--epochs' not in words: words += ['--epochs', '.05']
+    if words[0] in ('adapt', 'pull', 'export') and '--out' in words and (folder/words[words.index('--out')+1]).exists(): words += ['--force']
+    return words
+
+def run(command, folder, env, timeout=300):
+    "Run a command; how many seconds it took, and what it said if it failed"
+    start = time.perf_counter()
+    r = subprocess.run(command, cwd=folder, env=env, timeout=timeout, capture_output=True, text=True)
+    return time.perf_counter()-start, '' if not r.returncode else f'exit status {r.returncode}\n{r.stdout[-2000:]}{r.stderr[-4000:]}'
+
+class Report:
+    "What was run, and what failed"
+    def __init__(self): self.failed = []
+    def __call__(self, what, seconds, error=''):
+        print(f"{'FAIL' if error else 'ok  '} {seconds:6.1f} s  {what}", flush=True)
+        if error:
+            print('    '+error.replace('\n', '\n    '), flush=True)
+            self.failed.append(what)
+    def skip(self, what, why): print(f'parsed           {what}   ({why})', flush=True)
+
+def commands(folder, env, report):
+    "Every printed command, each once"
+    adaptprune = Path(sys.executable).with_name('adaptprune')
+    seen = set()
+    for _,words in printed.printed()+printed.recorded():
+        line = re.sub(r'--[a-z_-]+', lambda m: m[0].replace('_', '-'), shlex.join(words))
+        if line in seen: continue
+        seen.add(line)
+        if why := only_parsed(words):
+            report.skip(f'adaptprune {line}', why)
+            continue
+        command = small(words, folder)
+        report(f'adaptprune {shlex.join(command)}', *run([adaptprune, *command], folder, env))
+
+def blocks(name, md, folder, env, report):
+    "The Python blocks of a page, as one program in their order"
+    code = '\n'.join(printed.python_blocks(md))
+    for was,now in small_python:
+        if name=='README.md' and was not in code: report(f'{name}: nothing to replace, {was!r} is not printed', 0., 'mend small_python')
+        code = code.replace(was, now)
+    (folder/'blocks.py').write_text(code, encoding='utf-8')
+    report(f'the Python blocks of {name}', *run([sys.executable, 'blocks.py'], folder, env))
+
+def tests(folder, env, report):
+    "The tests of the command line, against what is installed"
+    shutil.copytree(root/'tests', folder/'tests', ignore=shutil.ignore_patterns('__pycache__'))
+    (folder/'pytest.ini').write_text('[pytest]\nmarkers =\n    slow\n    weights\n    glue\n    gpu\n')
+    files = 'tests/test_cli.py','tests/test_cli_hub.py'
+    report(f"pytest {' '.join(files)}", *run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *files], folder, env))
+
+def environment():
+    "The versions that are tried"
+    names = 'adaptprune','torch','transformers','datasets','huggingface_hub','fastcore','accelerate','safetensors','numpy','pandas'
+    return ', '.join(f'{n} {metadata.version(n)}' for n in names)
+
+def main():
+    import adaptprune
+    if Path(adaptprune.__file__).is_relative_to(root/'adaptprune'): sys.exit('This Python uses the checkout, not an installed wheel: run `make users`.')
+    print(environment())
+    report = Report()
+    report('pip check', *run([sys.executable, '-m', 'pip', 'check'], root, os.environ))
+    with tempfile.TemporaryDirectory() as tmp, Hub() as hub:
+        folder = Path(tmp)/'somewhere'
+        folder.mkdir()
+        make_glue(folder/'glue')
+        make_tables(folder)
+        make_sweeps(folder)
+        env = client_env(hub.url, Path(tmp)/'home')
+        env.pop('PYTHONPATH', None)
+        env.pop('GLUE_DIR', None)
+        commands(folder, env, report)
+        blocks('README.md', (root/'README.md').read_text(encoding='utf-8'), folder, env, report)
+        tests(folder, env, report)
+    if report.failed: sys.exit('\n'.join([f'{len(report.failed)} failed:', *(f'  {f}' for f in report.failed)]))
+
+if __name__=='__main__': main()
