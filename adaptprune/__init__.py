@@ -1,6 +1,7 @@
 """Adapting by pruning: learn which weights of a frozen network to keep, one bit a weight.
 
-The names below are what people start with; each is loaded when it is first used, so that `import adaptprune` costs nothing. The rest is in the modules."""
+The names below are what people start with. Each is loaded when it is first used, so `import adaptprune` costs nothing.
+The rest is in the modules."""
 __version__ = "0.1.0"
 
 from importlib import import_module
@@ -21,18 +22,19 @@ if TYPE_CHECKING:
     from .trainer import MaskCallback
 
 __all__ = [
-    'Mask', 'MaskCallback', 'MaskOptimizer', 'MultiTask', 'Recipe', 'TaskMask', 'activation_scores', 'adapt', 'adapt_task', 'evaluate',
-    'export_onnx', 'get_recipe', 'load_files', 'load_task', 'save_plain', 'set_up']
+    'Mask', 'MaskCallback', 'MaskOptimizer', 'MultiTask', 'Recipe', 'TaskMask', 'activation_scores', 'adapt', 'adapt_task',
+    'evaluate', 'export_onnx', 'get_recipe', 'load_files', 'load_task', 'save_plain', 'set_up']
 
 _rooms = dict(
-    artifact=['TaskMask'], export=['export_onnx', 'save_plain'], loop=['adapt'], mask=['Mask'], multitask=['MultiTask'],
-    optim=['MaskOptimizer'], recipe=['Recipe', 'get_recipe'], scores=['activation_scores'], setup=['evaluate', 'set_up'],
-    task=['adapt_task'], tasks=['load_files', 'load_task'], trainer=['MaskCallback'])
+    artifact=['TaskMask'], export=['export_onnx', 'save_plain'], loop=['adapt'], mask=['Mask'],
+    multitask=['MultiTask'], optim=['MaskOptimizer'], recipe=['Recipe', 'get_recipe'], scores=['activation_scores'],
+    setup=['evaluate', 'set_up'], task=['adapt_task'], tasks=['load_files', 'load_task'], trainer=['MaskCallback'])
 _home = {name: room for room, names in _rooms.items() for name in names}
 
 def __getattr__(name):
     "Load a public name when it is first asked for (PEP 562)"
-    if name not in _home: raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    if name not in _home:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
     value = getattr(import_module(f'.{_home[name]}', __name__), name)
     globals()[name] = value
     return value

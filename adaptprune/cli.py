@@ -63,7 +63,7 @@ def _add(parser, param, note):
     elif kind is bool: parser.add_argument(option(name), action='store_true', help=_help(note, default))
     else: parser.add_argument(option(name), type=kind, default=default, metavar=metavar, help=_help(note, default))
 
-# %% ../nbs/api/27_cli.ipynb #4ac28766
+# %% ../nbs/api/27_cli.ipynb #f079d057
 def _hyphens(words):
     "The words of a command line, with hyphens for the underscores in the names of options"
     end = words.index('--') if '--' in words else len(words)
@@ -75,7 +75,8 @@ def _nearest(word, known):
 
 class Parser(ArgumentParser):
     "An `ArgumentParser` whose errors are one line, with the nearest option that there is"
-    def error(self, message): self.exit(2, f'adaptprune: error: {message} ({self.prog} --help lists the options.)\n')
+    def error(self, message):
+        self.exit(2, f'adaptprune: error: {message} ({self.prog} --help lists the options.)\n')
 
     def parse_args(self, args=None, namespace=None):
         given,unknown = self.parse_known_args(args, namespace)
@@ -115,7 +116,7 @@ def _check_asked(task, train):
         "Say what to adapt to: --task with a GLUE task (sst2, stsb, mnli, ...) or one that ships with adaptprune "
         f"({', '.join(MINI)}), or --train with your own file and --text with its text columns.")
 
-# %% ../nbs/api/27_cli.ipynb #ee6bafb3
+# %% ../nbs/api/27_cli.ipynb #f37f2d50
 _takes = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'a word'}
 
 def _value(text, kind):
@@ -133,12 +134,13 @@ def _fields(text):
     for part in text.split(',') if text else ():
         name,eq,value = part.partition('=')
         if name not in kinds or not eq:
-            raise ValueError(f"--set {part!r} is not FIELD=VALUE with a field of a recipe: they are {', '.join(kinds)}.")
+            known = ', '.join(kinds)
+            raise ValueError(f"--set {part!r} is not FIELD=VALUE with a field of a recipe: they are {known}.")
         try: fields[name] = _value(value, kinds[name])
         except ValueError as e: raise ValueError(f"--set {part!r}: {name} takes {e}.") from None
     return fields
 
-# %% ../nbs/api/27_cli.ipynb #57adbcac
+# %% ../nbs/api/27_cli.ipynb #69a6d051
 def _holds_no_mask(out, force):
     if force or not (Path(out)/'adaptprune.json').exists(): return
     raise ValueError(f"{out!r} already holds a mask: give another --out, or --force to replace it.")
@@ -148,8 +150,8 @@ def _mask_recipe(name, fields):
     from adaptprune.train import get_recipe
     recipe = get_recipe(name, **_fields(fields))
     if recipe.method=='mask': return recipe
-    raise ValueError(f"The method {recipe.method!r} makes no mask to save: use 'distilled', 'default' or 'paper' "
-                     "(the demo compares with the others).")
+    use = "use 'distilled', 'default' or 'paper' (the demo compares with the others)"
+    raise ValueError(f"The method {recipe.method!r} makes no mask to save: {use}.")
 
 def _adapted(task, r, out):
     "What `adapt` tells, from the report of its run"
@@ -160,12 +162,12 @@ def _adapted(task, r, out):
     took = f"{r['steps']:,} steps in {r['seconds']:.0f} s{teacher}"
     return f"{task.name}: {_metrics(r['metrics'])}\n{pruned}; {took}\nmask and head saved in {out}"
 
-# %% ../nbs/api/27_cli.ipynb #20e838ef
+# %% ../nbs/api/27_cli.ipynb #c4dd2098
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
     sparsity:float=.5, # fraction of the weights to prune, in [0, 1)
-    recipe:str='distilled', # 'distilled' (with a fine-tuned teacher), 'default' (without, faster), 'paper', 'movement', 'edge-popup'
+    recipe:str='distilled', # 'distilled' (with a teacher), 'default' (faster), 'paper', 'movement', 'edge-popup'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
     train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl or .parquet
@@ -189,9 +191,9 @@ def adapt(
     recipe = _mask_recipe(recipe, set)
     _holds_no_mask(out, force or resume)
     t,data = _data(task, train, dev, text, label, glue_dir)
-    res = adapt_task(
-        t, model, sparsity, recipe, data=data, seed=seed, epochs=epochs, max_steps=max_steps, weights=weights,
-        mixed_precision=precision, out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty())
+    how = dict(seed=seed, epochs=epochs, max_steps=max_steps, weights=weights, mixed_precision=precision)
+    watch = dict(out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty())
+    res = adapt_task(t, model, sparsity, recipe, data=data, **how, **watch)
     TaskMask.from_adapted(res).save_pretrained(out)
     _tell(dict(res.report, out=out), json, _adapted(t, res.report, out))
 
@@ -237,7 +239,7 @@ def evaluate(
     said = '\n'.join(f'{t.name} {split}: {_metrics(m)}' for split,m in got.items())
     _tell(dict(mask=mask, model=name, task=t.name, metrics=got), json, said)
 
-# %% ../nbs/api/27_cli.ipynb #369f0e66
+# %% ../nbs/api/27_cli.ipynb #49b8f447
 def _about(tm, size):
     "What `info` tells of a mask of so many bytes"
     what = f"task {tm.info.get('task')} on {tm.base['model']}"
@@ -259,11 +261,11 @@ def info(
     files = config_name, read_config(folder)['data']['file']
     size = sum((folder/f).stat().st_size for f in files)
     base = {k: v for k,v in tm.base.items() if k!='tensors'}
-    report = dict(info=tm.info, base=base, sparsity=tm.sparsity, kept=tm.kept, weights=tm.numel, bytes=size,
-                  density_by_layer=tm.by('layer'))
+    counts = dict(sparsity=tm.sparsity, kept=tm.kept, weights=tm.numel, bytes=size)
+    report = dict(info=tm.info, base=base, **counts, density_by_layer=tm.by('layer'))
     _tell(report, json, _about(tm, size))
 
-# %% ../nbs/api/27_cli.ipynb #dcb62de9
+# %% ../nbs/api/27_cli.ipynb #494edab4
 def _rows(first, second, input, text):
     "The examples as lists of one text or two"
     from adaptprune.glue import _read
@@ -278,7 +280,8 @@ def _check_rows(rows, task):
     try: want = len(get_task(task).text)
     except (ValueError, TypeError): want = min(len(rows[0]), 2)
     if len(rows[0])!=want:
-        raise ValueError(f"The task {task!r} takes {want} text{'s' if want>1 else ''} in each example, got {len(rows[0])}.")
+        takes = 'one text' if want==1 else 'two texts'
+        raise ValueError(f"The task {task!r} takes {takes} in each example, got {len(rows[0])}.")
     for i,r in enumerate(rows, 1):
         if not all(isinstance(t, str) and t.strip() for t in r): raise ValueError(f"Example {i} lacks a text: {r!r}.")
 
@@ -342,11 +345,11 @@ def apply(
     with new_path(out, force) as p: p.write_text(''.join(js.dumps(g)+'\n' for g in full), encoding='utf-8')
     _tell(dict(rows=len(got), out=out), json, f"{len(got):,} answers in {out}")
 
-# %% ../nbs/api/27_cli.ipynb #190b623d
+# %% ../nbs/api/27_cli.ipynb #559537b0
 def export(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     out:str=None, # file or folder to write (default: model.onnx, or plain-model)
-    format:str='onnx', # 'onnx' (encoder and head, one file) or 'plain' (the encoder, a folder for AutoModel.from_pretrained)
+    format:str='onnx', # 'onnx' (encoder and head, one file) or 'plain' (the encoder, a folder for AutoModel)
     model:str=None, # base model (default: the one that the mask names)
     tol:float=1e-4, # ONNX: largest difference from PyTorch's logits that is let through
     revision:str=None, # branch, tag or commit of a mask on the Hub
@@ -396,7 +399,7 @@ def pull(
     tm.save_pretrained(out)
     _tell(dict(repo_id=repo_id, out=out, sparsity=tm.sparsity), json, f"{out}: {tm}")
 
-# %% ../nbs/api/27_cli.ipynb #55dfae8e
+# %% ../nbs/api/27_cli.ipynb #51df3677
 def _mean(row):
     "A row of the table of means: NaN is left empty, the sparsity is shown as it was asked for"
     row = {k: None if v!=v else v for k,v in row.items()}
@@ -410,7 +413,7 @@ def sweep(
     workers:int=1, # processes that work at once (more than one: pip install 'adaptprune[cluster]')
     scheduler:str=None, # instead, the address of a running dask cluster, such as tcp://10.0.0.1:8786
     jobs:bool=False, # run nothing, print one shell command for each missing run
-    model:str=None, # in place of the file's model: 'minilm', a folder, or a Hub id such as google-bert/bert-base-uncased
+    model:str=None, # in place of the file's model: 'minilm', a folder, or a Hub id (google-bert/bert-base-uncased)
     masks:str='runs/masks', # folder to save the masks in
     out:str=None, # .jsonl file in place of the sweep's own, to repeat runs that are recorded there
     json:bool=False, # print JSON
@@ -444,7 +447,7 @@ def plot_density(
     fig.savefig(path, dpi=150)
     plt.close(fig)
 
-# %% ../nbs/api/27_cli.ipynb #9b0bdb0e
+# %% ../nbs/api/27_cli.ipynb #963c83e9
 demo_methods = {
     'feature extraction': ('features', 0.),
     'adapting by pruning': ('distilled', .5),
@@ -454,8 +457,8 @@ def _demo_row(name, recipe, r):
     "A line of the demo's table, from the report of a run"
     changed = 'all' if recipe=='finetune' else 'none'
     seconds = {'seconds': round(r['seconds']), "teacher's seconds": round(r.get('teacher_seconds', 0))}
-    return {'method': name, r['metric']: r['metrics'][r['metric']], 'sparsity': r.get('sparsity', 0.),
-            'weights changed': changed, **seconds}
+    score = {r['metric']: r['metrics'][r['metric']], 'sparsity': r.get('sparsity', 0.)}
+    return {'method': name, **score, 'weights changed': changed, **seconds}
 
 def _save_demo(res, folder, plot):
     "The demo's mask and plot; how many megabytes the mask takes"
@@ -464,7 +467,7 @@ def _save_demo(res, folder, plot):
     plot_density(res.mask, plot)
     return sum(f.stat().st_size for f in folder.iterdir())/1e6
 
-# %% ../nbs/api/27_cli.ipynb #65d25a1e
+# %% ../nbs/api/27_cli.ipynb #cee37c38
 def demo(
     task:str='mini-similarity', # a mini task
     sparsity:float=.5, # fraction of the weights to prune
@@ -479,8 +482,8 @@ def demo(
     rows,began = [], time.perf_counter()
     for name,(recipe,asked) in demo_methods.items():
         if not json: print(f'{name} ...', flush=True)
-        share = sparsity if asked else 0.
-        res = adapt_task(task, 'minilm', share, recipe, seed=seed, epochs=epochs, progress=not json and sys.stderr.isatty())
+        how = dict(seed=seed, epochs=epochs, progress=not json and sys.stderr.isatty())
+        res = adapt_task(task, 'minilm', sparsity if asked else 0., recipe, **how)
         rows.append(_demo_row(name, recipe, res.report))
         if asked:
             size = _save_demo(res, folder, plot)
@@ -491,8 +494,8 @@ def demo(
     files = f"mask of {of} and head: {folder} ({size:.1f} MB)\nkept fraction by layer: {plot}"
     _tell(report, json, f"\n{title}\n\n{text_table(rows)}\n\n{files}\n{seconds} s in all")
 
-# %% ../nbs/api/27_cli.ipynb #b6dfa9b0
-commands = dict(adapt=adapt, evaluate=evaluate, info=info, apply=apply, export=export, push=push, pull=pull, sweep=sweep, demo=demo)
+# %% ../nbs/api/27_cli.ipynb #cbbf5f3c
+commands = {f.__name__: f for f in (adapt, evaluate, info, apply, export, push, pull, sweep, demo)}
 
 def usage(
 ) -> str: # the usage, one line a command
@@ -503,7 +506,7 @@ def usage(
 def parse(
     words:list # words of a command line after `adaptprune`, the first of them a command
 ) -> tuple: # function of the command, dict of its arguments
-    "Read a command line without running it; an unknown command raises a `ValueError`, a wrong option exits with status 2"
+    "Read a command line without running it. An unknown command raises a `ValueError`, a wrong option ends in `SystemExit`"
     name,*rest = words
     if name not in commands:
         near = _nearest(name, [*commands, '--version', '--help'])

@@ -44,14 +44,18 @@ def test_picture():
 
 def test_no_exported_line_is_over_140():
     wide = style.offenders(root, 140)
-    assert not wide, '\n'.join([f'{len(wide)} lines of exported cells are over 140 characters:', *(f'{name}: {line}' for name,line in wide)])
+    said = f'{len(wide)} lines of exported cells are over 140 characters:'
+    assert not wide, '\n'.join([said, *(f'{name}: {line}' for name,line in wide)])
 
 def test_constructs():
-    got = style.constructs('a,b = f(x),1\na,b = b,a\na,b = c\nx = [i for i in [j for j in y]]\nz = 1 if a else 2\ndef g(self, a, b, c, d, e, f, g, h): pass\ndef h(a, b, c, d, e, f, g, h, *, i): pass')
-    assert got==style.Counter({'tuple assignments': 3, '... of unlike things': 1, 'conditional expressions': 1, 'nested comprehensions': 1, 'functions with more than 8 parameters': 1})
+    lines = ['a,b = f(x),1', 'a,b = b,a', 'a,b = c', 'x = [i for i in [j for j in y]]', 'z = 1 if a else 2',
+        'def g(self, a, b, c, d, e, f, g, h): pass', 'def h(a, b, c, d, e, f, g, h, *, i): pass']
+    want = {'tuple assignments': 3, '... of unlike things': 1, 'conditional expressions': 1, 'nested comprehensions': 1}
+    assert style.constructs('\n'.join(lines))==style.Counter({**want, 'functions with more than 8 parameters': 1})
 
 def test_sentences():
-    md = '# Title\n\nOne two three. You may `call(x)` it; see [the page](x.ipynb).\n\n| a | table |\n\n```sh\ncode that is code\n```\n\n- An item of a list.'
+    parts = ['# Title', 'One two three. You may `call(x)` it; see [the page](x.ipynb).', '| a | table |']
+    md = '\n\n'.join([*parts, '```sh\ncode that is code\n```', '- An item of a list.'])
     assert [' '.join(s) for s in style.sentences(md)]==['One two three', 'You may x it see the page', 'An item of a list']
 
 def test_code_lines(): assert style.code_lines('#| export\nimport os\n\n# words\n%time f()\nx = 1  ')==['import os', 'x = 1']

@@ -40,7 +40,7 @@ def test_adapt_needs_torch_alone():
     "A torch module is adapted where neither transformers nor datasets can be imported"
     code = """
 import sys
-for name in ('transformers', 'datasets', 'accelerate'): sys.modules[name] = None
+for name in ('transformers', 'datasets'): sys.modules[name] = None
 import torch,adaptprune as ap
 net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
 batches = [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(4)]
@@ -69,7 +69,8 @@ def test_modules_are_still_modules():
     assert not {p.stem for p in (root/'adaptprune').glob('*.py')} & set(adaptprune.__all__)
 
 @pytest.mark.parametrize('path, params', [
-    ('TaskMask.save_pretrained', ['path']), ('TaskMask.from_pretrained', ['path']), ('TaskMask.push_to_hub', ['repo_id']), ('MultiTask.use', ['name']),
+    ('TaskMask.save_pretrained', ['path']), ('TaskMask.from_pretrained', ['path']), ('TaskMask.push_to_hub', ['repo_id']),
+    ('MultiTask.use', ['name']),
     ('MaskOptimizer.step', []), ('adapt', ['model', 'sparsity']), ('adapt_task', ['task', 'sparsity'])])
 def test_help_shows_the_parameters(path, params):
     value = adaptprune

@@ -24,7 +24,8 @@ def test_recorded_commands_are_taken():
     for _,words in found: assert cli.parse(words)[0] is cli.sweep
 
 def test_options_are_printed_with_hyphens():
-    bad = [(n, w) for n,ws in commands for w in ws if re.match('--[a-z]+_', w)]
+    ours = [(n, w) for n,words in commands for w in words if not n.startswith('nbs/experiments/')]    # those show records
+    bad = [(n, w) for n,w in ours if re.match('--[a-z]+_', w)]
     assert not bad, bad
 
 def test_commands_are_found():
@@ -49,5 +50,7 @@ def test_make_targets_are_there():
 def test_words_of_a_line(line, words): assert printed.words_of(line)==words
 
 def test_code_of_markdown():
-    md = 'Say `adaptprune info m` or\n\n```sh\nadaptprune adapt \\\n  --task x\n```\n\nwords\n\n    adaptprune demo\n\n```python\nadaptprune = 1\n```\n'
-    assert [w for l in printed.code_of(md) if (w := printed.words_of(l))]==[['adapt', '--task', 'x'], ['demo'], ['info', 'm']]
+    fences = ['```sh\nadaptprune adapt \\\n  --task x\n```', '```python\nadaptprune = 1\n```\n']
+    md = '\n\n'.join(['Say `adaptprune info m` or', fences[0], 'words', '    adaptprune demo', fences[1]])
+    found = filter(None, map(printed.words_of, printed.code_of(md)))
+    assert list(found)==[['adapt', '--task', 'x'], ['demo'], ['info', 'm']]

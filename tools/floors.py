@@ -1,14 +1,14 @@
 """Draw the house from its imports, and say where one goes up.
 usage: python tools/floors.py [--check]      (writes the picture into CONTRIBUTING.md; --check: only say what is wrong)
 
-A room is a module of the package. It may import rooms of lower floors, and rooms of its own floor as long as no circle closes; inside functions as well. It takes no private name from another room."""
+A room is a module of the package. It may import rooms of lower floors, and rooms of its own floor as long as no circle
+closes; this holds inside functions as well. It takes no private name from another room."""
 import ast,sys
 from graphlib import CycleError,TopologicalSorter
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-floors = [
-    ['anatomy'],
+floors = [['anatomy'],
     ['mask', 'theory'],
     ['layer', 'loss', 'sparsity', 'scores', 'kernels', 'optim'],
     ['tasks', 'head', 'recipe', 'methods'],
@@ -37,21 +37,21 @@ def source_room(node, package):
 
 def imports(src, have, package='adaptprune'):
     "What a module takes from the rooms `have`: pairs of a room and a name, '' for the room itself"
-    tree,found,bound = ast.parse(src),set(),{}
+    tree = ast.parse(src)
     skip = for_types_only(tree)
+    found,bound = set(), {}
     for node in ast.walk(tree):
         if id(node) in skip: continue
-        if isinstance(node, ast.ImportFrom) and (room := source_room(node, package)) is not None:
-            for a in node.names:
-                if room: found.add((room, a.name))
-                elif a.name in have: found.add((a.name, '')); bound[a.asname or a.name] = a.name
+        if isinstance(node, ast.ImportFrom):
+            room = source_room(node, package)
+            if room: found |= {(room, a.name) for a in node.names}
+            if room=='': bound |= {a.asname or a.name: a.name for a in node.names if a.name in have}
         if isinstance(node, ast.Import):
-            for a in node.names:
-                top,_,rest = a.name.partition('.')
-                if top==package and rest: found.add((rest, '')); bound[a.asname or a.name] = rest
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and (room := bound.get(ast.unparse(node.value))): found.add((room, node.attr))
-    return found
+            inner = [(a.asname or a.name, a.name.partition('.')) for a in node.names]
+            bound |= {name: room for name,(top,_,room) in inner if top==package and room}
+    used = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) in bound]
+    found |= {(room, '') for room in bound.values()}
+    return found | {(bound[ast.unparse(n.value)], n.attr) for n in used}
 
 def is_private(name): return name.startswith('_') and not name.endswith('__')
 
@@ -59,14 +59,16 @@ def edges(sources): return {room: sorted({r for r,_ in imports(src, sources)}-{r
 
 def faults(sources, floor_of=floor_of):
     "What is wrong with the house, a line each"
-    graph,bad = edges(sources),[]
-    for room in sources:
-        if room not in floor_of: bad.append(f'{room} stands on no floor: give it one in tools/floors.py')
-    bad += [f'{room} is on a floor, but there is no such module' for room in floor_of if room not in sources]
+    graph = edges(sources)
+    homeless,empty = sources.keys()-floor_of.keys(), floor_of.keys()-sources.keys()
+    bad = [f'{room} stands on no floor: give it one in tools/floors.py' for room in sorted(homeless)]
+    bad += [f'{room} is on a floor, but there is no such module' for room in sorted(empty)]
     for room,others in graph.items():
-        for o in others:
-            if floor_of.get(o, -1)>floor_of.get(room, 99): bad.append(f'{room} (floor {floor_of[room]}) imports {o} (floor {floor_of[o]}): imports go down')
-        bad += [f'{room} takes the private name {n} from {o}' for o,n in sorted(imports(sources[room], sources)) if is_private(n) and o!=room]
+        here = floor_of.get(room, len(floor_of))
+        up = [o for o in others if floor_of.get(o, 0)>here]
+        bad += [f'{room} (floor {here}) imports {o} (floor {floor_of[o]}): imports go down' for o in up]
+        private = [(o, n) for o,n in sorted(imports(sources[room], sources)) if is_private(n) and o!=room]
+        bad += [f'{room} takes the private name {n} from {o}' for o,n in private]
     try: TopologicalSorter(graph).prepare()
     except CycleError as e: bad.append('a circle of imports: '+' -> '.join(reversed(e.args[1])))
     return bad

@@ -1,10 +1,12 @@
-"""Find the commands that the documentation prints: README, CONTRIBUTING, the notebooks with their outputs, the benchmarks, the sweeps, and the records in results/.
+"""Find the commands that the documentation prints: README, CONTRIBUTING, the notebooks with their outputs, the benchmarks,
+the sweeps, and the records in results/.
 usage: python tools/printed.py      (lists them, with where they stand)"""
 import json,re,shlex
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-lead = re.compile(r'^(?:[#$>]\s+)?(?:\S*/)?(?:python3? -m )?(?=adaptprune )')    # what may stand before a command on its line
+# What may stand before a command on its line
+lead = re.compile(r'^(?:[#$>]\s+)?(?:\S*/)?(?:python3? -m )?(?=adaptprune )')
 
 def code_of(md):
     "The pieces of markdown that are code: fenced and indented blocks line by line, and the spans in backticks"
@@ -16,7 +18,7 @@ def code_of(md):
     yield from re.findall(r'(?<!`)`([^`\n]+)`(?!`)', md)
 
 def words_of(line):
-    "The words after `adaptprune` of a line of shell, without comment and redirection; None if it is another command, or none"
+    "The words after `adaptprune` of a line of shell, without comment and redirection; None for any other line"
     line = line.strip()
     if not (m := lead.match(line)): return None
     try: words = shlex.split(line[m.end():], comments=True)
@@ -36,17 +38,22 @@ def notebook(path):
         if cell['cell_type']=='markdown': yield from code_of(src)
         else: yield from outputs(cell)
 
-def pages(): return [p for p in sorted((root/'nbs').rglob('*.ipynb')) if not any(o[0] in '._' for o in p.relative_to(root).parts)]
+def pages():
+    "The notebooks"
+    found = sorted((root/'nbs').rglob('*.ipynb'))
+    return [p for p in found if not any(o[0] in '._' for o in p.relative_to(root).parts)]
 
 def lines():
     "(file, line of code) of everything that may be a command"
-    for name in ('README.md', 'CONTRIBUTING.md', 'benchmarks/README.md'): yield from ((name, l) for l in code_of((root/name).read_text(encoding='utf-8')))
-    for p in pages(): yield from ((p.relative_to(root).as_posix(), l) for l in notebook(p))
+    def name(p): return p.relative_to(root).as_posix()
+    for p in (root/'README.md', root/'CONTRIBUTING.md', root/'benchmarks'/'README.md'):
+        yield from ((name(p), l) for l in code_of(p.read_text(encoding='utf-8')))
+    for p in pages(): yield from ((name(p), l) for l in notebook(p))
     for p in [*sorted((root/'benchmarks').glob('*.py')), *sorted((root/'sweeps').glob('*.toml'))]:
-        yield from ((p.relative_to(root).as_posix(), l) for l in p.read_text(encoding='utf-8').splitlines())
+        yield from ((name(p), l) for l in p.read_text(encoding='utf-8').splitlines())
 
 def printed():
-    "(file, words after `adaptprune`) of every printed command, once a file; bare mentions such as `adaptprune sweep` as well"
+    "(file, words after `adaptprune`) of every printed command, once a file; bare mentions (`adaptprune sweep`) as well"
     found = {(name, tuple(words)): None for name,l in lines() if (words := words_of(l))}
     return [(name, list(words)) for name,words in found if words[0]!='COMMAND']
 

@@ -1,8 +1,8 @@
 """Measure the style of code and prose: how dense the code is, how long the sentences are.
-usage: python tools/style.py [ROOT] [--json]      (ROOT: a checkout, by default this one; --json prints all figures for a program)
+usage: python tools/style.py [ROOT] [--json]      (ROOT: a checkout, by default this one; --json: for a program)
 
-Code is counted where it has ink: lines that are neither empty nor comments. Figures are for 1,000 such lines unless they say "count".
-Prose is what markdown cells say in sentences: code, tables, formulas and headings are left out."""
+Code is counted where it has ink: lines that are neither empty nor comments. Figures are for 1,000 such lines, unless
+they say "count". Prose is what markdown cells say in sentences: code, tables, formulas and headings are left out."""
 import ast,json,re,subprocess,sys
 from collections import Counter
 from pathlib import Path
@@ -52,7 +52,7 @@ def constructs(src):
         found['... of unlike things'] += is_list_of_assignments(node)
         found['conditional expressions'] += isinstance(node, ast.IfExp)
         if isinstance(node, comprehensions): found['nested comprehensions'] += n_inside(node)
-        if isinstance(node, functions): found['functions with more than 8 parameters'] += n_params(node)>8
+        if isinstance(node, functions) and n_params(node)>8: found['functions with more than 8 parameters'] += 1
     return found
 
 def measure(sources):
@@ -63,22 +63,25 @@ def measure(sources):
     def rate(n): return round(n*1000/len(lines), 1)
     wide = {f'lines over {n}': rate(sum(l>n for l in lines)) for n in (140, 120)}
     names = 'tuple assignments','... of unlike things','conditional expressions','nested comprehensions'
-    many = found['functions with more than 8 parameters']
-    return {'code lines': len(lines), 'mean line length': round(mean(lines), 1), **wide, **{k: rate(found[k]) for k in names}, 'functions with more than 8 parameters (count)': many}
+    many = {'functions with more than 8 parameters (count)': found['functions with more than 8 parameters']}
+    size = {'code lines': len(lines), 'mean line length': round(mean(lines), 1)}
+    return {**size, **wide, **{k: rate(found[k]) for k in names}, **many}
 
 def code(root):
     "The figures by kind of code"
     kinds = {'exported cells': [], 'other cells': []}
     for _,kind,src in cells(root):
         if kind=='code': kinds['exported cells' if exported(src) else 'other cells'].append(src)
-    for folder in ('tests', 'tools', 'benchmarks'): kinds[folder] = [p.read_text(encoding='utf-8') for p in sorted((root/folder).glob('*.py'))]
+    for folder in ('tests', 'tools', 'benchmarks'):
+        kinds[folder] = [p.read_text(encoding='utf-8') for p in sorted((root/folder).glob('*.py'))]
     return {k: measure(v) for k,v in {**kinds, 'all': sum(kinds.values(), [])}.items()}
 
 def cell_lines(root):
     "Median lines of the exported cells that define something, of all notebooks and of each"
     sizes = {}
     for path,kind,src in cells(root):
-        if kind=='code' and exported(src) and re.search(r'^\s*(def|class) ', src, re.M): sizes.setdefault(path.stem, []).append(len(code_lines(src)))
+        defines = re.search(r'^\s*(def|class) ', src, re.M)
+        if kind=='code' and exported(src) and defines: sizes.setdefault(path.stem, []).append(len(code_lines(src)))
     return {'all': median(sum(sizes.values(), []) or [0]), **{k: median(v) for k,v in sizes.items()}}
 
 def chkstyle(root):
@@ -110,12 +113,16 @@ def prose(root):
     def figures(ss):
         sizes,words = [len(s) for s in ss],[w.lower() for s in ss for w in s]
         you = sum(w in ('you', 'your', 'yours', 'yourself') for w in words)
-        return {'words': len(words), 'words a sentence': round(mean(sizes), 1), 'sentences over 35 words, %': round(100*mean(n>35 for n in sizes), 1), '"you" in 1,000 words': round(you*1000/len(words), 1)}
+        long = round(100*mean(n>35 for n in sizes), 1)
+        you = round(you*1000/len(words), 1)
+        return {'words': len(words), 'words a sentence': round(mean(sizes), 1),
+            'sentences over 35 words, %': long, '"you" in 1,000 words': you}
     return {k: figures(v) for k,v in sorted(found.items())}
 
 def offenders(root, width=140):
     "Lines of exported cells that are wider than `width`: (notebook, line)"
-    return [(p.name, l) for p,kind,src in cells(root) if kind=='code' and exported(src) for l in code_lines(src) if len(l)>width]
+    public = [(p.name, src) for p,kind,src in cells(root) if kind=='code' and exported(src)]
+    return [(name, l) for name,src in public for l in code_lines(src) if len(l)>width]
 
 def show(title, table):
     "A table of figures in plain text: a row for each figure, a column for each key"

@@ -1,8 +1,10 @@
-"""Be a user: in an empty folder, run every command and every Python block that the documentation prints, and the tests of the command line.
-usage: .venv-users/bin/python tools/users.py      (`make users` makes that environment: the wheel, the newest versions of its dependencies, nothing of ours)
+"""Be a user: in an empty folder, run the commands and Python blocks that the documentation prints, and the command line's tests.
+usage: .venv-users/bin/python tools/users.py      (`make users` makes that environment: the wheel, with the newest
+                                                  versions of its dependencies and no development pins)
 
-Sizes are small, and what a user has stands in for what is printed: a cut of the mini tasks for PATH, a Hub on this machine for OWNER/NAME, a table made here for
-train.csv, sweeps of one short run for sweeps/*.toml. What nothing can stand in for is parsed only, and the report says so."""
+Sizes are small, and something stands in for what a user has: a cut of the mini tasks for PATH, a Hub on this machine for
+OWNER/NAME, a table made here for train.csv, sweeps of one short run for sweeps/*.toml. What nothing can stand in for is
+only parsed, and the report says so."""
 import os,re,shlex,shutil,subprocess,sys,tempfile,time,tomllib
 from importlib import metadata,resources
 from pathlib import Path
@@ -12,8 +14,9 @@ sys.path[:0] = [str(root/'tools'), str(root/'tests')]
 from hub_server import Hub,client_env,owner
 import printed
 
-small_python = [    # what is printed in a Python block, and what runs in its place
-]
+# What is printed in a Python block of the README, and what runs in its place
+small_python = [
+    ("'sst2', 'google-bert/bert-base-uncased', sparsity=.5", "'mini-sentiment', 'minilm', sparsity=.5, max_steps=4")]
 
 def cut(name, n):
     "The header and the first `n` rows of each split of a mini task"
@@ -23,17 +26,22 @@ def cut(name, n):
 
 def make_glue(folder):
     "A folder like GLUE's download, with three small tasks"
-    likes = {'STS-B': ('mini-similarity', 'score'), 'SST-2': ('mini-sentiment', 'label'), 'MNLI': ('mini-inference', 'gold_label')}
-    for task,(mini,label) in likes.items():
+    likes = {
+        'STS-B': ('mini-similarity', 'score', 'dev'),
+        'SST-2': ('mini-sentiment', 'label', 'dev'),
+        'MNLI': ('mini-inference', 'gold_label', 'dev_matched')}
+    for task,(mini,label,dev) in likes.items():
         (folder/task).mkdir(parents=True)
         for split,head,rows in cut(mini, 96):
-            split = f'{split}_matched' if (task, split)==('MNLI', 'dev') else split
-            (folder/task/f'{split}.tsv').write_text('\n'.join(['\t'.join([*head[:-1], label]), *rows])+'\n', encoding='utf-8')
+            lines = ['\t'.join([*head[:-1], label]), *rows]
+            name = dev if split=='dev' else split
+            (folder/task/f'{name}.tsv').write_text('\n'.join(lines)+'\n', encoding='utf-8')
 
 def make_tables(folder):
     "Somebody's train.csv and dev.csv"
     for name,n in (('train', 80), ('dev', 20)):
-        rows = [f'"What is {i}, please?","It is {"a number" if i%2 else "a word"}.",{"yes" if i%2 else "no"}' for i in range(n)]
+        ends = [('a number', 'yes'), ('a word', 'no')]
+        rows = [f'"What is {i}, please?","It is {ends[i%2][0]}.",{ends[i%2][1]}' for i in range(n)]
         (folder/f'{name}.csv').write_text('\n'.join(['question,answer,relevant', *rows])+'\n', encoding='utf-8')
 
 def make_sweeps(folder):
@@ -41,7 +49,8 @@ def make_sweeps(folder):
     (folder/'sweeps').mkdir()
     for p in (root/'sweeps').glob('*.toml'):
         out = tomllib.loads(p.read_text(encoding='utf-8'))['out']
-        (folder/'sweeps'/p.name).write_text(f'out = "{out}"\n\n[[cells]]\ntask = "stsb"\nmodel = "minilm"\nrecipe = "default"\nmax_steps = 2\n', encoding='utf-8')
+        run = '[[cells]]\ntask = "stsb"\nmodel = "minilm"\nrecipe = "default"\nmax_steps = 2\n'
+        (folder/'sweeps'/p.name).write_text(f'out = "{out}"\n\n{run}', encoding='utf-8')
 
 def only_parsed(words):
     "Why a command is not run, or None"
@@ -55,14 +64,16 @@ def small(words, folder):
     words = [instead.get(w, w) for w in words]
     if words[0]=='adapt' and '--max-steps' not in words: words += ['--max-steps', '4']
     if words[0]=='demo' and '--epochs' not in words: words += ['--epochs', '.05']
-    if words[0] in ('adapt', 'pull', 'export') and '--out' in words and (folder/words[words.index('--out')+1]).exists(): words += ['--force']
+    out = words[words.index('--out')+1] if '--out' in words else None
+    if words[0] in ('adapt', 'pull', 'export') and out and (folder/out).exists(): words += ['--force']
     return words
 
 def run(command, folder, env, timeout=300):
     "Run a command; how many seconds it took, and what it said if it failed"
     start = time.perf_counter()
     r = subprocess.run(command, cwd=folder, env=env, timeout=timeout, capture_output=True, text=True)
-    return time.perf_counter()-start, '' if not r.returncode else f'exit status {r.returncode}\n{r.stdout[-2000:]}{r.stderr[-4000:]}'
+    error = f'exit status {r.returncode}\n{r.stdout[-2000:]}{r.stderr[-4000:]}' if r.returncode else ''
+    return time.perf_counter()-start, error
 
 class Report:
     "What was run, and what failed"
@@ -92,7 +103,7 @@ def blocks(name, md, folder, env, report):
     "The Python blocks of a page, as one program in their order"
     code = '\n'.join(printed.python_blocks(md))
     for was,now in small_python:
-        if name=='README.md' and was not in code: report(f'{name}: nothing to replace, {was!r} is not printed', 0., 'mend small_python')
+        if was not in code: report(f'{name} does not print {was!r}', 0., 'mend small_python')
         code = code.replace(was, now)
     (folder/'blocks.py').write_text(code, encoding='utf-8')
     report(f'the Python blocks of {name}', *run([sys.executable, 'blocks.py'], folder, env))
@@ -102,16 +113,18 @@ def tests(folder, env, report):
     shutil.copytree(root/'tests', folder/'tests', ignore=shutil.ignore_patterns('__pycache__'))
     (folder/'pytest.ini').write_text('[pytest]\nmarkers =\n    slow\n    weights\n    glue\n    gpu\n')
     files = 'tests/test_cli.py','tests/test_cli_hub.py'
-    report(f"pytest {' '.join(files)}", *run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *files], folder, env))
+    pytest = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider']
+    report(f"pytest {' '.join(files)}", *run([*pytest, *files], folder, env))
 
 def environment():
     "The versions that are tried"
-    names = 'adaptprune','torch','transformers','datasets','huggingface_hub','fastcore','accelerate','safetensors','numpy','pandas'
+    names = 'adaptprune','torch','transformers','datasets','huggingface_hub','fastcore','accelerate','safetensors','numpy'
     return ', '.join(f'{n} {metadata.version(n)}' for n in names)
 
 def main():
     import adaptprune
-    if Path(adaptprune.__file__).is_relative_to(root/'adaptprune'): sys.exit('This Python uses the checkout, not an installed wheel: run `make users`.')
+    if Path(adaptprune.__file__).is_relative_to(root/'adaptprune'):
+        sys.exit('This Python uses the checkout, not an installed wheel: run `make users`.')
     print(environment())
     report = Report()
     report('pip check', *run([sys.executable, '-m', 'pip', 'check'], root, os.environ))
