@@ -38,6 +38,12 @@ def notebook(path):
         if cell['cell_type']=='markdown': yield from code_of(src)
         else: yield from outputs(cell)
 
+def markdown(path):
+    "The markdown of a page"
+    src = path.read_text(encoding='utf-8')
+    if path.suffix!='.ipynb': return src
+    return '\n\n'.join(''.join(c['source']) for c in json.loads(src)['cells'] if c['cell_type']=='markdown')
+
 def pages():
     "The notebooks"
     found = sorted((root/'nbs').rglob('*.ipynb'))

@@ -14,9 +14,10 @@ sys.path[:0] = [str(root/'tools'), str(root/'tests')]
 from hub_server import Hub,client_env,owner
 import printed
 
-# What is printed in a Python block of the README, and what runs in its place
-small_python = [
-    ("'sst2', 'google-bert/bert-base-uncased', sparsity=.5", "'mini-sentiment', 'minilm', sparsity=.5, max_steps=4")]
+# The pages whose Python blocks are run; in each, what is printed and what runs in its place
+small_python = {
+    'README.md': [("'sst2', 'google-bert/bert-base-uncased', sparsity=.5", "'mini-sentiment', 'minilm', max_steps=4")],
+    'nbs/tutorials/ten_minutes.ipynb': [("'google-bert/bert-base-uncased', sparsity=.5", "'minilm', max_steps=4")]}
 
 def cut(name, n):
     "The header and the first `n` rows of each split of a mini task"
@@ -99,10 +100,11 @@ def commands(folder, env, report):
         command = small(words, folder)
         report(f'adaptprune {shlex.join(command)}', *run([adaptprune, *command], folder, env))
 
-def blocks(name, md, folder, env, report):
-    "The Python blocks of a page, as one program in their order"
-    code = '\n'.join(printed.python_blocks(md))
-    for was,now in small_python:
+def blocks(name, folder, env, report):
+    "The Python blocks of a page, as one program in their order; a tutorial has imported the public names"
+    code = '\n'.join(printed.python_blocks(printed.markdown(root/name)))
+    if name!='README.md': code = 'from adaptprune import *\n'+code
+    for was,now in small_python[name]:
         if was not in code: report(f'{name} does not print {was!r}', 0., 'mend small_python')
         code = code.replace(was, now)
     (folder/'blocks.py').write_text(code, encoding='utf-8')
@@ -138,7 +140,7 @@ def main():
         env.pop('PYTHONPATH', None)
         env.pop('GLUE_DIR', None)
         commands(folder, env, report)
-        blocks('README.md', (root/'README.md').read_text(encoding='utf-8'), folder, env, report)
+        for name in small_python: blocks(name, folder, env, report)
         tests(folder, env, report)
     if report.failed: sys.exit('\n'.join([f'{len(report.failed)} failed:', *(f'  {f}' for f in report.failed)]))
 
