@@ -16,7 +16,9 @@ import printed
 
 # The pages whose Python blocks are run; in each, what is printed and what runs in its place
 small_python = {
-    'README.md': [("'sst2', 'google-bert/bert-base-uncased', sparsity=.5", "'mini-sentiment', 'minilm', max_steps=4")],
+    'README.md': [
+        ("list(task.loaders['train'])*5", "list(task.loaders['train'])"),
+        ("'sst2', 'google-bert/bert-base-uncased', sparsity=.5", "'mini-sentiment', 'minilm', max_steps=4")],
     'nbs/tutorials/ten_minutes.ipynb': [("'google-bert/bert-base-uncased', sparsity=.5", "'minilm', max_steps=4")]}
 
 def cut(name, n):
