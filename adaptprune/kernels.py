@@ -10,11 +10,11 @@ __all__ = ['steps', 'Rule', 'write', 'step_of', 'adam_step', 'update', 'write_ma
 import math
 from dataclasses import dataclass
 
-# %% ../nbs/api/07_kernels.ipynb #a4ae825e
+# %% ../nbs/api/07_kernels.ipynb #6ae4e739
 import torch
 from torch import Tensor
 from .layer import gate, slope
-from .mask import pack_bits
+from .mask import pack_bits, pieces
 
 # %% ../nbs/api/07_kernels.ipynb #3d0a846f
 steps = 'plain','sign','adam'
@@ -37,7 +37,9 @@ class Rule:
         "Adam's two bias corrections"
         return [1-b**i for b in self.betas]
 
-# %% ../nbs/api/07_kernels.ipynb #8a1ad005
+# %% ../nbs/api/07_kernels.ipynb #ac35ce9d
+_where_above = torch.ops.aten.threshold_backward.grad_input      # `torch.where(theta>tau, w0, 0)` in one pass and no temporary
+
 def write(
     w:Tensor, # weights, overwritten
     w0:Tensor, # base weights
@@ -46,7 +48,8 @@ def write(
     t_l:float=math.inf # forward temperature
 ):
     "Eq. 2: `w = w0*gate(theta-tau)`, all of one shape"
-    if t_l==math.inf: torch.mul(w0, theta>tau, out=w)
+    if t_l==math.inf and w0.dtype==theta.dtype: _where_above(w0, theta, tau, grad_input=w)
+    elif t_l==math.inf: torch.mul(w0, theta>tau, out=w)
     else: w.copy_(gate(theta, tau, t_l).mul_(w0))
 
 def step_of(
@@ -311,7 +314,7 @@ def inside(
         if n_in<=len(out): return n_low, out[:n_in]
         room = 1.
 
-# %% ../nbs/api/07_kernels.ipynb #c07a5559
+# %% ../nbs/api/07_kernels.ipynb #d34502e6
 @_jit
 def _remember_kernel(t_at, n, tau, gone_at, BLOCK:tl.constexpr):
     "Set the bits of what lies at or below the threshold"
@@ -333,4 +336,6 @@ def remember(
     if theta.is_cuda and triton:
         _remember_kernel[(triton.cdiv(len(gone), 512),)](theta, len(theta), tau, gone, BLOCK=512)
         return
-    for t,g in zip(theta.split(2**22), gone.split(2**19)): g |= pack_bits(t<=tau)
+    size = 2**22 if theta.is_cuda else 2**17
+    for t,g in zip(theta.split(size), gone.split(size//8)):
+        for x in pieces(t): g |= pack_bits(torch.as_tensor(x<=tau))
