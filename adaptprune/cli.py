@@ -6,14 +6,12 @@
 __all__ = ['demo_methods', 'commands', 'text_table', 'option', 'Parser', 'make_parser', 'script', 'adapt', 'evaluate', 'info',
            'apply', 'export', 'push', 'pull', 'sweep', 'plot_density', 'demo', 'usage', 'parse', 'main']
 
-# %% ../nbs/api/27_cli.ipynb #128e7fa8
+# %% ../nbs/api/27_cli.ipynb #c9767000
 import json as js, os, re, sys, time
 from argparse import ArgumentParser
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
-from types import NoneType
-from typing import get_args, get_type_hints
 
 # %% ../nbs/api/27_cli.ipynb #25835897
 from fastcore.docments import docments
@@ -103,7 +101,7 @@ def script(
     parser = make_parser(func, prog=Path(sys.argv[0]).name)
     return func(**vars(parser.parse_args(_hyphens(sys.argv[1:]))))
 
-# %% ../nbs/api/27_cli.ipynb #8a45f100
+# %% ../nbs/api/27_cli.ipynb #96ed7962
 _need_text = "needs --text with the one or two columns that hold the text, such as --text question,answer."
 
 def _columns(text, option):
@@ -112,51 +110,39 @@ def _columns(text, option):
 
 def _data(task, train, dev, text, label, glue_dir):
     "The task and its splits, from a name or from the user's own files"
-    from adaptprune.glue import get_task, load_files, load_task
+    from adaptprune.tasks import get_task, load_files, load_task
     if train: return load_files(train, dev, text=_columns(text, '--train'), label=label)
     if dev or text: raise ValueError(f"{'--dev' if dev else '--text'} goes with --train, your own training file.")
     return get_task(task), load_task(task, glue_dir)
 
 def _check_asked(task, train):
     "Refuse to guess the task"
-    from adaptprune.glue import MINI
+    from adaptprune.tasks import MINI
     if task and train: raise ValueError(f"Give either --task ({task!r}) or --train ({train!r}), not both.")
     if not task and not train: raise ValueError(
         "Say what to adapt to: --task with a GLUE task (sst2, stsb, mnli, ...) or one that ships with adaptprune "
         f"({', '.join(MINI)}), or --train with your own file and --text with its text columns.")
 
-# %% ../nbs/api/27_cli.ipynb #f37f2d50
-_takes = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'a word'}
-
-def _value(text, kind):
-    "The value of a recipe's field from its text; a `ValueError` says what it takes"
-    kinds = get_args(kind) or (kind,)
-    if text.lower()=='none' and NoneType in kinds: return None
-    kind = next(k for k in _takes if k in kinds)
-    try: return dict(true=True, false=False)[text.lower()] if kind is bool else kind(text)
-    except (ValueError, KeyError): raise ValueError(_takes[kind]+(' or none' if NoneType in kinds else '')) from None
-
+# %% ../nbs/api/27_cli.ipynb #c3dddc11
 def _fields(text):
     "The fields of a recipe from text such as 'step=adam,dropout=0.1'"
-    from adaptprune.train import Recipe
-    kinds,fields = get_type_hints(Recipe), {}
+    from adaptprune.recipe import parse_field
+    fields = {}
     for part in text.split(',') if text else ():
         name,eq,value = part.partition('=')
-        if name not in kinds or not eq:
-            known = ', '.join(kinds)
-            raise ValueError(f"--set {part!r} is not FIELD=VALUE with a field of a recipe: they are {known}.")
-        try: fields[name] = _value(value, kinds[name])
-        except ValueError as e: raise ValueError(f"--set {part!r}: {name} takes {e}.") from None
+        if not eq: raise ValueError(f"--set takes FIELD=VALUE, such as step=adam, and got {part!r}.")
+        try: fields[name.strip()] = parse_field(name.strip(), value)
+        except ValueError as e: raise ValueError(f"--set takes FIELD=VALUE, and got {part!r}: {e}") from None
     return fields
 
-# %% ../nbs/api/27_cli.ipynb #69a6d051
+# %% ../nbs/api/27_cli.ipynb #e4d7051b
 def _holds_no_mask(out, force):
     if force or not (Path(out)/'adaptprune.json').exists(): return
     raise ValueError(f"{out!r} already holds a mask: give another --out, or --force to replace it.")
 
 def _mask_recipe(name, fields):
     "A recipe whose run ends in a mask"
-    from adaptprune.train import get_recipe
+    from adaptprune.recipe import get_recipe
     recipe = get_recipe(name, **_fields(fields))
     if recipe.method=='mask': return recipe
     use = "use 'distilled', 'default' or 'paper' (the demo compares with the others)"
@@ -171,7 +157,7 @@ def _adapted(task, r, out):
     took = f"{r['steps']:,} steps in {r['seconds']:.0f} s{teacher}"
     return f"{task.name}: {_metrics(r['metrics'])}\n{pruned}; {took}\nmask and head saved in {out}"
 
-# %% ../nbs/api/27_cli.ipynb #c4dd2098
+# %% ../nbs/api/27_cli.ipynb #d96db9ec
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -195,7 +181,7 @@ def adapt(
 ):
     "Adapt a pre-trained model to a task by pruning, and save the mask"
     from adaptprune.artifact import TaskMask
-    from adaptprune.train import adapt_task
+    from adaptprune.task import adapt_task
     _check_asked(task, train)
     recipe = _mask_recipe(recipe, set)
     _holds_no_mask(out, force or resume)
@@ -225,7 +211,7 @@ def _load(mask, model, revision):
         raise OSError(f"The base of this mask could not be loaded: {e} Another place can be named with --model.") from e
     return tm, net, tok, name
 
-# %% ../nbs/api/27_cli.ipynb #99cd8d1a
+# %% ../nbs/api/27_cli.ipynb #f25381d3
 def evaluate(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     model:str=None, # base model (default: the one that the mask names)
@@ -239,8 +225,8 @@ def evaluate(
     json:bool=False, # print JSON
 ):
     "Evaluate a saved mask on the dev set of its task"
-    from adaptprune.glue import make_loaders
-    from adaptprune.train import evaluate as score
+    from adaptprune.tasks import make_loaders
+    from adaptprune.setup import evaluate as score
     tm,net,tok,name = _load(mask, model, revision)
     t,data = _data(task or tm.info['task'], train, dev, text, label, glue_dir)
     loaders = make_loaders(data, tok)
@@ -248,7 +234,7 @@ def evaluate(
     said = '\n'.join(f'{t.name} {split}: {_metrics(m)}' for split,m in got.items())
     _tell(dict(mask=mask, model=name, task=t.name, metrics=got), json, said)
 
-# %% ../nbs/api/27_cli.ipynb #49b8f447
+# %% ../nbs/api/27_cli.ipynb #55bdf263
 def _about(tm, size):
     "What `info` tells of a mask of so many bytes"
     what = f"task {tm.info.get('task')} on {tm.base['model']}"
@@ -264,7 +250,8 @@ def info(
     json:bool=False, # print JSON
 ):
     "Say what a saved mask is: task, base, sparsity by layer, size"
-    from adaptprune.artifact import TaskMask, config_name, find_folder, read_config
+    from adaptprune.artifact import TaskMask, find_folder
+    from adaptprune.maskfile import config_name, read_config
     folder = find_folder(mask, **_revision(mask, revision))
     tm = TaskMask.from_pretrained(folder)
     files = config_name, read_config(folder)['data']['file']
@@ -274,18 +261,18 @@ def info(
     report = dict(info=tm.info, base=base, **counts, density_by_layer=tm.by('layer'))
     _tell(report, json, _about(tm, size))
 
-# %% ../nbs/api/27_cli.ipynb #494edab4
+# %% ../nbs/api/27_cli.ipynb #4d178ec1
 def _rows(first, second, input, text):
     "The examples as lists of one text or two"
-    from adaptprune.glue import _read
+    from adaptprune.tasks import read_file
     if bool(first)==bool(input):
         raise ValueError("Give either a text (--first, and --second for a pair) or a file of them (--input).")
     if not input: return [[t for t in (first, second) if t]]
-    return [v for _,v in _read(input, _columns(text, '--input'))]
+    return [v for _,v in read_file(input, _columns(text, '--input'))]
 
 def _check_rows(rows, task):
     "Refuse examples with another number of texts than the task takes, or without a text"
-    from adaptprune.glue import get_task
+    from adaptprune.tasks import get_task
     try: want = len(get_task(task).text)
     except (ValueError, TypeError): want = min(len(rows[0]), 2)
     if len(rows[0])!=want:
@@ -294,7 +281,7 @@ def _check_rows(rows, task):
     for i,r in enumerate(rows, 1):
         if not all(isinstance(t, str) and t.strip() for t in r): raise ValueError(f"Example {i} lacks a text: {r!r}.")
 
-# %% ../nbs/api/27_cli.ipynb #893d5eea
+# %% ../nbs/api/27_cli.ipynb #25f0bb3c
 def _encode(tok, rows):
     "Examples as a batch; a tokenizer without separators gets a line break between the texts"
     gap = '' if tok.num_special_tokens_to_add(pair=True) else '\n'
@@ -306,7 +293,7 @@ def _encode(tok, rows):
 def _predict(net, tok, rows, labels, size=64):
     "A dict for each example: its score, or its label and probability"
     import torch
-    from adaptprune.glue import with_padding
+    from adaptprune.tasks import with_padding
     tok = with_padding(tok)
     for i in range(0, len(rows), size):
         with torch.no_grad(): logits = net(**_encode(tok, rows[i:i+size])).logits.float()
@@ -327,7 +314,7 @@ def _answer(example, got):
     said = f"{got['score']:.3f}" if 'score' in got else f"{got['label']}  {got['probability']:.3f}"
     return f"{said}  {' | '.join(example)}"
 
-# %% ../nbs/api/27_cli.ipynb #d78b14d3
+# %% ../nbs/api/27_cli.ipynb #eb9cc40b
 def apply(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     first:str=None, # a text to judge
@@ -341,7 +328,7 @@ def apply(
     json:bool=False, # print JSON
 ):
     "Predict with a saved mask: for one text, or for a file of them"
-    from adaptprune.export import new_path
+    from adaptprune.files import new_path
     _free(out, force)
     _check_lines(out)
     tm,net,tok,_ = _load(mask, model, revision)
@@ -408,7 +395,7 @@ def pull(
     tm.save_pretrained(out)
     _tell(dict(repo_id=repo_id, out=out, sparsity=tm.sparsity), json, f"{out}: {tm}")
 
-# %% ../nbs/api/27_cli.ipynb #51df3677
+# %% ../nbs/api/27_cli.ipynb #3d5e3c4e
 def _mean(row):
     "A row of the table of means: NaN is left empty, the sparsity is shown as it was asked for"
     row = {k: None if v!=v else v for k,v in row.items()}
@@ -428,7 +415,8 @@ def sweep(
     json:bool=False, # print JSON
 ):
     "Run what a declared sweep lacks, one recorded line a run, and tell the means over seeds"
-    from adaptprune.experiment import results_frame, run_sweep, summarise, sweep_jobs
+    from adaptprune.results import results_frame, summarise
+    from adaptprune.sweep import run_sweep, sweep_jobs
     if jobs:
         lines = sweep_jobs(file, glue_dir, only, model, out)
         return _tell(lines, json, '\n'.join(lines))
@@ -476,7 +464,7 @@ def _save_demo(res, folder, plot):
     plot_density(res.mask, plot)
     return sum(f.stat().st_size for f in folder.iterdir())/1e6
 
-# %% ../nbs/api/27_cli.ipynb #cee37c38
+# %% ../nbs/api/27_cli.ipynb #7b227e86
 def demo(
     task:str='mini-similarity', # a mini task
     sparsity:float=.5, # fraction of the weights to prune
@@ -486,7 +474,7 @@ def demo(
     json:bool=False, # print JSON
 ):
     "Adapt the packaged MiniLM to a task that ships with adaptprune, beside feature extraction and fine-tuning"
-    from adaptprune.train import adapt_task
+    from adaptprune.task import adapt_task
     folder,plot = Path(out)/task, Path(out)/'kept_by_layer.png'
     rows,began = [], time.perf_counter()
     for name,(recipe,asked) in demo_methods.items():

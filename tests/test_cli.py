@@ -50,6 +50,8 @@ mini = ['adapt', '--task', 'mini-sentiment']
     ([*mini, '--set', 'dropout=2'], ['dropout', '2.0']),
     (['evaluate', 'no-such-mask'], ['no-such-mask']),
     (['info', 'no-such-mask'], ['no-such-mask']),
+    ([*mini, '--set', 'margin=.1'], ['margin', 'retired']),
+    ([*mini, '--set', 'spread=none'], ['spread', 'a number']),
     (['apply', 'no-such-mask', '--first', 'a', '--out', 'a.csv'], ["'a.csv'", '.jsonl']),
     (['version'], ["Unknown command 'version'", 'Did you mean --version?', 'adapt']),
     (['adpat', '--task', 'sst2'], ["Unknown command 'adpat'", 'Did you mean adapt?']),
@@ -99,17 +101,11 @@ def test_only_names_of_options_are_respelt():
 def test_a_default_that_is_zero_is_told(): assert '(default: 0)' in cli.make_parser(cli.adapt).format_help()
 
 def test_fields_are_of_their_own_kind():
-    got = cli._fields('step=adam,every=2,alpha=1e-3,recovery=False,margin=.2')
-    assert got==dict(step='adam', every=2, alpha=1e-3, recovery=False, margin=.2) and cli._fields(None)=={}
-    assert {k: type(v) for k,v in got.items()}==dict(step=str, every=int, alpha=float, recovery=bool, margin=float)
+    got = cli._fields('step=adam,every=2,alpha=1e-3,recovery=False,spread=.2')
+    assert got==dict(step='adam', every=2, alpha=1e-3, recovery=False, spread=.2) and cli._fields(None)=={}
+    assert {k: type(v) for k,v in got.items()}==dict(step=str, every=int, alpha=float, recovery=bool, spread=float)
 
-@pytest.mark.parametrize('kind, text, value', [
-    (float|None, 'none', None), (float|None, '.5', .5), (int|None, 'None', None), (bool, 'TRUE', True), (str, 'none', 'none'), (str|None, 'mean', 'mean')])
-def test_none_where_a_field_takes_it(kind, text, value): assert cli._value(text, kind)==value
-
-def test_none_elsewhere_is_refused():
-    with pytest.raises(ValueError, match='a number$'): cli._value('none', float)
-    with pytest.raises(ValueError, match='a number or none$'): cli._value('nothing', float|None)
+def test_none_unsets_a_field(): assert cli._fields('dropout=none,alpha=None,decay=none')==dict(dropout=None, alpha=None, decay='none')
 
 def test_unknown_option_is_refused():
     r = subprocess.run([sys.executable, '-m', 'adaptprune.cli', 'adapt', '--sparcity', '.5'], capture_output=True, text=True)

@@ -69,7 +69,7 @@ def test_modules_are_still_modules():
     assert not {p.stem for p in (root/'adaptprune').glob('*.py')} & set(adaptprune.__all__)
 
 @pytest.mark.parametrize('path, params', [
-    ('TaskMask.save_pretrained', ['path']), ('TaskMask.from_pretrained', ['path']), ('TaskMask.push_to_hub', ['repo_id']),
+    ('TaskMask.save_pretrained', ['folder', 'reference']), ('TaskMask.from_pretrained', ['name']), ('TaskMask.push_to_hub', ['repo_id']),
     ('MultiTask.use', ['name']),
     ('MaskOptimizer.step', []), ('adapt', ['model', 'sparsity']), ('adapt_task', ['task', 'sparsity'])])
 def test_help_shows_the_parameters(path, params):
