@@ -18,7 +18,7 @@ import printed
 small_python = {
     'README.md': [
         ("list(task.loaders['train'])*5", "list(task.loaders['train'])"),
-        ("'sst2', 'google-bert/bert-base-uncased', sparsity=.5", "'mini-sentiment', 'minilm', max_steps=4")],
+        ("'sst2', 'minilm', sparsity=.5", "'mini-sentiment', 'minilm', max_steps=4")],
     'nbs/tutorials/ten_minutes.ipynb': [("'google-bert/bert-base-uncased', sparsity=.5", "'minilm', max_steps=4")]}
 
 def cut(name, n):
