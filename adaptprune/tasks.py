@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GLUE', 'MINI', 'Task', 'get_task', 'compute_metrics', 'read_rows', 'to_dataset', 'load_folder', 'load_hub',
-           'load_task', 'infer_labels', 'holdout', 'load_files', 'BucketBatchSampler', 'TokenisedDataset',
+           'load_task', 'read_file', 'infer_labels', 'holdout', 'load_files', 'BucketBatchSampler', 'TokenisedDataset',
            'with_padding', 'make_loaders']
 
 # %% ../nbs/api/09_tasks.ipynb #e72abb43
@@ -123,11 +123,11 @@ def compute_metrics(
     if task.kind=='classification': p,y = p.argmax(1),y.astype(int)
     return {m: float(_metrics[m](y, p)) for m in task.metrics}
 
-# %% ../nbs/api/09_tasks.ipynb #edf7a992
+# %% ../nbs/api/09_tasks.ipynb #1720a8b7
 def _fields(path):
     try:
         with path.open('r', encoding='utf-8-sig', newline='\n') as f:
-            if path.name.endswith('.csv'):
+            if path.suffix.lower()=='.csv':
                 rows = csv.reader(f, strict=True)
                 yield from ((rows.line_num, r) for r in rows if r)
             else: yield from ((i, s.split('\t')) for i,line in enumerate(f, 1) if (s := line.rstrip('\r\n')))
@@ -243,7 +243,7 @@ def load_task(
     if source=='folder' and not glue_dir: raise ValueError("source='folder' needs glue_dir=... or the variable GLUE_DIR.")
     return load_folder(task, _find(task, glue_dir), skip_bad_rows) if glue_dir and source!='hub' else load_hub(task)
 
-# %% ../nbs/api/09_tasks.ipynb #ff0bda7a
+# %% ../nbs/api/09_tasks.ipynb #4429cc10
 def _read_jsonl(path, columns):
     out,have = [],{}
     for i,line in enumerate(path.read_text(encoding='utf-8-sig').split('\n'), 1):
@@ -262,11 +262,16 @@ def _read_parquet(path, columns):
 
 _readers = {'.csv': read_rows, '.tsv': read_rows, '.jsonl': _read_jsonl, '.parquet': _read_parquet}
 
-def _read(path, columns):
+def read_file(
+    path, # a .csv, .tsv, .jsonl or .parquet file; another extension raises `ValueError`
+    columns # names of the wanted columns
+) -> list: # (line number, [value of each wanted column]) of each row; no rows raise `ValueError`
+    "Read the wanted columns of a file, whatever its kind"
     path = Path(path).expanduser()
-    if path.suffix not in _readers: raise ValueError(f"{path}: unknown extension {path.suffix!r}, use one of {', '.join(_readers)}.")
+    kind = path.suffix.lower()
+    if kind not in _readers: raise ValueError(f"{path}: unknown extension {path.suffix!r}, use one of {', '.join(_readers)}.")
     if not path.is_file(): raise FileNotFoundError(f"There is no file {path}.")
-    if rows := _readers[path.suffix](path, columns): return rows
+    if rows := _readers[kind](path, columns): return rows
     raise ValueError(f"{path} holds no rows.")
 
 # %% ../nbs/api/09_tasks.ipynb #c97dbc56
@@ -304,7 +309,7 @@ def holdout(
     train,held = _held(ds['train'], share, seed)
     return DatasetDict({**ds, 'train': train, 'validation': held})
 
-# %% ../nbs/api/09_tasks.ipynb #9ba07221
+# %% ../nbs/api/09_tasks.ipynb #c39b2ffd
 def load_files(
     train, # path of a .csv, .tsv, .jsonl or .parquet file
     dev=None, # the same for the dev set; `None` holds out a tenth of train
@@ -315,7 +320,7 @@ def load_files(
 ) -> tuple: # `Task`, `DatasetDict` with train and dev; faults raise `ValueError` with file and line
     "A task from your own files"
     text = (text,) if isinstance(text, str) else tuple(text)
-    rows = _read(train, [*text, label])
+    rows = read_file(train, [*text, label])
     kind,labels = infer_labels((v[-1] for _,v in rows), kind)
     if kind=='classification' and len(labels)<2:
         raise ValueError(f"{train}: the label column {label!r} holds {'only one class, '+repr(labels[0]) if labels else 'no labels'}.")
@@ -323,7 +328,7 @@ def load_files(
     task = Task(Path(train).stem, text, label, labels, metrics, kind)
     ds = to_dataset(task, rows, train)
     if dev is None: return task, DatasetDict(zip(('train', 'dev'), _held(ds, .1, seed)))
-    return task, DatasetDict(train=ds, dev=to_dataset(task, _read(dev, [*text, label]), dev))
+    return task, DatasetDict(train=ds, dev=to_dataset(task, read_file(dev, [*text, label]), dev))
 
 # %% ../nbs/api/09_tasks.ipynb #1682d08a
 def _positive(**kw):
