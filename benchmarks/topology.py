@@ -1,6 +1,6 @@
 """Where the masks of a sweep prune: every table of `adaptprune.topology` for each saved mask, and the overlap of each pair that shares a sparsity.
 
-    adaptprune sweep sweeps/cpu.toml --glue_dir PATH --out runs/again.jsonl              first: learns the masks again, and keeps them in runs/masks
+    adaptprune sweep sweeps/cpu.toml --glue-dir PATH --out runs/again.jsonl          # first: learns the masks again, and keeps them in runs/masks
     python benchmarks/topology.py --runs results/paper_cpu.jsonl                         adds the tables of those that results/topology.json lacks; ten seconds of one core for each
     python benchmarks/topology.py --runs results/paper_cpu.jsonl --afresh                only the masks in the folder
 
