@@ -10,7 +10,7 @@ __all__ = ['steps', 'Rule', 'write', 'step_of', 'adam_step', 'update', 'write_ma
 import math
 from dataclasses import dataclass
 
-# %% ../nbs/api/07_kernels.ipynb #6ae4e739
+# %% ../nbs/api/07_kernels.ipynb #e14e1e47
 import torch
 from torch import Tensor
 from .layer import gate, slope
@@ -37,7 +37,7 @@ class Rule:
         "Adam's two bias corrections"
         return [1-b**i for b in self.betas]
 
-# %% ../nbs/api/07_kernels.ipynb #ac35ce9d
+# %% ../nbs/api/07_kernels.ipynb #47201370
 _where_above = torch.ops.aten.threshold_backward.grad_input      # `torch.where(theta>tau, w0, 0)` in one pass and no temporary
 
 def write(
@@ -49,7 +49,7 @@ def write(
 ):
     "Eq. 2: `w = w0*gate(theta-tau)`, all of one shape"
     if t_l==math.inf and w0.dtype==theta.dtype: _where_above(w0, theta, tau, grad_input=w)
-    elif t_l==math.inf: torch.mul(w0, theta>tau, out=w)
+    elif t_l==math.inf: torch.mul(w0, theta>tau, out=w).add_(0.)            # no -0
     else: w.copy_(gate(theta, tau, t_l).mul_(w0))
 
 def step_of(
@@ -59,12 +59,13 @@ def step_of(
     tau:float, # threshold
     rule:Rule
 ) -> Tensor: # float32, new
-    "Eq. 4: what theta's step is made of, `dl/dw * w0 * slope`; its sign for a sign step"
+    "Eq. 4: what theta's step is made of, `dl/dw * w0 * slope`; its sign for a sign step. What is not finite becomes NaN"
     d = torch.mul(grad, w0) if grad.dtype==torch.float32 else grad.float().mul_(w0)
-    if rule.step=='sign': return d.sign_()
-    return d if rule.t_s==0 else d.mul_(slope(theta, tau, rule.t_s))
+    if rule.step=='sign': return d.sign().add_(d, alpha=0.)
+    if rule.t_s!=0: d.mul_(slope(theta, tau, rule.t_s))
+    return d.add_(d, alpha=0.)                  # 0 times infinity is NaN
 
-# %% ../nbs/api/07_kernels.ipynb #b43e74c3
+# %% ../nbs/api/07_kernels.ipynb #93fd2a06
 def adam_step(
     d:Tensor, # gradient of theta
     m:Tensor, # its average, updated
@@ -88,18 +89,17 @@ def update(
     lr:float, # learning rate alpha
     rule:Rule,
     moments=None, # (m, v) of Adam, each (n,) float32
-    i:int=1, # steps taken, this one included
-    piece:int=2**16 # weights at a time
+    i:int=1 # steps taken, this one included
 ):
     "Eq. 5 and Eq. 2 for one matrix"
-    if grad.is_cuda: piece = len(w)
-    parts = [t.split(piece) for t in (w, grad, w0, theta, *(moments or ()))]
+    size = max(len(w), 1) if grad.is_cuda else 2**16
+    parts = [t.split(size) for t in (w, grad, w0, theta, *(moments or ()))]
     for x,g,z,t,*mv in zip(*parts):
         d = step_of(g, z, t, tau, rule)
         t.sub_(adam_step(d, *mv, i, rule) if mv else d, alpha=lr)
         write(x, z, t, tau, rule.t_l)
 
-# %% ../nbs/api/07_kernels.ipynb #e8d81744
+# %% ../nbs/api/07_kernels.ipynb #e917b2ed
 def write_many(ws, w0s, thetas, taus, t_l=math.inf):
     "`write` for lists of tensors"
     gates = torch._foreach_sub(thetas, taus)
@@ -112,13 +112,17 @@ def write_many(ws, w0s, thetas, taus, t_l=math.inf):
         torch._foreach_clamp_max_(gates, 30.)
         torch._foreach_sigmoid_(gates)
     torch._foreach_mul_(gates, w0s)
+    torch._foreach_add_(gates, 0.)              # no -0
     torch._foreach_copy_(ws, gates)
 
 def _steps_of(grads, w0s, thetas, taus, rule):
     "`step_of` for lists of tensors"
     ds = torch._foreach_mul([g.float() for g in grads], w0s)
-    if rule.step=='sign': torch._foreach_sign_(ds)
-    elif rule.t_s!=0:
+    if rule.step=='sign':
+        signs = torch._foreach_sign(ds)
+        torch._foreach_add_(signs, ds, alpha=0.)
+        return signs
+    if rule.t_s!=0:
         p = torch._foreach_sub(thetas, taus)
         torch._foreach_mul_(p, rule.t_s)
         torch._foreach_sigmoid_(p)
@@ -127,6 +131,7 @@ def _steps_of(grads, w0s, thetas, taus, rule):
         torch._foreach_mul_(rest, p)
         torch._foreach_mul_(rest, rule.t_s)
         torch._foreach_mul_(ds, rest)
+    torch._foreach_add_(ds, ds, alpha=0.)
     return ds
 
 # %% ../nbs/api/07_kernels.ipynb #7ec11990
@@ -161,7 +166,7 @@ def update_many(
     torch._foreach_add_(thetas, ds, alpha=-lr)
     write_many(ws, w0s, thetas, taus, rule.t_l)
 
-# %% ../nbs/api/07_kernels.ipynb #0e82b98a
+# %% ../nbs/api/07_kernels.ipynb #69d7dd6b
 try: import triton, triton.language as tl
 except ImportError:
     triton = None
@@ -173,16 +178,17 @@ _jit = triton.jit if triton else lambda f: f
 def _moved(g, z, t, tau, lr, t_s, SIGN:tl.constexpr, STRAIGHT:tl.constexpr):
     "Eq. 4 and 5 for a block"
     d = g.to(tl.float32)*z.to(tl.float32)
-    if SIGN: d = tl.where(d>0, 1., tl.where(d<0, -1., d))           # a NaN stays one, and is found at the next threshold update
+    bad = d-d                                   # 0, or NaN where d is not finite: found at the next threshold update
+    if SIGN: d = tl.where(d>0, 1., tl.where(d<0, -1., d))
     elif not STRAIGHT:
         p = tl.sigmoid((t-tau)*t_s)
         d = d*((1-p)*p*t_s)
-    return t-lr*d
+    return t-lr*(d+bad)
 
 @_jit
 def _gated(z, t, tau, t_l, HARD:tl.constexpr):
     "Eq. 2 for a block"
-    z = z.to(tl.float32)
+    if z.dtype!=tl.float64: z = z.to(tl.float32)
     if HARD: out = tl.where(t>tau, z, 0.)
     else: out = z*tl.sigmoid(tl.minimum(tl.maximum((t-tau)*t_l, -100.), 30.))
     return out
@@ -314,7 +320,7 @@ def inside(
         if n_in<=len(out): return n_low, out[:n_in]
         room = 1.
 
-# %% ../nbs/api/07_kernels.ipynb #d34502e6
+# %% ../nbs/api/07_kernels.ipynb #4fabaab5
 @_jit
 def _remember_kernel(t_at, n, tau, gone_at, BLOCK:tl.constexpr):
     "Set the bits of what lies at or below the threshold"

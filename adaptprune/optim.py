@@ -10,17 +10,17 @@ __all__ = ['choices', 'MaskSettings', 'fitted_reach', 'fitted_alpha', 'Place', '
 import hashlib, math, warnings, weakref
 from dataclasses import dataclass, replace
 
-# %% ../nbs/api/08_optim.ipynb #fbb6044f
+# %% ../nbs/api/08_optim.ipynb #0cf6aba4
 import torch
 from torch import Tensor, nn
 from . import kernels
 from .anatomy import maskable, plain_name, unwrap
 from .kernels import OneLaunch, Rule
-from .mask import Mask, check_sparsity, group_names, locate, n_pruned, pack_bits, unpack_bits
+from .mask import Mask, check_sparsity, group_names, locate, n_pruned, pack_bits, pieces, unpack_bits
 from .scores import start_theta, starts
 from .sparsity import Shards, decays, rate_factor, schedules, sharded_threshold, threshold
 
-# %% ../nbs/api/08_optim.ipynb #8fba2858
+# %% ../nbs/api/08_optim.ipynb #b2f7f90a
 @dataclass(frozen=True)
 class MaskSettings:
     "The choices of the algorithm, in the paper's symbols. A value that no run can use raises `ValueError`"
@@ -56,20 +56,22 @@ class MaskSettings:
         for name in ('schedule_end', 'warmup'):
             x = getattr(self, name)
             if not 0<=x<=1: raise ValueError(f"{name} must be a fraction of the steps, 0 to 1, got {x!r}.")
-        if self.every<1: raise ValueError(f"every must be 1 or more, got {self.every!r}.")
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every<1:
+            raise ValueError(f"every must be a number of steps, 1 or more, got {self.every!r}.")
+        if self.reach==0: raise ValueError("reach must be positive, got 0: for a theta that does not move, alpha=0.")
 
     @property
     def rule(self) -> Rule: return Rule(self.step, self.t_l, self.t_s)
 
 choices = dict(start=starts, head_step=('adam', 'plain'), schedule=tuple(schedules), decay=decays)
 
-# %% ../nbs/api/08_optim.ipynb #c379ea6e
+# %% ../nbs/api/08_optim.ipynb #0fbcfd27
 def fitted_reach(
     settings:MaskSettings,
     sparsity:float # sparsity that the run is to end at
 ) -> float: # in spreads of the initial distribution
     "How far thetas travel: what the settings say, or one spread from a sparsity of 40 % up, and up to two below"
-    if settings.reach: return settings.reach
+    if settings.reach is not None: return settings.reach
     return min(max(.4/max(sparsity, 1e-9), 1.), 2.)
 
 def fitted_alpha(
@@ -82,7 +84,7 @@ def fitted_alpha(
     total = sum(rate_factor((i+.5)/steps, settings.warmup, settings.decay) for i in range(steps))
     return fitted_reach(settings, sparsity)*settings.spread/total
 
-# %% ../nbs/api/08_optim.ipynb #5663c8da
+# %% ../nbs/api/08_optim.ipynb #a0e5df09
 def _local(t):
     "The part of a tensor that this process holds"
     return t.to_local() if hasattr(t, 'to_local') else t
@@ -101,7 +103,9 @@ class Place:
             raise ValueError(f"The weight {name!r} shares or skips memory (shape {tuple(self.shape)}, strides {self.stride}): "
                 "make it contiguous first, `p.data = p.data.contiguous()`.")
         self.w0 = self.flat(here).clone()
-        self.version = param._version
+        if not self.w0.isfinite().all():
+            raise ValueError(f"The weight {name!r} holds values that are not finite: mend it, or leave it out by weights=['*', '!{name}'].")
+        self.version,self.at = param._version,here.data_ptr()
 
     def flat(self, t):
         "A tensor of this place's shape as a row of numbers, in the order of the weight's memory"
@@ -114,6 +118,19 @@ class Place:
 
     @property
     def weight(self): return self.flat(_local(self.param.detach()))
+
+    def moved(self):
+        "Has the weight got other memory since the last look? A weight of another precision or layout raises `RuntimeError`"
+        here = _local(self.param.detach())
+        if here.dtype!=self.dtype:
+            raise RuntimeError(f"The weight {self.name!r} was {self.dtype} when the optimiser was made and is {here.dtype} now: "
+                "cast the model first, then make the optimiser.")
+        if here.data_ptr()==self.at and here.device==self.w0.device: return False
+        if (here.shape, here.stride())!=(self.shape, self.stride):
+            raise RuntimeError(f"The weight {self.name!r} had shape {tuple(self.shape)} and strides {self.stride} when the optimiser "
+                f"was made, and has {tuple(here.shape)} and {here.stride()} now: change the layout first, then make the optimiser.")
+        self.at,self.version = here.data_ptr(),None
+        return True
 
     @property
     def offset(self):
@@ -132,7 +149,7 @@ class Place:
         if not hasattr(self.param, 'to_local'): return self.flat(whole)
         return whole.reshape(-1)[self.offset:self.offset+self.n]
 
-# %% ../nbs/api/08_optim.ipynb #48067434
+# %% ../nbs/api/08_optim.ipynb #bfeb2545
 def _whole(p): return p.full_tensor() if hasattr(p, 'full_tensor') else p
 
 class LearningPlace(Place):
@@ -155,7 +172,8 @@ class LearningPlace(Place):
         grad = _local(self.param.grad)
         if grad.is_sparse and rule.step=='adam': grad = grad.to_dense()
         if grad.is_sparse: return self._learn_rows(grad.coalesce(), lr, rule)
-        kernels.update(self.weight, self.flat(grad), self.w0, self.theta, self.group.tau, lr, rule, self.moments(rule), i)
+        kernels.update(self.weight, self.flat(grad), self.w0, self.theta, self.group.tau, lr, rule,
+            self.moments(rule), i)
 
     def _learn_rows(self, grad, lr, rule):
         "The same for the rows that a batch looked up"
@@ -219,7 +237,7 @@ def _shard_group(param):
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #9945e473
+# %% ../nbs/api/08_optim.ipynb #e5703b0a
 class MovingGroup(Group):
     "A group whose threshold is moved"
     def move(self, sparsity):
@@ -241,12 +259,16 @@ class MovingGroup(Group):
 
     def pruned(self) -> int:
         "How many weights are pruned"
-        return self._count((t<=self.tau).count_nonzero() for t in self.theta.split(2**22))
+        return self._count(torch.as_tensor((t<=self.tau).sum()) for t in pieces(self.theta))
+
+    def nans(self) -> int:
+        "How many thetas are NaN"
+        return self._count(t.isnan().count_nonzero() for t in self.theta.split(2**22))
 
     def back(self) -> int:
         "How many of the kept weights had been pruned at an earlier threshold update"
-        pieces = zip(self.theta.split(2**22), self.gone.split(2**19))
-        return self._count(((t>self.tau) & unpack_bits(g, len(t))).count_nonzero() for t,g in pieces)
+        both = zip(self.theta.split(2**22), self.gone.split(2**19))
+        return self._count(((t>self.tau) & unpack_bits(g, len(t))).count_nonzero() for t,g in both)
 
     def remember(self):
         "Note what is pruned now"
@@ -256,7 +278,7 @@ class MovingGroup(Group):
         "What is pruned stays so"
         self.theta.masked_fill_(self.theta<=self.tau, -torch.inf)
 
-# %% ../nbs/api/08_optim.ipynb #d0cd5042
+# %% ../nbs/api/08_optim.ipynb #c66a462b
 _owners = weakref.WeakValueDictionary()     # id of a parameter -> what masks it
 
 class Frozen:
@@ -267,22 +289,27 @@ class Frozen:
         weights='all' # which weights get masks, as in `maskable`
     ):
         self.base,self.tables = unwrap(base),{}
+        if not isinstance(base, nn.Module):
+            raise ValueError(f"base must be a module, whose weights get masks, got {type(base).__name__}: give the module, not its parameters.")
         mine = set(map(id, head))
         self.chosen = {n: p for n,p in maskable(base, weights).items() if id(p) not in mine}
         if not self.chosen: raise ValueError(f"All weights that {weights!r} chooses are parameters of the head: give another base.")
-        for n,p in self.chosen.items(): self._claim(n, p)
+        for n,p in self.chosen.items(): self._check_free(n, p)
+        for p in self.chosen.values(): _owners[id(p)] = self
         outside = [p for p in self.base.parameters() if id(p) not in mine]
         self.flags = [(p, p.requires_grad) for p in [*outside, *head]]
         for p in outside: p.requires_grad_(False)
         for p in [*self.chosen.values(), *head]: p.requires_grad_(True)
 
-    def _claim(self, name, p):
-        "A weight has one optimiser"
+    def _check_free(self, name, p):
+        "A weight that holds values, and has no optimiser yet"
         if not p.is_leaf: raise ValueError(f"The weight {name!r} is no leaf of the graph: mask the parameter that it is computed from.")
         if p.is_meta: raise ValueError(f"The weight {name!r} is on the meta device and holds no values: load the model first.")
+        if p.is_inference(): raise ValueError(f"The weight {name!r} was made in inference mode: load the model outside of it.")
+        if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            raise ValueError(f"The weight {name!r} is {p.dtype}: masks need float32, bfloat16, float16 or float64.")
         if id(p) in _owners and _owners[id(p)].holds(p):
             raise ValueError(f"The weight {name!r} has a mask optimiser already: `close()` that one first.")
-        _owners[id(p)] = self
 
     def holds(self, p): return any(p is q for q in self.chosen.values())
 
@@ -303,22 +330,36 @@ class Frozen:
             if _owners.get(id(p)) is self: del _owners[id(p)]
         self.flags,self.tables = [],{}
 
-# %% ../nbs/api/08_optim.ipynb #60440c49
+# %% ../nbs/api/08_optim.ipynb #e067d165
 class MaskedWeights(Frozen):
     "The masked weights of a model, which is at every moment the network that would ship"
     def __init__(self, base, head=(), weights='all', budget='global', thetas=None, t_l=math.inf):
         super().__init__(base, head, weights)
         self.t_l = t_l
-        try:
-            places = {n: LearningPlace(n, p) for n,p in self.chosen.items()}
-            starts = {n: p.part(thetas(n, _whole(p.param.detach()))) for n,p in places.items()}
+        self.launches,self.thresholds = None,None
+        try: self._begin(budget, thetas)
         except BaseException:
             self.release()
             raise
-        self.groups = [MovingGroup(g, [places[n] for n in names], starts) for g,names in group_names(places, budget).items()]
-        self.places = {p.name: p for p in places.values()}
+
+    def _begin(self, budget, thetas):
+        "Give each weight its theta, and each group its weights"
+        names = group_names(self.chosen, budget)
+        self.places = {n: LearningPlace(n, p) for n,p in self.chosen.items()}
+        self._check_together()
+        starts = {n: p.part(thetas(n, _whole(p.param.detach()))) for n,p in self.places.items()}
+        self.groups = [MovingGroup(g, [self.places[n] for n in ns], starts) for g,ns in names.items()]
         self.n = sum(g.n for g in self.groups)
-        self.launches,self.thresholds = None,None
+
+    def _check_together(self):
+        "Refuse weights on several devices, and weights of which only some are spread over processes"
+        first = next(iter(self))
+        for p in self:
+            here,there = _local(p.param).device,_local(first.param).device
+            if here!=there: raise ValueError(f"The weight {p.name!r} is on {here} and {first.name!r} on {there}: "
+                "a base lies on one device. Move it, or mask its parts one by one.")
+            if hasattr(p.param, 'to_local')!=hasattr(first.param, 'to_local'):
+                raise ValueError(f"Of the weights {p.name!r} and {first.name!r} only one is sharded: call `fully_shard` on the whole base.")
 
     def __iter__(self): return iter(self.places.values())
 
@@ -326,16 +367,14 @@ class MaskedWeights(Frozen):
     def device(self): return self.groups[0].theta.device
 
     def follow(self):
-        "Go where the model is; a model whose precision changed raises `RuntimeError`"
-        first = next(iter(self))
-        device = _local(first.param).device
-        for p in self:
-            if p.param.dtype==p.dtype: continue
-            raise RuntimeError(f"The weight {p.name!r} was {p.dtype} when the optimiser was made and is {p.param.dtype} now: "
-                "cast the model first, then make the optimiser.")
-        if device==first.theta.device: return
-        for g in self.groups: g.to(device)
+        "Go where the model is: to another device, or to other memory. Returns whether the device is another"
+        if not any([p.moved() for p in self]): return False
+        self._check_together()
         self.launches,self.thresholds = None,None
+        device = _local(next(iter(self)).param).device
+        if device==self.device: return False
+        for g in self.groups: g.to(device)
+        return True
 
     def taus(self):
         "The thresholds on the device, copied when they have changed"
@@ -356,11 +395,14 @@ class MaskedWeights(Frozen):
                 for i,p in enumerate(ps): p.launch = launch,i
         return self.launches
 
-# %% ../nbs/api/08_optim.ipynb #e4939676
+# %% ../nbs/api/08_optim.ipynb #46c5b1b2
 class WrittenWeights(MaskedWeights):
     "Masked weights that are written into the model and read off it"
+    restored = False            # does the model hold the base at the moment?
+
     def write(self):
         "Eq. 2 for every weight"
+        self.restored = False
         launches = self.one_launch()
         for _,launch in launches: launch.write(self.taus(), Rule(t_l=self.t_l))
         if not launches:
@@ -375,17 +417,27 @@ class WrittenWeights(MaskedWeights):
         "Put the base weights back, bit for bit"
         for p in self: p.weight.copy_(p.w0)
         self.note()
+        self.restored = True
 
     def check_untouched(self):
-        "Refuse weights that something else changed; the same values written again are no change"
+        "Refuse weights that something else changed; the same values written again are no change. A restored base is masked again"
+        if self.restored: self.write()
         for p in self:
             if p.param._version==p.version: continue
             p.version = p.param._version
             want = torch.empty_like(p.w0)
             kernels.write(want, p.w0, p.theta, p.group.tau, self.t_l)
-            if torch.equal(p.weight, want): continue
+            if torch.equal(p.weight, want) or self.t_l!=math.inf and torch.allclose(p.weight, want, rtol=.01): continue
             raise RuntimeError(f"The weight {p.name!r} was changed from outside since the last step (another optimiser, or a "
                 "checkpoint?): it belongs to the mask optimiser. Load the optimiser's state after the model's, or make a new optimiser.")
+
+    def check_there(self):
+        "Refuse a base that holds other parameters than when the optimiser was made"
+        now = {plain_name(n): p for n,p in self.base.named_parameters()}
+        for p in self:
+            if now.get(p.name) is p.param: continue
+            raise RuntimeError(f"The base no longer holds the parameter {p.name!r} that it had when the optimiser was made (`assign=True`, "
+                "`fully_shard`, or a move to the meta device?): change the model first, then make the optimiser.")
 
     def kept(self, p):
         "Which weights of a place are kept, by what the model holds"
@@ -395,6 +447,7 @@ class WrittenWeights(MaskedWeights):
 
     def mask(self) -> Mask:
         "The mask that the model stands at, on the CPU"
+        self.check_there()
         bits = {p.name: p.shaped(self.kept(p) if self.t_l==math.inf else p.theta>p.group.tau) for p in self}
         return Mask({n: _gathered(b, self.places[n].param).cpu() for n,b in bits.items()})
 
@@ -446,7 +499,7 @@ class _Starts:
             start = self.scores[name]
         return start_theta(w0, start, spread=s.spread, mean=s.mean, std=s.std, generator=self.generator)
 
-# %% ../nbs/api/08_optim.ipynb #26f54c35
+# %% ../nbs/api/08_optim.ipynb #e51248c2
 class _Prepared(torch.optim.Optimizer):
     "Weights, settings, groups of parameters"
     def __init__(self, base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward):
@@ -454,7 +507,8 @@ class _Prepared(torch.optim.Optimizer):
         self.alpha,self.rule = fitted_alpha(settings, steps, sparsity),settings.rule
         self.every = settings.every if settings.recovery else 1
         self.schedule = schedules[settings.schedule]
-        self.i,self.done,self.in_backward = 0,False,in_backward
+        self.i,self.done,self.closed = 0,False,False
+        self.in_backward,self.learned,self.hooks = in_backward,False,[]
         params = _parameters(head)
         self.weights = WrittenWeights(base, params, settings.weights, settings.budget, _Starts(settings, scores, seed), settings.t_l)
         if sparse_grad and settings.step!='adam': self.weights.sparse_tables()
@@ -462,8 +516,10 @@ class _Prepared(torch.optim.Optimizer):
         if params: groups.append(dict(params=params, lr=settings.beta, role='head'))
         super().__init__(groups, dict(lr=self.alpha, role='theta'))
         self.head = self._head_optimizer(params)
-        self.hooks = [p.param.register_post_accumulate_grad_hook(self._in_backward(p)) for p in self.weights] if in_backward else []
-        if self.schedule is not None: self._move(self.schedule(0., self.target, self.settings.schedule_end))
+        if in_backward: self.hooks = [p.param.register_post_accumulate_grad_hook(_in_backward(weakref.ref(self), p)) for p in self.weights]
+        if self.schedule is not None:
+            self._move(self.schedule(0., self.target, self.settings.schedule_end))
+            self._settle()
         self.weights.write()
 
     def _head_optimizer(self, params):
@@ -477,14 +533,21 @@ class _Prepared(torch.optim.Optimizer):
         "A threshold update: every group to its quantile, and what follows from it"
         try:
             for g in self.weights.groups: g.move(sparsity)
-        except ValueError as e:
-            raise FloatingPointError(f"Theta holds NaN at step {self.i} (first in {self._first_nan()}): a gradient was not finite. "
-                "Lower the learning rates, clip gradients, or look at the last batches.") from e
+        except ValueError as e: raise self._diverged() from e
 
-    def _first_nan(self):
-        return next((p.name for p in self.weights if p.theta.isnan().any()), 'another process')
+    def _settle(self):
+        "Remember what is pruned now, which without recovery stays so"
+        for g in self.weights.groups:
+            if not self.settings.recovery: g.forbid()
+            g.remember()
 
-# %% ../nbs/api/08_optim.ipynb #822b8792
+    def _diverged(self):
+        "The error for a theta that is NaN"
+        first = next((p.name for p in self.weights if p.theta.isnan().any()), 'another process')
+        return FloatingPointError(f"Theta holds NaN at step {self.i} (first in {first}): a gradient was not finite. "
+            "Lower the learning rates, clip gradients, or look at the last batches.")
+
+# %% ../nbs/api/08_optim.ipynb #51785bb2
 class _Steps(_Prepared):
     "Eq. 5 to 7, one step at a time"
     def factor(self):
@@ -517,10 +580,17 @@ class _Steps(_Prepared):
         "Refuse a step that cannot be right"
         if self.done: raise RuntimeError(f"The run of {self.steps} steps is over after step {self.i}: "
             "for a longer one make the optimiser with a larger steps=...")
-        self.weights.follow()
+        if self.closed: raise RuntimeError("This optimiser is closed, and the weights are no longer its own: make a new one, and load its state.")
+        self.follow()
         self.weights.check_untouched()
-        if self.in_backward or any(p.param.grad is not None for p in self.weights): return
-        raise RuntimeError("No masked weight has a gradient: call `loss.backward()` before `step()`, and see that the loss depends on the base.")
+        learned,self.learned = self.learned,False
+        if learned or any(p.param.grad is not None for p in self.weights): return
+        raise RuntimeError("No masked weight has a gradient: call `loss.backward()` before `step()`, and see that the loss depends on the base "
+            "and that the base still holds the parameters that it had when the optimiser was made.")
+
+    def follow(self):
+        "Go where the model is, with the state of the head"
+        if self.weights.follow() and self.head: self.head.load_state_dict(self.head.state_dict())
 
     def _learn(self):
         "Eq. 4, 5 and 2 for every weight that has a gradient"
@@ -531,7 +601,7 @@ class _Steps(_Prepared):
         elif self.rule.step!='adam' and self.weights.one_launch(): self._learn_at_once(lr)
         else: self.learn_many(ready, lr, i)
 
-# %% ../nbs/api/08_optim.ipynb #cb757035
+# %% ../nbs/api/08_optim.ipynb #52eabf1d
 class _Launched(_Steps):
     "The step of theta on a GPU, and inside the backward pass"
     def _learn_at_once(self, lr):
@@ -554,48 +624,56 @@ class _Launched(_Steps):
         taus = [p.group.tau for p in dense]
         if dense: kernels.update_many(*lists, taus, lr, self.rule, list(zip(*moments)) if moments[0] else None, i)
 
-    def _in_backward(self, place):
-        "What is done with the gradient of a weight as soon as it is there"
-        @torch.no_grad()
-        def hook(param):
-            if self.done: raise RuntimeError(f"The run of {self.steps} steps is over: make the optimiser with a larger steps=...")
-            lr = self.lr('theta')
-            if self.rule.step!='adam' and self.weights.one_launch() and not param.grad.is_sparse:
-                launch,at = place.launch
-                launch.update_one(at, place.flat(_local(param.grad)), self.weights.taus(), lr, self.rule)
-            else: place.learn(lr, self.rule, self.i+1)
-            place.version = param._version
-            param.grad = None
-        return hook
+    @torch.no_grad()
+    def learn_one(self, place):
+        "One matrix, as soon as its gradient is there, which is then freed"
+        if self.done: raise RuntimeError(f"The run of {self.steps} steps is over: make the optimiser with a larger steps=...")
+        if place.moved(): self.weights.follow()
+        lr,grad = self.lr('theta'),_local(place.param.grad)
+        if self.rule.step!='adam' and self.weights.one_launch() and not grad.is_sparse:
+            launch,at = place.launch
+            launch.update_one(at, place.flat(grad), self.weights.taus(), lr, self.rule)
+        else: place.learn(lr, self.rule, self.i+1)
+        place.version = place.param._version
+        place.param.grad = None
+        self.learned = True
 
-# %% ../nbs/api/08_optim.ipynb #cb0abc7a
+# %% ../nbs/api/08_optim.ipynb #b9e13979
+def _in_backward(
+    optimizer, # weak reference to the optimiser
+    place:LearningPlace
+): # a hook: weight -> None
+    "What is done with the gradient of a weight as soon as it is there"
+    def hook(param):
+        opt = optimizer()
+        if opt is not None: opt.learn_one(place)
+    return hook
+
+# %% ../nbs/api/08_optim.ipynb #a829f073
 class _Thresholds(_Launched):
     "Eq. 7 and the exact schedule"
     def _press(self):
         "Eq. 7: theta - gamma is tau + gamma"
-        gamma = self.settings.gamma*self.lr('theta')/self.alpha if self.alpha else 0.
+        gamma = self.settings.gamma*(self.lr('theta')/self.alpha if self.alpha else self.factor())
         if self.schedule is not None or not gamma: return
         for g in self.weights.groups: g.tau = torch.tensor(g.tau+gamma).item()
         self.weights.write()
 
     def _update_threshold(self):
         "Every group to the sparsity that the schedule asks for, or the stopping rule"
+        self.weights.check_there()
         last = self.i>=self.steps
         if self.schedule is not None:
             now = self.schedule(self.i/self.steps, self.target, self.settings.schedule_end)
             self._move(self.target if last else now)
-        elif self._first_nan_found(): raise FloatingPointError(f"Theta holds NaN at step {self.i}: lower the learning rates.")
+        elif any([g.nans() for g in self.weights.groups]): raise self._diverged()
         elif self.sparsity()>=self.target: last = True                                      # Algorithm 1's stopping rule
         self.done = last
         if last: self.weights.t_l = math.inf                                                # what ships is the binary mask
-        if not self.settings.recovery:
-            for g in self.weights.groups: g.forbid()
-        for g in self.weights.groups: g.remember()
+        self._settle()
         self.weights.write()
 
-    def _first_nan_found(self): return any(bool(g.theta.isnan().any()) for g in self.weights.groups)
-
-# %% ../nbs/api/08_optim.ipynb #f84d8653
+# %% ../nbs/api/08_optim.ipynb #0bf82ce9
 class _Report(_Thresholds):
     "Counts and the mask"
     def sparsity(self) -> float:
@@ -618,6 +696,7 @@ class _Report(_Thresholds):
 
     def mask(self) -> Mask:
         "The mask that the model stands at, read off its weights. One that is not at the target is a warning"
+        self.follow()
         mask = self.weights.mask()
         want = sum(n_pruned(g.n, self.target) for g in self.weights.groups)/self.weights.n
         short = self.schedule is not None and abs(mask.sparsity-want)>1e-9 or self.schedule is None and not self.done
@@ -633,16 +712,16 @@ class _Report(_Thresholds):
     @torch.no_grad()
     def restore(self):
         "Put the base weights back into the model, bit for bit"
-        self.weights.follow()
+        self.follow()
         self.weights.restore()
 
     def close(self):
         "End the training: hooks go, and `requires_grad` and `Embedding.sparse` are what they were. The weights stay as they are"
         for h in self.hooks: h.remove()
-        self.hooks = []
+        self.hooks,self.closed = [],True
         self.weights.release()
 
-# %% ../nbs/api/08_optim.ipynb #50899e9a
+# %% ../nbs/api/08_optim.ipynb #fda71134
 class MaskOptimizer(_Report):
     "Adapting by pruning as an optimiser (Gao et al. 2021, Eq. 2 to 7): it learns which weights of a frozen base to keep"
     def __init__(self,
@@ -659,10 +738,18 @@ class MaskOptimizer(_Report):
     ):
         settings = _changed(settings, changes)
         _check_steps(steps, settings, check_sparsity(sparsity))
-        super().__init__(base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward)
+        try: super().__init__(base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward)
+        except BaseException:
+            if hasattr(self, 'weights'): self.close()
+            raise
 
     def __repr__(self):
         return f"MaskOptimizer({self.weights.n:,} weights in {len(self.weights.places)} tensors, step {self.i} of {self.steps}, target {self.target:g})"
+
+    def add_param_group(self, param_group):
+        "Refuse what comes late: all that learns is given when the optimiser is made"
+        if not hasattr(self, 'head'): return super().add_param_group(param_group)
+        raise ValueError("A MaskOptimizer takes no further parameters: give what learns beside the base as head=... when you make it.")
 
     def fingerprint(self) -> str:
         "SHA-256 of the base values of the masked weights that this process holds"
@@ -689,7 +776,7 @@ class MaskOptimizer(_Report):
         if own is None: raise ValueError("This is not the state of a MaskOptimizer: it holds no mask.")
         self._check_state(own)
         super().load_state_dict({'state': {}, 'param_groups': state_dict['param_groups']})
-        self.weights.follow()
+        self.follow()
         self.i,self.done = own['i'],own['done']
         for g in self.weights.groups:
             s = own['groups'][str(g.name)]
@@ -697,7 +784,7 @@ class MaskOptimizer(_Report):
             g.gone.copy_(s['gone'])
             g.tau,g.k = s['tau'],s['k']
         for p in self.weights:
-            if p.name in own['moments']: p.m,p.v = (m.to(p.theta.device, copy=True) for m in own['moments'][p.name])
+            p.m,p.v = [m.to(p.theta.device, copy=True) for m in own['moments'].get(p.name, [])] or (None, None)
         if self.head: self.head.load_state_dict(own['head'])
         self.weights.t_l = math.inf if self.done else self.settings.t_l
         self.weights.write()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .anatomy import maskable, unwrap
 from .loss import model_loss
 
-# %% ../nbs/api/06_scores.ipynb #8aca49e0
+# %% ../nbs/api/06_scores.ipynb #e500012a
 starts = 'activation','gradient','rank','normal','constant','uniform'
 
 def _rank(scores):
@@ -32,10 +32,12 @@ def start_theta(
     std:float=.001, # its standard deviation: how we read the paper's "variance 0.001"
     generator=None # seeds the 'normal' and 'uniform' starts, on the CPU
 ) -> Tensor: # theta, float32, shaped like w0, on its device
-    "The initial theta of one weight; an unknown name or scores of another shape raise `ValueError`"
+    "The initial theta of one weight; an unknown name, scores of another shape or with NaN raise `ValueError`"
     if isinstance(start, Tensor):
-        if start.shape==w0.shape: return _rank(start.detach().to(w0.device)).mul_(spread)
-        raise ValueError(f"The scores for a weight of shape {tuple(w0.shape)} have shape {tuple(start.shape)}.")
+        if start.shape!=w0.shape:
+            raise ValueError(f"The scores for a weight of shape {tuple(w0.shape)} have shape {tuple(start.shape)}.")
+        if start.isnan().any(): raise ValueError("The scores hold NaN: look at the batches that they were computed on.")
+        return _rank(start.detach().to(w0.device)).mul_(spread)
     if start=='rank': return _rank(w0.detach().abs()).mul_(spread)
     if start=='normal': return torch.empty(w0.shape).normal_(mean, std, generator=generator).to(w0.device)
     if start=='uniform': return torch.rand(w0.shape, generator=generator).mul_(spread).to(w0.device)

@@ -118,7 +118,7 @@ class Shards:
         at = int(torch.searchsorted(upto, k))
         return int(upto[at]-counts[at]), at
 
-# %% ../nbs/api/05_sparsity.ipynb #c9606235
+# %% ../nbs/api/05_sparsity.ipynb #dd9a1cf4
 def sharded_threshold(
     flat:Tensor, # (local n,) float32
     k:int, # how many to prune over all processes
@@ -133,7 +133,7 @@ def sharded_threshold(
     if n_below+n_ties==k: return tau, none
     mine = (flat==tau).nonzero()[:,0]
     parts = [None]*torch.distributed.get_world_size(shards.group)
-    torch.distributed.all_gather_object(parts, shards.number(mine).tolist(), group=shards.group)
-    every = torch.tensor(sorted(i for part in parts for i in part))
+    torch.distributed.all_gather_object(parts, shards.number(mine).cpu(), group=shards.group)
+    every = torch.cat(parts).sort()[0]
     alive = every[draw_survivors(n_ties, k-n_below, seed)]
     return tau, mine[torch.isin(shards.number(mine).cpu(), alive).to(flat.device)]

@@ -13,10 +13,10 @@ import json, safetensors.torch, torch
 from fastcore.script import call_parse, store_true
 from transformers import BertConfig, BertModel
 from adaptprune.experiment import environment
-from adaptprune.layer import fingerprint, maskable
-from adaptprune.mask import Mask
+from adaptprune.anatomy import maskable
+from adaptprune.layer import fingerprint
+from adaptprune.mask import Mask, pack_bits, unpack_bits
 from adaptprune.multitask import MultiTask
-from adaptprune.optim import pack_bits, unpack_bits
 
 configs = {'BERT-base': {}, 'MiniLM-L6': dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
     'tiny': dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=500)}
@@ -71,9 +71,9 @@ def switching(name, dtype, n, reps, folder):
     t = time.perf_counter()
     many = MultiTask(net, masks)
     added = (time.perf_counter()-t)/n
-    file,names = str(Path(folder)/'tuned.safetensors'),list(many._w0)
+    file,names = str(Path(folder)/'tuned.safetensors'),list(many._weights)
     safetensors.torch.save_file({k: p.detach().clone() for k,p in live.items()}, file)
-    pairs = [(other[k].detach(), many._w0[k]) for k in names]
+    pairs = [(other[k].detach(), many._weights[k].w0) for k in names]
     fs = dict(copy=lambda i: [w.copy_(w0) for w,w0 in pairs], switch=lambda i: many.use(f'task{i%n}'),
         reload=lambda i: twin.load_state_dict(safetensors.torch.load_file(file)), reload_uncached=lambda i: (forget(file), twin.load_state_dict(safetensors.torch.load_file(file))))
     if dtype==torch.float32:
@@ -81,7 +81,7 @@ def switching(name, dtype, n, reps, folder):
         fs.update(lookup=lambda i: lookup(pairs, packed[i%n]), obvious=lambda i: obvious(pairs, packed[i%n]))
     out,memory = rounds(fs, reps, 'copy'),many.memory()
     for k,m in masks.items():
-        with many.use(k): assert all(torch.equal(live[x], many._w0[x]*m[x]) for x in names)
+        with many.use(k): assert all(torch.equal(live[x], many._weights[x].w0*m[x]) for x in names)
     calls = rounds(dict(again=lambda i: many.use(many.task)), reps, 'again')['again']['wall']['ms']
     fp32 = 4*next(iter(masks.values())).numel
     many.close()

@@ -2,13 +2,15 @@
 import copy,hashlib,json,math,os,random,resource,signal,struct,time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 import constriction,numpy as np,pytest,safetensors.numpy,safetensors.torch,torch
 from hypothesis import HealthCheck,given,settings,strategies as st
 from torch import nn
-from adaptprune import artifact
-from adaptprune.artifact import (BaseMismatch,MaskFileError,TaskMask,base_tensors,byte_frequencies,decode_bits,decode_mask,encode_bits,encode_mask,
-    magnitude_mask,mask_entropy,mask_hash,merge_tasks,public_name,read_config)
+from adaptprune.artifact import BaseMismatch,MaskFileError,TaskMask,base_tensors,magnitude_mask,mask_hash,merge_tasks,public_name,read_config
+from adaptprune.codec import byte_frequencies,decode_bits,decode_mask,encode_bits,encode_mask,mask_entropy
+from adaptprune.files import write_file
 from adaptprune.mask import Mask
+from adaptprune.optim import MaskOptimizer
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 errors = (MaskFileError,FileNotFoundError)
@@ -181,11 +183,18 @@ def test_other_base_is_refused():
         with pytest.raises(BaseMismatch, match=r'has shape \[30, 41\]|is missing'): tm.apply(bad, check=False)
     with pytest.raises(BaseMismatch, match='which the mask covers'): TaskMask(Mask({'9.weight': torch.ones(2)>0}), net())
 
-def test_attached_masks(tmp_path):
-    from adaptprune.layer import attach
-    tm,model = task(),attach(net())
-    tm.check(model)
-    with pytest.raises(ValueError, match='detach'): tm.apply(model)
+def test_wrapped_models(tmp_path):
+    "DataParallel, torch.compile and a compiled part change names and nothing else"
+    tm = task()
+    for wrap in (nn.DataParallel, torch.compile, lambda m: nn.DataParallel(torch.compile(m))):
+        assert TaskMask(tm.mask, wrap(net())).base==tm.base
+        model = net(); tm.apply(wrap(model))
+        assert torch.equal(model[0].weight, net()[0].weight*tm.mask['0.weight'])
+    part = net(); part[0] = torch.compile(part[0])
+    assert tm.check(part) is part and list(dict(part.named_parameters()))[0]=='0._orig_mod.weight'
+    head = nn.Sequential(nn.Linear(2, 2))
+    TaskMask(tm.mask, net(), {'0.weight': torch.ones(2, 2)}).load_head(nn.DataParallel(torch.compile(head)))
+    assert torch.equal(head[0].weight, torch.ones(2, 2))
 
 def test_nothing_of_the_machine(tmp_path):
     (tmp_path/'my-bert').mkdir()
@@ -193,26 +202,123 @@ def test_nothing_of_the_machine(tmp_path):
     assert public_name('/home/me/models/x')[0]=='x' and public_name('../x')[0]=='x' and public_name(None)==(None,None)
     assert public_name('minilm')[0]=='sentence-transformers/all-MiniLM-L6-v2'
 
+class Run(SimpleNamespace): "What `adapt` returns, as far as a mask file needs it"
+
+def run(model, base, path, x, report={}, steps=4):
+    "A model after a short run"
+    head = [p for p in model.parameters() if id(p) not in {id(q) for q in base.parameters()}]
+    tensors = base_tensors(base)
+    opt = MaskOptimizer(base, head, .5, steps, start='rank')
+    out = (lambda: model(**x).logits) if isinstance(x, dict) else (lambda: model(x))
+    for _ in range(steps):
+        out().square().mean().backward()
+        opt.step(); opt.zero_grad()
+    res = Run(model=model, mask=opt.mask(), base=base, base_name=path, tensors=tensors, report=dict(method='mask', **report))
+    opt.close()
+    return res
+
 @pytest.mark.weights
 def test_from_a_run(tmp_path):
     from adaptprune.head import AdaptModel,load_encoder
-    from adaptprune.layer import attach,get_mask,masked_weights
-    from adaptprune.train import Adapted
     model = AdaptModel(load_encoder('minilm'), 2)
-    attach(model.encoder, '*attention*')
-    for w in masked_weights(model.encoder).values(): w.tau.fill_(.02)
-    res = Adapted(model, get_mask(model.encoder), [], dict(method='mask', task='mini-sentiment', model='minilm', metrics={'accuracy': .5}, seed=0))
+    x = dict(input_ids=torch.tensor([[101, 2023, 102]]), attention_mask=torch.ones(1, 3, dtype=torch.long))
+    res = run(model, model.encoder, 'encoder', x, dict(task='mini-sentiment', model='minilm', metrics={'accuracy': .5}, seed=0))
     tm = TaskMask.from_adapted(res, note='two steps')
-    assert tm.info['labels']==['negative','positive'] and tm.info['t_l']==1e5 and tm.info['note']=='two steps' and all(n.startswith('head.') for n in tm.head)
+    assert tm.info['labels']==['negative','positive'] and tm.info['note']=='two steps' and all(n.startswith('head.') for n in tm.head)
     text = (tm.save_pretrained(tmp_path)/'adaptprune.json').read_text()
     assert str(tmp_path) not in text and 'site-packages' not in text
     model = TaskMask.from_pretrained(tmp_path).load_model('minilm')
-    x = dict(input_ids=torch.tensor([[101, 2023, 102]]), attention_mask=torch.ones(1, 3, dtype=torch.long))
     with torch.no_grad(): assert torch.equal(model(**x).logits, res.model.eval()(**x).logits)
     hostile = TaskMask.from_pretrained(tmp_path); hostile.info['n_out'] = 10**12
     with pytest.raises(MaskFileError, match='outputs'): hostile.load_model()
     res.mask = None
     with pytest.raises(ValueError, match='no mask'): TaskMask.from_adapted(res)
+
+class Nested(nn.Module):
+    "Two parts with weights of the same names and shapes, of which `base_model` is the wrong one"
+    def __init__(self):
+        super().__init__(); torch.manual_seed(0)
+        self.base_model = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU()))
+        self.head = nn.Linear(8, 2)
+    def forward(self, x): return self.head(self.base_model(x))
+
+class Backbone(nn.Module):
+    def __init__(self):
+        super().__init__(); torch.manual_seed(0)
+        self.backbone,self.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU()),nn.Linear(8, 2)
+    def forward(self, x): return self.head(self.backbone(x))
+
+class Sentences(nn.Sequential):
+    "Nested like a SentenceTransformer: the encoder is `model[0].auto_model`"
+    def __init__(self):
+        torch.manual_seed(0)
+        first = nn.Module(); first.auto_model = nn.Sequential(nn.Linear(8, 8), nn.ReLU()); first.forward = lambda x: first.auto_model(x)
+        super().__init__(first, nn.Linear(8, 2))
+
+@pytest.mark.parametrize('kind,name', [(Nested, 'base_model.1'), (Backbone, 'backbone'), (Sentences, '0.auto_model'), (Backbone, '')])
+@pytest.mark.parametrize('wrap', [lambda m: m, nn.DataParallel, torch.compile], ids=['plain', 'parallel', 'compiled'])
+def test_the_base_is_found_again(kind, name, wrap, tmp_path):
+    "Whatever part of a model was adapted, and however it was wrapped, a fresh one gets the same weights and the same head"
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    inner = kind()
+    model = wrap(inner) if wrap is not torch.compile else torch.compile(inner, backend='eager')
+    res = run(model, inner.get_submodule(name), name, x)
+    TaskMask.from_adapted(res).save_pretrained(tmp_path)
+    tm = TaskMask.from_pretrained(tmp_path)
+    fresh = kind()
+    tm.load_head(tm.apply(fresh))
+    with torch.no_grad(): assert torch.equal(fresh(x), inner(x))
+    assert not any('module' in n or '_orig_mod' in n for n in (*tm.head, *tm.mask)) and bool(tm.head)==bool(name)
+    alone = kind().get_submodule(name)
+    assert tm.check(alone) is alone, 'the base by itself will do'
+    other = kind()
+    with torch.no_grad(): other.get_submodule(name).get_parameter(next(iter(tm.mask)))[0] += 1
+    with pytest.raises(BaseMismatch): tm.apply(other)
+
+def test_the_hashes_are_of_the_weights_before_the_run(tmp_path):
+    inner = Backbone()
+    tm = TaskMask.from_adapted(run(inner, inner.backbone, 'backbone', torch.randn(4, 8)))
+    assert tm.base['tensors']==base_tensors(Backbone().backbone, tm.mask)!=base_tensors(inner.backbone, tm.mask)
+
+# What is written can be read
+
+names = st.one_of(st.text(max_size=250), st.sampled_from(['my model', 'a+b', 'a@b', 'bert (2)', 'x,y', '..', '../..', '/', '.', 'a/../b', 'a..b', 'x'*300, 'a/'+'b'*300, 'owner/name', 'a\\b', 'é/ü', '\n']))
+
+@few
+@given(name=names)
+def test_any_name_of_a_base_can_be_written_and_read(tmp_path_factory, name):
+    tm,folder = task(),tmp_path_factory.mktemp('named')
+    tm.base['model'] = public_name(name)[0]
+    assert TaskMask.from_pretrained(tm.save_pretrained(folder)).base==tm.base
+
+def test_names_stay_readable(tmp_path):
+    assert [public_name(n)[0] for n in ('my model', '/models/bert+wiki', 'bert (v2, cased)', 'a@b', '..', 'x'*300)]==['my-model', 'bert-wiki', 'bert-v2-cased', 'a-b', None, 'x'*200]
+    (tmp_path/'my model').mkdir()
+    assert public_name(tmp_path/'my model')==('my-model', None)
+
+@pytest.mark.parametrize('what,change,words', [
+    ('a name', lambda tm: tm.base.update(model='my model'), "'model' holds 'my model'"),
+    ('a revision', lambda tm: tm.base.update(revision='a b'), "'revision' holds 'a b'"),
+    ('a large head', lambda tm: tm.head.update(lm=torch.zeros(1).expand(2**28+1000)), 'at most 1,073,741,824'),
+    ('a head of flags', lambda tm: tm.head.update(flags=torch.ones(3)>0), "'dtype' holds 'bool'"),
+    ('a head with NaN', lambda tm: tm.head.update(w=torch.tensor([1., math.nan])), 'not finite'),
+    ('much to say', lambda tm: tm.info.update(note='x'*2**23), 'at most 4,194,304'),
+    ('a mask of a part', lambda tm: setattr(tm, '_mask', Mask({'0.weight': tm.mask['0.weight']})), 'not the same')])
+def test_what_could_not_be_read_is_not_written(tmp_path, what, change, words):
+    task(1).save_pretrained(tmp_path)
+    tm = task(); change(tm)
+    with pytest.raises(MaskFileError, match=words): tm.save_pretrained(tmp_path)
+    assert same(TaskMask.from_pretrained(tmp_path), task(1)) and len([f for f in tmp_path.iterdir() if f.name[0]!='.'])==2, 'the old file stays'
+
+def test_a_mask_of_other_shapes_is_refused():
+    with pytest.raises(BaseMismatch, match=r"'0.weight' has shape \(30, 40\) in the base and \(2, 2\)"): TaskMask(Mask({'0.weight': torch.ones(2, 2)>0}), net())
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_file(tmp_path/'a'/'f', b'old')
+    def half(f): f.write(b'new'); raise OSError('No space left on device')
+    with pytest.raises(OSError, match='No space'): write_file(tmp_path/'a'/'f', half)
+    assert (tmp_path/'a'/'f').read_bytes()==b'old' and [f.name for f in (tmp_path/'a').iterdir()]==['f']
+    write_file(tmp_path/'a'/'f', lambda f: f.write(b'new')); assert (tmp_path/'a'/'f').read_bytes()==b'new'
 
 # Names (the Hub itself: test_hub.py)
 

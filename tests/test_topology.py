@@ -6,9 +6,10 @@ import matplotlib.pyplot as plt
 from hypothesis import given,strategies as st
 from scipy.stats import hypergeom
 from sklearn.metrics import cohen_kappa_score,jaccard_score,roc_auc_score
-from adaptprune.layer import apply_mask,maskable
+from adaptprune.anatomy import component_of,matrices,maskable
+from adaptprune.layer import apply_mask
 from adaptprune.mask import Mask
-from adaptprune.topology import (attention_heads,component_of,describe,effective_rank,emptied,empty_by_chance,magnitude,matrices,overlaps,plot_components,plot_cross,
+from adaptprune.topology import (attention_heads,describe,effective_rank,emptied,empty_by_chance,magnitude,overlaps,plot_components,plot_cross,
     plot_emptied,plot_heads,plot_layers,plot_magnitude,plot_overlap,plot_ranks,ranks,singular_values,sparsity_by,split_by_size,stable_rank)
 
 families = ['Bert', 'Roberta', 'Electra', 'Albert', 'DistilBert', 'GPT2']
