@@ -45,6 +45,7 @@ def test_what_is_open_at_the_first_step(recipe):
     assert m.seen[0].kept==(n-sum(n_pruned(x.numel(), .7) for x in res.mask.values()) if recipe=='edge-popup' else n)
     if recipe=='edge-popup': assert {h['sparsity'] for h in res.history}=={res.mask.sparsity}
 
+@pytest.mark.filterwarnings('ignore:This mask has sparsity')
 def test_edge_popup_exchanges_weights_of_a_random_mask():
     m = Masks()
     res = go(recipe='edge-popup', sparsity=.7, max_steps=30, every=2, hooks=[m])
