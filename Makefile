@@ -3,10 +3,11 @@ PYTHON ?= python3
 # What installs PyTorch, before anything that depends on it. Pip's own choice on Linux may be a CUDA build of gigabytes; for the small CPU build:
 #   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
-test docs nbs results: export OMP_NUM_THREADS ?= 1
+test users docs nbs results gpu: export OMP_NUM_THREADS ?= 1
 
-DEV  := .venv
-DEMO := .venv-demo
+DEV   := .venv
+DEMO  := .venv-demo
+USERS := .venv-users
 PY   := $(DEV)/bin/python
 
 help:  ## List the targets
@@ -20,6 +21,12 @@ test: $(DEV)/.done  ## Check that modules and README are in step with the notebo
 	$(PY) tools/readme.py --check
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal -rs --durations=5
 
+users: $(USERS)/.done  ## Run every command and Python block that the documentation prints, on the wheel with the newest versions of its dependencies
+	$(USERS)/bin/python tools/users.py
+
+gpu: $(DEV)/.done  ## Run the tests marked gpu and the benchmarks of a GPU, and record them in results/; without a GPU, say so
+	$(PY) benchmarks/gpu.py
+
 docs: $(DEV)/.docs  ## Build the documentation in _site/ (open _site/index.html)
 	$(PY) tools/docs.py
 
@@ -29,26 +36,37 @@ nbs: $(DEV)/.done  ## Execute all the notebooks in place, or those of NB='a.ipyn
 results: $(DEV)/.done  ## Make the tables and figures of the experiments again, from the files in results/
 	$(PY) tools/execute.py $(sort $(wildcard nbs/experiments/*.ipynb))
 
-export: $(DEV)/.done  ## Export the notebooks to adaptprune/, clean them, and bring README.md and the sidebar up to date
+export: $(DEV)/.done  ## Export the notebooks to adaptprune/, clean them, and bring README.md, the sidebar and the picture of the floors up to date
 	$(DEV)/bin/nbdev_export
 	$(DEV)/bin/nbdev_clean
 	$(PY) tools/docs.py --sidebar
 	$(PY) tools/readme.py
+	$(PY) tools/floors.py
 
 readme: $(DEV)/.done  ## Make README.md from nbs/index.ipynb
 	$(PY) tools/readme.py
 
-style: $(DEV)/.done  ## Check the style of notebooks, tools and tests
+style: $(DEV)/.done  ## Measure the style of code and prose, and check that of notebooks, tools and tests
+	$(PY) tools/style.py
 	$(DEV)/bin/chkstyle nbs tools tests
 
 clean:  ## Remove the environments and all that is built
-	rm -rf $(DEV) $(DEMO) _proc _docs _site .cache build dist *.egg-info demo-out .pytest_cache .hypothesis
+	rm -rf $(DEV) $(DEMO) $(USERS) _proc _docs _site .cache build dist *.egg-info demo-out .pytest_cache .hypothesis
 
 $(DEMO)/.done: pyproject.toml $(wildcard adaptprune/*.py)
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install -q $(TORCH)
 	rm -rf build
 	$(DEMO)/bin/pip install -q '.[offline]'
+	@touch $@
+
+# No development pins here: what pip chooses today is what users get today.
+$(USERS)/.done: pyproject.toml $(wildcard adaptprune/*.py)
+	$(PYTHON) -m venv --clear $(USERS)
+	$(USERS)/bin/pip install -q $(TORCH)
+	rm -rf build dist/users
+	$(USERS)/bin/pip wheel -q --no-deps -w dist/users .
+	$(USERS)/bin/pip install -q "$$(echo dist/users/*.whl)[offline,onnx]" pytest hypothesis
 	@touch $@
 
 $(DEV)/.done: pyproject.toml
@@ -61,4 +79,4 @@ $(DEV)/.docs: $(DEV)/.done
 	$(DEV)/bin/pip install -q -e '.[docs]'
 	@touch $@
 
-.PHONY: help demo test docs nbs results export readme style clean
+.PHONY: help demo test users gpu docs nbs results export readme style clean

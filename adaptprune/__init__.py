@@ -1,1 +1,42 @@
+"""Adapting by pruning: learn which weights of a frozen network to keep, one bit a weight.
+
+The names below are what people start with. Each is loaded when it is first used, so `import adaptprune` costs nothing.
+The rest is in the modules."""
 __version__ = "0.1.0"
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .artifact import TaskMask
+    from .export import export_onnx, save_plain
+    from .loop import adapt
+    from .mask import Mask
+    from .multitask import MultiTask
+    from .optim import MaskOptimizer
+    from .recipe import Recipe, get_recipe
+    from .scores import activation_scores
+    from .setup import evaluate, set_up
+    from .task import adapt_task
+    from .tasks import load_files, load_task
+    from .trainer import MaskCallback
+
+__all__ = [
+    'Mask', 'MaskCallback', 'MaskOptimizer', 'MultiTask', 'Recipe', 'TaskMask', 'activation_scores', 'adapt', 'adapt_task',
+    'evaluate', 'export_onnx', 'get_recipe', 'load_files', 'load_task', 'save_plain', 'set_up']
+
+_rooms = dict(
+    artifact=['TaskMask'], export=['export_onnx', 'save_plain'], loop=['adapt'], mask=['Mask'],
+    multitask=['MultiTask'], optim=['MaskOptimizer'], recipe=['Recipe', 'get_recipe'], scores=['activation_scores'],
+    setup=['evaluate', 'set_up'], task=['adapt_task'], tasks=['load_files', 'load_task'], trainer=['MaskCallback'])
+_home = {name: room for room, names in _rooms.items() for name in names}
+
+def __getattr__(name):
+    "Load a public name when it is first asked for (PEP 562)"
+    if name not in _home:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value = getattr(import_module(f'.{_home[name]}', __name__), name)
+    globals()[name] = value
+    return value
+
+def __dir__(): return sorted({*globals(), *__all__})

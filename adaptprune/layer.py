@@ -35,7 +35,7 @@ def slope(
     p = (theta-tau).mul_(t_s).sigmoid_()
     return (1-p).mul_(p).mul_(t_s)
 
-# %% ../nbs/api/02_layer.ipynb #d81791e1
+# %% ../nbs/api/02_layer.ipynb #2c054c02
 class MaskedWeight(nn.Module):
     "A parametrisation `w0 -> w0*m`: Eq. 2 forward, Eq. 4 backward. A temperature that is not positive raises `ValueError`"
     def __init__(self,
@@ -54,7 +54,7 @@ class MaskedWeight(nn.Module):
     def forward(self, w0):
         shift = self.theta-self.tau
         soft = torch.sigmoid(self.t_s*shift) if self.t_s else shift
-        return w0*(gate(self.theta.detach(), self.tau, self.t_l) + soft - soft.detach()).to(w0.dtype)
+        return w0*(gate(self.theta.detach(), self.tau, self.t_l) + (soft-soft.detach())).to(w0.dtype)
 
 # %% ../nbs/api/02_layer.ipynb #17d29467
 def masked_layer(

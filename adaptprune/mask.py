@@ -48,13 +48,13 @@ def n_pruned(
     "How many of `n` weights a sparsity stands for"
     return min(round(n*check_sparsity(sparsity)), n-1)
 
-# %% ../nbs/api/01_mask.ipynb #dac8cc02
+# %% ../nbs/api/01_mask.ipynb #de5a801e
 def pieces(
     flat:Tensor, # (n,)
     size:int=2**17 # numbers in a piece, on a processor
 ): # arrays that share the tensor's memory; on a GPU the tensor itself, in one piece
     "A long row of numbers in pieces to compare and count"
-    if flat.is_cuda: return [flat]
+    if flat.device.type!='cpu': return [flat]
     flat = flat.numpy() if flat.dtype!=torch.bfloat16 else flat.float().numpy()
     return (flat[i:i+size] for i in range(0, len(flat), size))
 
@@ -82,7 +82,7 @@ def _inside(flat, lo, hi):
         inside.append(x[~(low|(x>hi))])
     return n_low, torch.cat([torch.as_tensor(x, device=flat[0].device) for x in inside])
 
-# %% ../nbs/api/01_mask.ipynb #5fd79354
+# %% ../nbs/api/01_mask.ipynb #d2670578
 def _kth(x, k): return x.sort()[0][k-1] if x.is_cuda else x.kthvalue(k)[0]      # on a GPU kthvalue takes longer than sorting
 
 def locate(
@@ -99,7 +99,7 @@ def locate(
     width = 2/len(guess)**.5
     while True:
         lo,hi = bracket(guess, k/n, width)
-        n_low,found = inside(flat, lo, hi) if guess.is_cuda else inside(flat, lo.item(), hi.item())
+        n_low,found = inside(flat, lo.item(), hi.item()) if guess.device.type=='cpu' else inside(flat, lo, hi)
         if found.isnan().any(): raise ValueError("The scores hold NaN: a diverged run? Lower the learning rate.")
         if 1<=k-n_low<=len(found): break
         width *= 8
@@ -114,7 +114,7 @@ def kth_smallest(
     "The exact k-th smallest score over all tensors"
     return locate(scores, k)[0]
 
-# %% ../nbs/api/01_mask.ipynb #1f30f823
+# %% ../nbs/api/01_mask.ipynb #b2a4c6dd
 def draw_survivors(
     n:int, # how many scores tie at the threshold
     go:int, # how many of them have to be pruned
@@ -131,11 +131,11 @@ def split_at(
     seed:int=0 # random seed, for ties
 ) -> tuple: # threshold (0-d tensor), and a list of (flat positions in scores[i] that tie with it but are to be kept)
     "The threshold that prunes the `k` smallest scores, and the ties at it that have to survive"
-    none = [torch.empty(0, dtype=torch.long, device=s.device) for s in scores]
-    if not k: return scores[0].new_tensor(-torch.inf), none
-    tau,n_below,n_ties = locate(scores, k)
-    if n_below+n_ties==k: return tau, none
+    tau,n_below,n_ties = locate(scores, max(k, 1))
+    if not k: tau = tau.new_tensor(-torch.inf)
+    elif n_below+n_ties==k: return tau, [torch.empty(0, dtype=torch.long, device=s.device) for s in scores]
     ties = [(s.detach().reshape(-1)==tau).nonzero()[:,0] for s in scores]
+    if not k: return tau, ties
     keep = draw_survivors(n_ties, k-n_below, seed).split([len(t) for t in ties])
     return tau, [t[alive.to(t.device)] for t,alive in zip(ties, keep)]
 
@@ -229,13 +229,13 @@ class Mask(_Algebra):
     def __repr__(self):
         return f"Mask({len(self)} weights, {self.kept:,} of {self.numel:,} kept, sparsity {self.sparsity:.4f})"
 
-# %% ../nbs/api/01_mask.ipynb #c90b2fdd
+# %% ../nbs/api/01_mask.ipynb #a94ea42b
 def pack_bits(
     mask:Tensor # bool, any shape, any device
 ) -> Tensor: # uint8, (ceil(n/8),), first weight in the lowest bit
     "Eight mask values a byte"
     m = mask.reshape(-1)
-    if not m.is_cuda: return torch.from_numpy(np.packbits(m.numpy(), bitorder='little'))
+    if m.device.type=='cpu': return torch.from_numpy(np.packbits(m.numpy(), bitorder='little'))
     m = torch.nn.functional.pad(m, (0, -len(m)%8)).view(torch.uint8).view(torch.int64)      # eight values in one number, one a byte
     return (m.mul(0x0102040810204080)>>56).to(torch.uint8)                                  # the product gathers their lowest bits in its top byte
 
@@ -244,7 +244,7 @@ def unpack_bits(
     n:int # number of weights
 ) -> Tensor: # bool, (n,)
     "The mask values of packed bytes"
-    if not packed.is_cuda: return torch.from_numpy(np.unpackbits(packed.numpy(), count=n, bitorder='little').view(bool))
+    if packed.device.type=='cpu': return torch.from_numpy(np.unpackbits(packed.numpy(), count=n, bitorder='little').view(bool))
     places = torch.arange(8, dtype=torch.uint8, device=packed.device)
     return ((packed[:,None] >> places) & 1).bool().view(-1)[:n]
 

@@ -237,7 +237,7 @@ def _shard_group(param):
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #8b1e8aa6
+# %% ../nbs/api/08_optim.ipynb #e5703b0a
 class MovingGroup(Group):
     "A group whose threshold is moved"
     def move(self, sparsity):
@@ -260,6 +260,10 @@ class MovingGroup(Group):
     def pruned(self) -> int:
         "How many weights are pruned"
         return self._count(torch.as_tensor((t<=self.tau).sum()) for t in pieces(self.theta))
+
+    def nans(self) -> int:
+        "How many thetas are NaN"
+        return self._count(t.isnan().count_nonzero() for t in self.theta.split(2**22))
 
     def back(self) -> int:
         "How many of the kept weights had been pruned at an earlier threshold update"
@@ -326,7 +330,7 @@ class Frozen:
             if _owners.get(id(p)) is self: del _owners[id(p)]
         self.flags,self.tables = [],{}
 
-# %% ../nbs/api/08_optim.ipynb #ee1f568c
+# %% ../nbs/api/08_optim.ipynb #e067d165
 class MaskedWeights(Frozen):
     "The masked weights of a model, which is at every moment the network that would ship"
     def __init__(self, base, head=(), weights='all', budget='global', thetas=None, t_l=math.inf):
@@ -368,7 +372,6 @@ class MaskedWeights(Frozen):
         self._check_together()
         self.launches,self.thresholds = None,None
         device = _local(next(iter(self)).param).device
-        if device.type=='meta': raise RuntimeError("The model was moved to the meta device and holds no values any more.")
         if device==self.device: return False
         for g in self.groups: g.to(device)
         return True
@@ -392,7 +395,7 @@ class MaskedWeights(Frozen):
                 for i,p in enumerate(ps): p.launch = launch,i
         return self.launches
 
-# %% ../nbs/api/08_optim.ipynb #51a55a3a
+# %% ../nbs/api/08_optim.ipynb #46c5b1b2
 class WrittenWeights(MaskedWeights):
     "Masked weights that are written into the model and read off it"
     restored = False            # does the model hold the base at the moment?
@@ -428,6 +431,14 @@ class WrittenWeights(MaskedWeights):
             raise RuntimeError(f"The weight {p.name!r} was changed from outside since the last step (another optimiser, or a "
                 "checkpoint?): it belongs to the mask optimiser. Load the optimiser's state after the model's, or make a new optimiser.")
 
+    def check_there(self):
+        "Refuse a base that holds other parameters than when the optimiser was made"
+        now = {plain_name(n): p for n,p in self.base.named_parameters()}
+        for p in self:
+            if now.get(p.name) is p.param: continue
+            raise RuntimeError(f"The base no longer holds the parameter {p.name!r} that it had when the optimiser was made (`assign=True`, "
+                "`fully_shard`, or a move to the meta device?): change the model first, then make the optimiser.")
+
     def kept(self, p):
         "Which weights of a place are kept, by what the model holds"
         w = p.weight
@@ -436,6 +447,7 @@ class WrittenWeights(MaskedWeights):
 
     def mask(self) -> Mask:
         "The mask that the model stands at, on the CPU"
+        self.check_there()
         bits = {p.name: p.shaped(self.kept(p) if self.t_l==math.inf else p.theta>p.group.tau) for p in self}
         return Mask({n: _gathered(b, self.places[n].param).cpu() for n,b in bits.items()})
 
@@ -487,7 +499,7 @@ class _Starts:
             start = self.scores[name]
         return start_theta(w0, start, spread=s.spread, mean=s.mean, std=s.std, generator=self.generator)
 
-# %% ../nbs/api/08_optim.ipynb #9797660f
+# %% ../nbs/api/08_optim.ipynb #e51248c2
 class _Prepared(torch.optim.Optimizer):
     "Weights, settings, groups of parameters"
     def __init__(self, base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward):
@@ -505,7 +517,9 @@ class _Prepared(torch.optim.Optimizer):
         super().__init__(groups, dict(lr=self.alpha, role='theta'))
         self.head = self._head_optimizer(params)
         if in_backward: self.hooks = [p.param.register_post_accumulate_grad_hook(_in_backward(weakref.ref(self), p)) for p in self.weights]
-        if self.schedule is not None: self._move(self.schedule(0., self.target, self.settings.schedule_end))
+        if self.schedule is not None:
+            self._move(self.schedule(0., self.target, self.settings.schedule_end))
+            self._settle()
         self.weights.write()
 
     def _head_optimizer(self, params):
@@ -519,12 +533,19 @@ class _Prepared(torch.optim.Optimizer):
         "A threshold update: every group to its quantile, and what follows from it"
         try:
             for g in self.weights.groups: g.move(sparsity)
-        except ValueError as e:
-            raise FloatingPointError(f"Theta holds NaN at step {self.i} (first in {self._first_nan()}): a gradient was not finite. "
-                "Lower the learning rates, clip gradients, or look at the last batches.") from e
+        except ValueError as e: raise self._diverged() from e
 
-    def _first_nan(self):
-        return next((p.name for p in self.weights if p.theta.isnan().any()), 'another process')
+    def _settle(self):
+        "Remember what is pruned now, which without recovery stays so"
+        for g in self.weights.groups:
+            if not self.settings.recovery: g.forbid()
+            g.remember()
+
+    def _diverged(self):
+        "The error for a theta that is NaN"
+        first = next((p.name for p in self.weights if p.theta.isnan().any()), 'another process')
+        return FloatingPointError(f"Theta holds NaN at step {self.i} (first in {first}): a gradient was not finite. "
+            "Lower the learning rates, clip gradients, or look at the last batches.")
 
 # %% ../nbs/api/08_optim.ipynb #51785bb2
 class _Steps(_Prepared):
@@ -628,7 +649,7 @@ def _in_backward(
         if opt is not None: opt.learn_one(place)
     return hook
 
-# %% ../nbs/api/08_optim.ipynb #dd410f09
+# %% ../nbs/api/08_optim.ipynb #a829f073
 class _Thresholds(_Launched):
     "Eq. 7 and the exact schedule"
     def _press(self):
@@ -640,20 +661,17 @@ class _Thresholds(_Launched):
 
     def _update_threshold(self):
         "Every group to the sparsity that the schedule asks for, or the stopping rule"
+        self.weights.check_there()
         last = self.i>=self.steps
         if self.schedule is not None:
             now = self.schedule(self.i/self.steps, self.target, self.settings.schedule_end)
             self._move(self.target if last else now)
-        elif self._first_nan_found(): raise FloatingPointError(f"Theta holds NaN at step {self.i}: lower the learning rates.")
+        elif any([g.nans() for g in self.weights.groups]): raise self._diverged()
         elif self.sparsity()>=self.target: last = True                                      # Algorithm 1's stopping rule
         self.done = last
         if last: self.weights.t_l = math.inf                                                # what ships is the binary mask
-        if not self.settings.recovery:
-            for g in self.weights.groups: g.forbid()
-        for g in self.weights.groups: g.remember()
+        self._settle()
         self.weights.write()
-
-    def _first_nan_found(self): return any(bool(g.theta.isnan().any()) for g in self.weights.groups)
 
 # %% ../nbs/api/08_optim.ipynb #0bf82ce9
 class _Report(_Thresholds):

@@ -1,6 +1,6 @@
 """Is it the mask or only its densities? Masks shuffled within each matrix, and pre-trained weights with noise, each with a head trained anew (the paper's Table 3).
 
-    adaptprune sweep sweeps/cpu.toml --glue_dir PATH --out runs/again.jsonl     # first: learns the masks again, and keeps them in runs/masks
+    adaptprune sweep sweeps/cpu.toml --glue-dir PATH --out runs/again.jsonl     # first: learns the masks again, and keeps them in runs/masks
     python benchmarks/perturb.py --glue_dir PATH                                # adds what is missing to results/perturb.jsonl, about a minute a line on one core
 
 Masks are not in the repository; those that the folder lacks are passed over. The network stays frozen in all of them; only the head is trained, with as many steps as it had beside the mask."""

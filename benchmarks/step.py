@@ -19,7 +19,7 @@ from adaptprune import kernels
 from adaptprune.anatomy import maskable
 from adaptprune.head import AdaptModel, load_encoder
 from adaptprune.layer import MaskedWeight
-from adaptprune.mask import kth_smallest
+from adaptprune.mask import kth_smallest, locate
 from adaptprune.optim import MaskOptimizer
 
 def bert(**kw): return BertModel(BertConfig(**kw), add_pooling_layer=False)
@@ -209,6 +209,27 @@ def synchronises(base, batch, device):
     except RuntimeError as e: return str(e).splitlines()[0]
     finally: torch.cuda.set_sync_debug_mode('default')
 
+# ---- each piece of work
+def pieces(d, rounds, device):
+    "Nanoseconds a weight of what a step and a threshold update do, and of fused AdamW, for one d x d matrix"
+    g,w0,theta = (torch.randn(d*d, device=device)*s for s in (1, .04, .02))
+    w,gone = w0.clone(), torch.zeros(d*d//8, dtype=torch.uint8, device=device)
+    dense = nn.Parameter(w0.clone())
+    dense.grad = g
+    find = kernels.inside if device=='cuda' and kernels.triton else None
+    fns = {
+        'fused AdamW': torch.optim.AdamW([dense], fused=True).step,
+        'theta and weight': lambda: kernels.update(w, g, w0, theta, 0., 1e-9, kernels.Rule()),
+        'weight alone': lambda: kernels.write(w, w0, theta, 0.),
+        'quantile': lambda: locate([theta], d*d//3, find) if find else locate([theta], d*d//3),
+        'what was pruned': lambda: kernels.remember(theta, 0., gone)}
+    if device=='cuda' and kernels.triton:
+        launch,tau = kernels.OneLaunch([w], [w0], [theta], [0]),torch.zeros(1, device=device)
+        fns['theta and weight'] = lambda: launch.update([g], tau, 1e-9, kernels.Rule())
+        fns['weight alone'] = lambda: launch.write(tau, kernels.Rule())
+    times = interleave(fns, rounds, device, calls=5 if device=='cuda' else 1, warm=2)
+    return dict(weights=d*d, **{k: round(statistics.median(v)/d**2*1e9, 4) for k,v in times.items()})
+
 # ---- the record
 def machine(device):
     cpu = platform.processor()
@@ -269,6 +290,7 @@ def main():
         command=' '.join(['python', 'benchmarks/step.py', *sys.argv[1:]]), seed=a.seed, every=every, sparsity=sparsity,
         precision='bfloat16 autocast, float32 weights' if on_gpu else 'float32', variants={k: what for k,(what,_) in variants(a.device).items()})
     found = {m: measure(m, shapes, rounds, a.seed, a.device) for m in names}
+    parts = [pieces(d, 5, a.device) for d in ((64, 128) if a.quick else (256, 1024, 4096))]
     counted = [k for k in ('adamw_fused', 'ours', 'ours_foreach') if k in variants(a.device)]
     if on_gpu: record['launches'] = {k: {f'{n} layers': launches(n, k, a.device) for n in (2, 12)} for k in counted}
     for m,r in found.items(): tell(m, r)
@@ -276,6 +298,6 @@ def main():
     record.update(wall_seconds=round(time.perf_counter()-began), load_after=round(os.getloadavg()[0], 2))
     if a.out:
         a.out.parent.mkdir(parents=True, exist_ok=True)
-        a.out.write_text(json.dumps(dict(record=record, models=found), indent=1)+'\n')
+        a.out.write_text(json.dumps(dict(record=record, models=found, pieces=parts), indent=1)+'\n')
 
 if __name__=='__main__': main()

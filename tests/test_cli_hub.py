@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest,torch
 from hub_server import Repo
 from test_hub import client,fork,gets,hub,put
-from adaptprune.artifact import TaskMask,base_tensors,magnitude_mask
+from adaptprune.artifact import TaskMask
+from adaptprune.codec import magnitude_mask
 from adaptprune.head import AdaptModel
 from adaptprune.mask import Mask
+from adaptprune.maskfile import base_tensors
 
 as_user = '''
 import io,sys

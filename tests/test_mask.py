@@ -2,7 +2,8 @@
 import copy,math,pickle
 import pytest,torch
 from hypothesis import example,given,strategies as st
-from adaptprune.mask import Mask,_locate,check_sparsity,group_names,kth_smallest,layer_of,merge,n_pruned,overlap,prune_counts,split_at
+from adaptprune.mask import (Mask, check_sparsity, draw_survivors, group_names, kth_smallest, locate, merge, n_pruned, pack_bits,
+    pack_mask, split_at, unpack_bits, unpack_mask)
 
 inf = math.inf
 coarse = st.sampled_from([-inf, -3e38, -1., -1e-45, -0., 0., 1e-45, 1., 3e38, inf])
@@ -23,7 +24,7 @@ def test_kth_smallest_is_sort(ts, data):
     ts = [torch.tensor(t) for t in ts]
     want = flat(ts).sort()[0][k-1]
     assert kth_smallest(ts, k)==want
-    assert tuple(map(float, _locate(ts, k, sample)))==(want, (flat(ts)<want).sum(), (flat(ts)==want).sum())
+    assert tuple(map(float, locate(ts, k, sample=sample)))==(want, (flat(ts)<want).sum(), (flat(ts)==want).sum())
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('kind', ['spread', 'sorted', 'ties', 'spike', 'infinite'])
@@ -54,7 +55,8 @@ def test_nan_is_refused(n, at):
     "Wherever it is, in the sample or not"
     x = torch.randn(n)
     x[at] = math.nan
-    with pytest.raises(ValueError, match='NaN: a diverged run'): Mask.from_scores({'w': x}, .5)
+    for sparsity in (0., .5):
+        with pytest.raises(ValueError, match='NaN: a diverged run'): Mask.from_scores({'w': x}, sparsity)
 
 @given(tensors, shares, st.sampled_from(['global', 'layer', 'matrix']))
 @example([[-inf, -inf, 1.]], 0., 'global')
@@ -137,11 +139,6 @@ def test_masks_of_different_networks():
 def test_sparsity_out_of_range(s):
     with pytest.raises(ValueError, match=r'number in \[0, 1\).*for half of them, 0\.5'): check_sparsity(s)
 
-@pytest.mark.parametrize('name,layer', [('bert.encoder.layer.11.output.dense.weight', 'layer.11'), ('h.3.attn.c_attn.weight', 'h.3'),
-    ('encoder.block.0.layer.1.DenseReluDense.wi.weight', 'block.0'), ('decoder.block.0.layer.1.EncDecAttention.q.weight', 'decoder.block.0'), ('model.decoder.layers.5.fc1.weight', 'decoder.layers.5'),
-    ('embeddings.word_embeddings.weight', 'embeddings'), ('wte.weight', 'wte'), ('weight', 'weight')])
-def test_layer_of(name, layer): assert layer_of(name)==layer
-
 def test_budgets():
     names = ['encoder.layer.0.a', 'encoder.layer.0.b', 'encoder.layer.1.a', 'embeddings.x.weight']
     assert group_names(names, len)=={17: names[:3], 19: names[3:]}
@@ -189,36 +186,28 @@ def test_merges_that_make_no_sense():
     with pytest.raises(ValueError, match='sparsity must be'): merge([a, b], 'vote', sparsity=50)
     with pytest.raises(ValueError, match='different weights'): merge([a, Mask({'a': a['a']})])
     with pytest.raises(ValueError, match='differ in shape'): merge([a, Mask({'a': a['a'].T, 'b': a['b']})])
-    with pytest.raises(ValueError, match='two masks or more'): overlap({'x': a})
 
-def test_overlap_counts():
-    a,b,c = some(3); table = overlap(dict(a=a, b=b, c=c))
-    assert [(r['a'],r['b']) for r in table]==[('a','b'), ('a','c'), ('b','c')]
-    for r,(x,y) in zip(table, ((a, b), (a, c), (b, c))):
-        assert (r['kept_a'],r['kept_b'],r['both'],r['either'],r['jaccard'])==(x.kept, y.kept, (x&y).kept, (x|y).kept, x.jaccard(y))
-    gen = torch.Generator().manual_seed(0); big = {n: Mask({'w': torch.rand(400, 500, generator=gen)<p}) for n,p in dict(x=.2, y=.7).items()}
-    assert abs(overlap(big)[0]['jaccard']-overlap(big)[0]['chance'])<.005
-    empty = Mask({'w': torch.zeros(3, dtype=torch.bool)})
-    assert overlap(dict(x=empty, y=empty))[0]['jaccard']==1
+# bits
 
-# shares by mass
+@given(st.integers(0, 70), st.integers(0, 99))
+def test_bits(n, seed):
+    b = torch.rand(n, generator=torch.Generator().manual_seed(seed))<.5
+    assert torch.equal(unpack_bits(pack_bits(b), n), b) and len(pack_bits(b))==-(-n//8)
+    assert [int(x) for x in pack_bits(b)]==[sum(int(v)<<j for j,v in enumerate(b[i:i+8])) for i in range(0, n, 8)]
 
-@given(tensors, shares)
-def test_mass_is_exact_in_total_and_never_more_than_there_is(ts, s):
-    groups = [[torch.tensor(t)] for t in ts if t]
-    counts = prune_counts(groups, s, 'mass')
-    assert sum(counts)==n_pruned(sum(len(g[0]) for g in groups), s)
-    assert all(0<=k<=len(g[0]) for k,g in zip(counts, groups))
-    mask = Mask.from_scores({f'layer.{i}.w': g[0] for i,g in enumerate(groups)}, s, 'mass')
-    assert [int((~m).sum()) for m in mask.values()]==counts
+@pytest.mark.parametrize('layout', ['contiguous', 'transposed', 'sliced'])
+def test_bits_of_any_layout(layout):
+    b = torch.rand(9, 14)<.5
+    b = dict(contiguous=b, transposed=b.T, sliced=b[1::2, ::3])[layout]
+    assert torch.equal(unpack_bits(pack_bits(b), b.numel()).view(b.shape), b)
 
-def test_mass_lies_between_equal_shares_and_the_global_threshold():
-    g = torch.Generator().manual_seed(0)
-    scores = {f'layer.{i}.w': torch.randn(4000, generator=g)+i for i in range(3)}
-    pruned = {b: [1-d for d in Mask.from_scores(scores, .5, b).by('layer').values()] for b in ('layer', 'mass', 'global')}
-    assert pruned['global'][0]>pruned['mass'][0]+.05>pruned['layer'][0]+.1 and pruned['global'][2]<pruned['mass'][2]<pruned['layer'][2]
-    x = torch.cat(list(scores.values()))
-    share = torch.stack([((v-kth_smallest([x], 6000))/x.std()).sigmoid().sum() for v in scores.values()])
-    torch.testing.assert_close(torch.tensor([1-p for p in pruned['mass']]), share/share.sum()*1.5, atol=2e-3, rtol=0)
-    moved = Mask.from_scores({n: v*7-3 for n,v in scores.items()}, .5, 'mass')
-    assert moved.by('layer')==Mask.from_scores(scores, .5, 'mass').by('layer')
+@given(st.integers(0, 99))
+def test_a_packed_mask_comes_back(seed):
+    m = rand_mask(seed)
+    assert unpack_mask(pack_mask(m), {n: x.shape for n,x in m.items()})==m
+
+@given(st.integers(0, 50), st.data())
+def test_survivors_are_counted(n, data):
+    go = data.draw(st.integers(0, n))
+    keep = draw_survivors(n, go, seed=data.draw(st.integers(0, 5)))
+    assert len(keep)==n and int(keep.sum())==n-go

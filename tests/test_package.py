@@ -1,9 +1,10 @@
 "What is packaged is what is here, and it is quick to import."
-import ast,subprocess,sys,tarfile,tomllib,zipfile
+import ast,inspect,pydoc,re,subprocess,sys,tarfile,tomllib,zipfile
 from configparser import ConfigParser
 from pathlib import Path
 from shutil import copytree,ignore_patterns
 import pytest,yaml
+from nbdev.config import update_version
 import adaptprune
 
 root = Path(__file__).resolve().parent.parent
@@ -26,13 +27,66 @@ def test_settings_agree():
     assert 'Apache License' in (root/'LICENSE').read_text()
 
 def test_import_is_light():
-    heavy = "{'transformers','datasets','accelerate','sklearn','scipy','matplotlib'}"
+    heavy = "{'torch','numpy','fastcore','transformers','datasets','accelerate','sklearn','scipy','matplotlib'}"
     assert ast.literal_eval(python(f"import sys,adaptprune; print(sorted({heavy} & set(sys.modules)))"))==[]
 
-@pytest.mark.parametrize('mod', ['mask','layer','theory','loss','optim'])
+torch_alone = 'anatomy','mask','theory','layer','loss','sparsity','scores','kernels','optim','loop'
+
+@pytest.mark.parametrize('mod', torch_alone)
 def test_lower_floors_need_torch_alone(mod):
-    if not (root/'adaptprune'/f'{mod}.py').exists(): pytest.skip(f'no module {mod}')
     assert ast.literal_eval(python(f"import sys,adaptprune.{mod}; print(sorted({{'transformers','datasets'}} & set(sys.modules)))"))==[]
+
+def test_adapt_needs_torch_alone():
+    "A torch module is adapted where neither transformers nor datasets can be imported"
+    code = """
+import sys
+for name in ('transformers', 'datasets'): sys.modules[name] = None
+import torch,adaptprune as ap
+net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+batches = [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(4)]
+def loss_fn(net, b): return torch.nn.functional.cross_entropy(net(b[0]), b[1])
+print(ap.adapt(net, batches, loss_fn, sparsity=.5, max_steps=8, progress=False).mask.sparsity)
+"""
+    assert float(python(code))==.5
+
+@pytest.mark.parametrize('name', adaptprune.__all__)
+def test_public_names(name):
+    "Each is there, is listed, and says what it is"
+    value = getattr(adaptprune, name)
+    assert name in dir(adaptprune) and value.__doc__ and value.__module__.startswith('adaptprune.')
+
+def test_public_names_are_those_that_type_checkers_see():
+    tree = ast.parse((root/'adaptprune'/'__init__.py').read_text())
+    seen = {(n.module, a.name) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level for a in n.names}
+    assert seen=={(adaptprune._home[n], n) for n in adaptprune.__all__} and adaptprune.__all__==sorted(adaptprune.__all__)
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="no attribute 'adopt'.*adapt_task"): adaptprune.adopt
+    assert not hasattr(adaptprune, '__wrapped__')
+
+def test_modules_are_still_modules():
+    "A public name hides no module"
+    assert not {p.stem for p in (root/'adaptprune').glob('*.py')} & set(adaptprune.__all__)
+
+@pytest.mark.parametrize('path, params', [
+    ('TaskMask.save_pretrained', ['folder', 'reference']), ('TaskMask.from_pretrained', ['name']), ('TaskMask.push_to_hub', ['repo_id']),
+    ('MultiTask.use', ['name']),
+    ('MaskOptimizer.step', []), ('adapt', ['model', 'sparsity']), ('adapt_task', ['task', 'sparsity'])])
+def test_help_shows_the_parameters(path, params):
+    value = adaptprune
+    for name in path.split('.'): value = getattr(value, name)
+    text = pydoc.render_doc(value, renderer=pydoc.plaintext)
+    assert 'functools' not in text and '(*args, **kwargs)' not in text and inspect.getdoc(value)
+    assert all(re.search(rf'\b{p}\b', text.split('\n\n')[1]) for p in params), text
+
+def test_export_keeps_the_public_names(tmp_path):
+    "nbdev writes the version into `__init__.py`, and leaves the rest of it alone"
+    lib = tmp_path/'adaptprune'
+    lib.mkdir()
+    src = (root/'adaptprune'/'__init__.py').read_text()
+    (lib/'__init__.py').write_text(src.replace(adaptprune.__version__, '0.0.0'))
+    update_version(lib)
+    assert (lib/'__init__.py').read_text()==src
 
 def test_sidebar():
     secs = yaml.safe_load((root/'nbs'/'sidebar.yml').read_text())['website']['sidebar']['contents']
@@ -55,7 +109,7 @@ def built(tmp_path_factory):
 def test_sdist_and_wheel(built):
     sdist,wheel = built
     lib = {p.relative_to(root).as_posix() for p in (root/'adaptprune').rglob('*') if p.is_file() and '__pycache__' not in p.parts}
-    assert {'adaptprune/__init__.py','adaptprune/_modidx.py'} <= lib
+    assert {'adaptprune/__init__.py','adaptprune/__main__.py','adaptprune/_modidx.py','adaptprune/py.typed'} <= lib
     assert lib <= wheel and lib <= sdist
     assert {'LICENSE','README.md','pyproject.toml'} <= sdist
     info = f'adaptprune-{adaptprune.__version__}.dist-info'

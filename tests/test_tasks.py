@@ -1,12 +1,12 @@
-"The room `glue`: readers and their faults, the nine layouts of GLUE, your own files, metrics, batches"
+"The room `tasks`: readers and their faults, the nine layouts of GLUE, your own files, metrics, batches"
 import json, os, warnings
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import given, settings, strategies as st
 from scipy import stats
-from adaptprune import glue
-from adaptprune.glue import *
+from adaptprune import tasks
+from adaptprune.tasks import *
 
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def hub(task):
 @pytest.mark.parametrize('task', list(GLUE))
 def test_hub(monkeypatch, tmp_path, task):
     asked = []
-    monkeypatch.setattr(glue, 'load_dataset', lambda *a: asked.append(a) or hub(a[1]))
+    monkeypatch.setattr(tasks, 'load_dataset', lambda *a: asked.append(a) or hub(a[1]))
     ds = load_task(task)
     assert asked==[('nyu-mll/glue', task)]
     assert list(ds)==['train', 'dev', *(['dev_mismatched'] if task=='mnli' else [])]
@@ -205,12 +205,12 @@ def test_hub(monkeypatch, tmp_path, task):
     assert load_task(task, glue_dir=tmp_path, source='hub')['train'].to_dict()==ds['train'].to_dict()
 
 def test_hub_with_other_classes(monkeypatch):
-    monkeypatch.setattr(glue, 'load_dataset', lambda *a: hub('wnli'))
+    monkeypatch.setattr(tasks, 'load_dataset', lambda *a: hub('wnli'))
     with pytest.raises(ValueError, match="classes for 'rte'"): load_task('rte')
 
 def test_no_network(tmp_path):
     import subprocess, sys
-    code = "from adaptprune.glue import load_task\ntry: load_task('sst2')\nexcept ConnectionError as e: print(e)"
+    code = "from adaptprune.tasks import load_task\ntry: load_task('sst2')\nexcept ConnectionError as e: print(e)"
     env = {**os.environ, 'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path)}
     out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout
     for part in ("Cannot get 'sst2' from the Hub", '--glue-dir FOLDER', 'GLUE_DIR', 'mini-sentiment'): assert part in out

@@ -1,0 +1,4 @@
+"The command line as `python -m adaptprune`"
+from .cli import main
+
+if __name__=='__main__': main()

@@ -1,0 +1,149 @@
+"""Be a user: in an empty folder, run the commands and Python blocks that the documentation prints, and the command line's tests.
+usage: .venv-users/bin/python tools/users.py      (`make users` makes that environment: the wheel, with the newest
+                                                  versions of its dependencies and no development pins)
+
+Sizes are small, and something stands in for what a user has: a cut of the mini tasks for PATH, a Hub on this machine for
+OWNER/NAME, a table made here for train.csv, sweeps of one short run for sweeps/*.toml. What nothing can stand in for is
+only parsed, and the report says so."""
+import os,re,shlex,shutil,subprocess,sys,tempfile,time,tomllib
+from importlib import metadata,resources
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(root/'tools'), str(root/'tests')]
+from hub_server import Hub,client_env,owner
+import printed
+
+# The pages whose Python blocks are run; in each, what is printed and what runs in its place
+small_python = {
+    'README.md': [
+        ("list(task.loaders['train'])*5", "list(task.loaders['train'])"),
+        ("'sst2', 'minilm', sparsity=.5", "'mini-sentiment', 'minilm', max_steps=4")],
+    'nbs/tutorials/ten_minutes.ipynb': [("'google-bert/bert-base-uncased', sparsity=.5", "'minilm', max_steps=4")]}
+
+def cut(name, n):
+    "The header and the first `n` rows of each split of a mini task"
+    for split in ('train', 'dev'):
+        head,*rows = (resources.files('adaptprune')/'data'/name/f'{split}.tsv').read_text(encoding='utf-8').splitlines()
+        yield split, head.split('\t'), rows[:n]
+
+def make_glue(folder):
+    "A folder like GLUE's download, with three small tasks"
+    likes = {
+        'STS-B': ('mini-similarity', 'score', 'dev'),
+        'SST-2': ('mini-sentiment', 'label', 'dev'),
+        'MNLI': ('mini-inference', 'gold_label', 'dev_matched')}
+    for task,(mini,label,dev) in likes.items():
+        (folder/task).mkdir(parents=True)
+        for split,head,rows in cut(mini, 96):
+            lines = ['\t'.join([*head[:-1], label]), *rows]
+            name = dev if split=='dev' else split
+            (folder/task/f'{name}.tsv').write_text('\n'.join(lines)+'\n', encoding='utf-8')
+
+def make_tables(folder):
+    "Somebody's train.csv and dev.csv"
+    for name,n in (('train', 80), ('dev', 20)):
+        ends = [('a number', 'yes'), ('a word', 'no')]
+        rows = [f'"What is {i}, please?","It is {ends[i%2][0]}.",{ends[i%2][1]}' for i in range(n)]
+        (folder/f'{name}.csv').write_text('\n'.join(['question,answer,relevant', *rows])+'\n', encoding='utf-8')
+
+def make_sweeps(folder):
+    "A sweep of one short run in place of each that the repository declares, with the same name and output"
+    (folder/'sweeps').mkdir()
+    for p in (root/'sweeps').glob('*.toml'):
+        out = tomllib.loads(p.read_text(encoding='utf-8'))['out']
+        run = '[[cells]]\ntask = "stsb"\nmodel = "minilm"\nrecipe = "default"\nmax_steps = 2\n'
+        (folder/'sweeps'/p.name).write_text(f'out = "{out}"\n\n{run}', encoding='utf-8')
+
+def only_parsed(words):
+    "Why a command is not run, or None"
+    if '--scheduler' in words: return 'needs a cluster'
+    if '--only' in words: return 'names a run of a sweep that is not this one'
+    if len(words)==1 and not words[0].startswith('-'): return 'a mention'
+
+def small(words, folder):
+    "A printed command at small size, with what stands in for a user's things"
+    instead = {'PATH': 'glue', 'OWNER/NAME': f'{owner}/mask', 'google-bert/bert-base-uncased': 'minilm'}
+    words = [instead.get(w, w) for w in words]
+    if words[0]=='adapt' and '--max-steps' not in words: words += ['--max-steps', '4']
+    if words[0]=='demo' and '--epochs' not in words: words += ['--epochs', '.05']
+    out = words[words.index('--out')+1] if '--out' in words else None
+    if words[0] in ('adapt', 'pull', 'export') and out and (folder/out).exists(): words += ['--force']
+    return words
+
+def run(command, folder, env, timeout=300):
+    "Run a command; how many seconds it took, and what it said if it failed"
+    start = time.perf_counter()
+    r = subprocess.run(command, cwd=folder, env=env, timeout=timeout, capture_output=True, text=True)
+    error = f'exit status {r.returncode}\n{r.stdout[-2000:]}{r.stderr[-4000:]}' if r.returncode else ''
+    return time.perf_counter()-start, error
+
+class Report:
+    "What was run, and what failed"
+    def __init__(self): self.failed = []
+    def __call__(self, what, seconds, error=''):
+        print(f"{'FAIL' if error else 'ok  '} {seconds:6.1f} s  {what}", flush=True)
+        if error:
+            print('    '+error.replace('\n', '\n    '), flush=True)
+            self.failed.append(what)
+    def skip(self, what, why): print(f'parsed           {what}   ({why})', flush=True)
+
+def commands(folder, env, report):
+    "Every printed command, each once"
+    adaptprune = Path(sys.executable).with_name('adaptprune')
+    seen = set()
+    for _,words in printed.printed()+printed.recorded():
+        line = re.sub(r'--[a-z_-]+', lambda m: m[0].replace('_', '-'), shlex.join(words))
+        if line in seen: continue
+        seen.add(line)
+        if why := only_parsed(words):
+            report.skip(f'adaptprune {line}', why)
+            continue
+        command = small(words, folder)
+        report(f'adaptprune {shlex.join(command)}', *run([adaptprune, *command], folder, env))
+
+def blocks(name, folder, env, report):
+    "The Python blocks of a page, as one program in their order; a tutorial has imported the public names"
+    code = '\n'.join(printed.python_blocks(printed.markdown(root/name)))
+    if name!='README.md': code = 'from adaptprune import *\n'+code
+    for was,now in small_python[name]:
+        if was not in code: report(f'{name} does not print {was!r}', 0., 'mend small_python')
+        code = code.replace(was, now)
+    (folder/'blocks.py').write_text(code, encoding='utf-8')
+    report(f'the Python blocks of {name}', *run([sys.executable, 'blocks.py'], folder, env))
+
+def tests(folder, env, report):
+    "The tests of the command line, against what is installed"
+    shutil.copytree(root/'tests', folder/'tests', ignore=shutil.ignore_patterns('__pycache__'))
+    (folder/'pytest.ini').write_text('[pytest]\nmarkers =\n    slow\n    weights\n    glue\n    gpu\n')
+    files = 'tests/test_cli.py','tests/test_cli_hub.py'
+    pytest = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider']
+    report(f"pytest {' '.join(files)}", *run([*pytest, *files], folder, env))
+
+def environment():
+    "The versions that are tried"
+    names = 'adaptprune','torch','transformers','datasets','huggingface_hub','fastcore','accelerate','safetensors','numpy'
+    return ', '.join(f'{n} {metadata.version(n)}' for n in names)
+
+def main():
+    import adaptprune
+    if Path(adaptprune.__file__).is_relative_to(root/'adaptprune'):
+        sys.exit('This Python uses the checkout, not an installed wheel: run `make users`.')
+    print(environment())
+    report = Report()
+    report('pip check', *run([sys.executable, '-m', 'pip', 'check'], root, os.environ))
+    with tempfile.TemporaryDirectory() as tmp, Hub() as hub:
+        folder = Path(tmp)/'somewhere'
+        folder.mkdir()
+        make_glue(folder/'glue')
+        make_tables(folder)
+        make_sweeps(folder)
+        env = client_env(hub.url, Path(tmp)/'home')
+        env.pop('PYTHONPATH', None)
+        env.pop('GLUE_DIR', None)
+        commands(folder, env, report)
+        for name in small_python: blocks(name, folder, env, report)
+        tests(folder, env, report)
+    if report.failed: sys.exit('\n'.join([f'{len(report.failed)} failed:', *(f'  {f}' for f in report.failed)]))
+
+if __name__=='__main__': main()
