@@ -228,7 +228,7 @@ def _step_kernel(which, start, size, group, w_at, z_at, t_at, g_at, taus, lr, t_
             tl.store(t+at, theta, mask=inside)
     tl.store(w+at, _gated(base, theta, tau, t_l, HARD).to(TYPE), mask=inside)
 
-# %% ../nbs/api/07_kernels.ipynb #15e72640
+# %% ../nbs/api/07_kernels.ipynb #080b4635
 _block = 4096
 
 class OneLaunch:
@@ -242,10 +242,10 @@ class OneLaunch:
         self.device,self.dtype = ws[0].device,ws[0].dtype
         self.tensors = ws,w0s,thetas
         sizes = [len(w) for w in ws]
-        starts = [torch.arange(0, n, _block) for n in sizes]
-        counts = torch.tensor([len(s) for s in starts])
+        starts = [torch.arange(0, n, _block, device='cpu') for n in sizes]
+        counts = torch.tensor([len(s) for s in starts], device='cpu')
         self.first = [0, *counts.cumsum(0).tolist()]
-        self.which = torch.repeat_interleave(torch.arange(len(ws)), counts).to(self.device, torch.int32)
+        self.which = torch.repeat_interleave(torch.arange(len(ws), device='cpu'), counts).to(self.device, torch.int32)
         self.start = torch.cat(starts).to(self.device)
         self.size,self.group = self._on_device(sizes), self._on_device(groups)
         self.fixed = [self._on_device([t.data_ptr() for t in ts]) for ts in self.tensors]
@@ -253,7 +253,7 @@ class OneLaunch:
 
     def _on_device(self, numbers):
         "Whole numbers on the device, copied without waiting for it"
-        host = torch.tensor(numbers, dtype=torch.int64)
+        host = torch.tensor(numbers, dtype=torch.int64, device='cpu')
         if self.device.type!='cuda': return host
         return host.pin_memory().to(self.device, non_blocking=True)
 
@@ -288,7 +288,7 @@ class OneLaunch:
         "Write every weight, and leave the thetas where they are"
         self._launch(None, taus, 0., rule, self.aligned, (0, self.first[-1]))
 
-# %% ../nbs/api/07_kernels.ipynb #07c6e347
+# %% ../nbs/api/07_kernels.ipynb #68ce6559
 @_jit
 def _inside_kernel(x_at, n, lo_at, hi_at, counts, out, room, BLOCK:tl.constexpr):
     "Count what lies below a bracket, and collect what lies inside, NaN included"
@@ -313,7 +313,7 @@ def inside(
     "The two facts that `mask.locate` asks of a bracket, in one pass"
     n = sum(len(f) for f in flat)
     while True:
-        out = torch.empty(int(n*room)+1024, device=flat[0].device)
+        out = torch.empty(int(n*room)+1024, dtype=torch.float32, device=flat[0].device)
         counts = torch.zeros(2, dtype=torch.int64, device=out.device)
         with torch.cuda.device_of(out):
             for f in flat:
@@ -322,7 +322,7 @@ def inside(
         if n_in<=len(out): return n_low, out[:n_in]
         room = 1.
 
-# %% ../nbs/api/07_kernels.ipynb #92247848
+# %% ../nbs/api/07_kernels.ipynb #0f20253d
 @_jit
 def _remember_kernel(t_at, n, tau, gone_at, BLOCK:tl.constexpr):
     "Set the bits of what lies at or below the threshold"
@@ -346,4 +346,4 @@ def remember(
         return
     size = 2**22 if theta.is_cuda else 2**17
     for t,g in zip(theta.split(size), gone.split(size//8)):
-        for x in pieces(t): g |= pack_bits(torch.as_tensor(x<=tau))
+        for x in pieces(t): g |= pack_bits(torch.as_tensor(x<=tau, device=theta.device))

@@ -114,15 +114,16 @@ def kth_smallest(
     "The exact k-th smallest score over all tensors"
     return locate(scores, k)[0]
 
-# %% ../nbs/api/01_mask.ipynb #b2a4c6dd
+# %% ../nbs/api/01_mask.ipynb #43bdd816
 def draw_survivors(
     n:int, # how many scores tie at the threshold
     go:int, # how many of them have to be pruned
     seed:int=0
 ) -> Tensor: # (n,) bool, True where the weight survives
     "Which of some tied weights are kept: a seeded choice that favours no place in the network"
-    keep = torch.ones(n, dtype=torch.bool)
-    keep[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:go]] = False
+    keep = torch.ones(n, dtype=torch.bool, device='cpu')
+    order = torch.randperm(n, generator=torch.Generator('cpu').manual_seed(seed), device='cpu')
+    keep[order[:go]] = False
     return keep
 
 def split_at(

@@ -6,9 +6,10 @@
 __all__ = ['choices', 'MaskSettings', 'fitted_reach', 'fitted_alpha', 'Place', 'LearningPlace', 'Group', 'MovingGroup', 'Frozen',
            'MaskedWeights', 'WrittenWeights', 'MaskOptimizer']
 
-# %% ../nbs/api/08_optim.ipynb #d1f8f02a
+# %% ../nbs/api/08_optim.ipynb #c90b75bd
 import hashlib, math, warnings, weakref
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 # %% ../nbs/api/08_optim.ipynb #0cf6aba4
 import torch
@@ -20,7 +21,7 @@ from .mask import Mask, check_sparsity, group_names, locate, n_pruned, pack_bits
 from .scores import start_theta, starts
 from .sparsity import Shards, decays, rate_factor, schedules, sharded_threshold, threshold
 
-# %% ../nbs/api/08_optim.ipynb #b2f7f90a
+# %% ../nbs/api/08_optim.ipynb #152951e5
 @dataclass(frozen=True)
 class MaskSettings:
     "The choices of the algorithm, in the paper's symbols. A value that no run can use raises `ValueError`"
@@ -52,11 +53,11 @@ class MaskSettings:
             raise ValueError(f"Unknown {name} {getattr(self, name)!r}: use one of {', '.join(known)}.")
         for name in ('spread', 'std', 'alpha', 'reach', 'beta', 'gamma'):
             x = getattr(self, name)
-            if x is not None and not 0<=x<math.inf: raise ValueError(f"{name} must be 0 or more, got {x!r}.")
+            if x is not None and not (isinstance(x, Real) and 0<=x<math.inf): raise ValueError(f"{name} must be 0 or more, got {x!r}.")
         for name in ('schedule_end', 'warmup'):
             x = getattr(self, name)
-            if not 0<=x<=1: raise ValueError(f"{name} must be a fraction of the steps, 0 to 1, got {x!r}.")
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every<1:
+            if not (isinstance(x, Real) and 0<=x<=1): raise ValueError(f"{name} must be a fraction of the steps, 0 to 1, got {x!r}.")
+        if isinstance(self.every, bool) or not isinstance(self.every, Integral) or self.every<1:
             raise ValueError(f"every must be a number of steps, 1 or more, got {self.every!r}.")
         if self.reach==0: raise ValueError("reach must be positive, got 0: for a theta that does not move, alpha=0.")
 
@@ -193,7 +194,7 @@ class LearningPlace(Place):
         for w,z,t in zip(*(x.split(2**18) for x in (self.weight, self.w0, self.theta))):
             kernels.write(w, z, t, self.group.tau, t_l)
 
-# %% ../nbs/api/08_optim.ipynb #913d7271
+# %% ../nbs/api/08_optim.ipynb #968411ed
 class Group:
     "Places that share a threshold, and their thetas"
     def __init__(self,
@@ -207,7 +208,7 @@ class Group:
         self.cut()
         sizes = [p.param.numel() for p in places]
         self.n = sum(sizes)
-        self.begins = torch.tensor([0, *sizes]).cumsum(0)[:-1]
+        self.begins = _whole_numbers([0, *sizes]).cumsum(0)[:-1]
         self.shards = None
         if hasattr(places[0].param, 'to_local'): self.shards = Shards(self._numbers, _shard_group(places[0].param))
         self.k = 0
@@ -219,10 +220,10 @@ class Group:
 
     def _numbers(self, at):
         "The places of some local thetas among all of the group"
-        ends = torch.tensor([p.n for p in self.places]).cumsum(0)
+        ends = _whole_numbers(p.n for p in self.places).cumsum(0)
         which = torch.searchsorted(ends, at.cpu(), right=True)
-        first = ends-torch.tensor([p.n for p in self.places])
-        offsets = torch.tensor([p.offset for p in self.places])
+        first = ends-_whole_numbers(p.n for p in self.places)
+        offsets = _whole_numbers(p.offset for p in self.places)
         return at.cpu()-first[which]+offsets[which]+self.begins[which]
 
     def to(self, device):
@@ -235,12 +236,14 @@ class Group:
         self.cut()
         for p,mv in zip(self.places, moments): p.m,p.v = mv
 
+def _whole_numbers(ns): return torch.tensor(list(ns), dtype=torch.int64, device='cpu')
+
 def _shard_group(param):
     "The process group over which a parameter is spread"
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #9ea14140
+# %% ../nbs/api/08_optim.ipynb #ac04eefb
 class MovingGroup(Group):
     "A group whose threshold is moved"
     def move(self, sparsity):
@@ -262,7 +265,7 @@ class MovingGroup(Group):
 
     def pruned(self) -> int:
         "How many weights are pruned"
-        return self._count(torch.as_tensor((t<=self.tau).sum()) for t in pieces(self.theta))
+        return self._count(int((t<=self.tau).sum()) for t in pieces(self.theta))
 
     def farthest(self) -> float:
         "The largest finite `|theta-tau|`"
@@ -287,8 +290,16 @@ class MovingGroup(Group):
         "What is pruned stays so"
         self.theta.masked_fill_(self.theta<=self.tau, -torch.inf)
 
-# %% ../nbs/api/08_optim.ipynb #c66a462b
+# %% ../nbs/api/08_optim.ipynb #9bdf0d5e
+def _float32(x): return torch.tensor(x, dtype=torch.float32, device='cpu')       # whatever the default type and device are
+
+# %% ../nbs/api/08_optim.ipynb #9c595b50
 _owners = weakref.WeakValueDictionary()     # id of a parameter -> what masks it
+
+def _owner(p):
+    "What masks a parameter; None for nothing"
+    owner = _owners.get(id(p))
+    return owner if owner is not None and owner.holds(p) else None
 
 class Frozen:
     "The base of an adaptation: what learns is made trainable, what does not is frozen, and both flags come back"
@@ -305,7 +316,7 @@ class Frozen:
         if not self.chosen: raise ValueError(f"All weights that {weights!r} chooses are parameters of the head: give another base.")
         for n,p in self.chosen.items(): self._check_free(n, p)
         for p in self.chosen.values(): _owners[id(p)] = self
-        outside = [p for p in self.base.parameters() if id(p) not in mine]
+        outside = [p for p in self.base.parameters() if id(p) not in mine and _owner(p) in (None, self)]
         self.flags = [(p, p.requires_grad) for p in [*outside, *head]]
         for p in outside: p.requires_grad_(False)
         for p in [*self.chosen.values(), *head]: p.requires_grad_(True)
@@ -317,7 +328,7 @@ class Frozen:
         if p.is_inference(): raise ValueError(f"The weight {name!r} was made in inference mode: load the model outside of it.")
         if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             raise ValueError(f"The weight {name!r} is {p.dtype}: masks need float32, bfloat16, float16 or float64.")
-        if id(p) in _owners and _owners[id(p)].holds(p):
+        if _owner(p) is not None:
             raise ValueError(f"The weight {name!r} has a mask optimiser already: `close()` that one first.")
 
     def holds(self, p): return any(p is q for q in self.chosen.values())
@@ -339,7 +350,7 @@ class Frozen:
             if _owners.get(id(p)) is self: del _owners[id(p)]
         self.flags,self.tables = [],{}
 
-# %% ../nbs/api/08_optim.ipynb #f130909a
+# %% ../nbs/api/08_optim.ipynb #32309a9b
 class MaskedWeights(Frozen):
     "The masked weights of a model, which is at every moment the network that would ship"
     def __init__(self, base, head=(), weights='all', budget='global', thetas=None, t_l=math.inf):
@@ -354,6 +365,8 @@ class MaskedWeights(Frozen):
     def _begin(self, budget, thetas):
         "Give each weight its theta, and each group its weights"
         names = group_names(self.chosen, budget)
+        if len({str(g) for g in names})<len(names):
+            raise ValueError(f"Some groups of the budget print alike, and a state could not tell them apart: {', '.join(map(repr, names))}.")
         self.places = {n: LearningPlace(n, p) for n,p in self.chosen.items()}
         self._check_together()
         starts = {n: p.part(thetas(n, _whole(p.param.detach()))) for n,p in self.places.items()}
@@ -390,7 +403,7 @@ class MaskedWeights(Frozen):
     def taus(self):
         "The thresholds on the device, copied when they have changed"
         now = [g.tau for g in self.groups]
-        if self.thresholds is None or self.thresholds[0]!=now: self.thresholds = now,torch.tensor(now).to(self.device, non_blocking=True)
+        if self.thresholds is None or self.thresholds[0]!=now: self.thresholds = now,_float32(now).to(self.device, non_blocking=True)
         return self.thresholds[1]
 
     def one_launch(self):
@@ -469,9 +482,11 @@ def _gathered(t, param):
     whole = DTensor.from_local(t.to(torch.uint8), param.device_mesh, param.placements, shape=param.shape, stride=param.stride())
     return whole.full_tensor().bool()
 
-# %% ../nbs/api/08_optim.ipynb #2c52f757
+# %% ../nbs/api/08_optim.ipynb #2de9480e
 def _parameters(head):
     "The parameters of a head: a module, or parameters"
+    if head is None: return []
+    if isinstance(head, nn.Parameter): return [head]
     ps = list(head.parameters() if isinstance(head, nn.Module) else head)
     for p in ps:
         if isinstance(p, Tensor) and p.is_leaf: continue
@@ -480,7 +495,7 @@ def _parameters(head):
     return ps
 
 def _check_steps(steps, settings, sparsity):
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps<1:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps<1:
         raise ValueError(f"steps must be the number of optimiser steps of the run, 1 or more, got {steps!r}.")
     if settings.schedule=='none' and not settings.gamma and sparsity:
         raise ValueError("Without a schedule, gamma is what prunes, and it is 0: give gamma=..., or use schedule='cubic'.")
@@ -490,12 +505,12 @@ def _changed(settings, changes):
         raise ValueError(f"MaskOptimizer has no setting {bad[0]!r}: they are {', '.join(MaskSettings.__dataclass_fields__)}.")
     return replace(settings, **changes)
 
-# %% ../nbs/api/08_optim.ipynb #668d831f
+# %% ../nbs/api/08_optim.ipynb #92d1f5ca
 class _Starts:
     "Where theta starts, for each weight"
     def __init__(self, settings, scores, seed):
         self.settings,self.scores = settings,scores
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator('cpu').manual_seed(seed)
         self.start = settings.start
         if scores is None and self.start in ('activation', 'gradient'):
             warnings.warn(f"No scores were given for start={self.start!r}, so theta starts from the rank of |w0|. Pass "
@@ -612,7 +627,7 @@ class _Steps(_Prepared):
         elif self.rule.step!='adam' and self.weights.one_launch(): self._learn_at_once(lr)
         else: self.learn_many(ready, lr, i)
 
-# %% ../nbs/api/08_optim.ipynb #21e12bbf
+# %% ../nbs/api/08_optim.ipynb #c2ddad0e
 class _Launched(_Steps):
     "The step of theta on a GPU, and inside the backward pass"
     def _learn_at_once(self, lr):
@@ -640,6 +655,8 @@ class _Launched(_Steps):
         "One matrix, as soon as its gradient is there, which is then freed"
         if self.done: raise RuntimeError(f"The run of {self.steps} steps is over: make the optimiser with a larger steps=...")
         if place.moved(): self.follow()
+        if not hasattr(place.param, 'to_local') and _processes()>1:
+            raise RuntimeError("in_backward=True takes a gradient before `DistributedDataParallel` has averaged it: leave it out, or use `fully_shard`.")
         lr,grad = self.lr('theta'),_local(place.param.grad)
         if self.rule.step!='adam' and self.weights.one_launch() and not grad.is_sparse:
             launch,at = place.launch
@@ -649,7 +666,12 @@ class _Launched(_Steps):
         place.param.grad = None
         self.learned = True
 
-# %% ../nbs/api/08_optim.ipynb #b9e13979
+# %% ../nbs/api/08_optim.ipynb #c6c59779
+def _processes():
+    "How many processes train together"
+    both = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if both else 1
+
 def _in_backward(
     optimizer, # weak reference to the optimiser
     place:LearningPlace
@@ -660,14 +682,14 @@ def _in_backward(
         if opt is not None: opt.learn_one(place)
     return hook
 
-# %% ../nbs/api/08_optim.ipynb #a829f073
+# %% ../nbs/api/08_optim.ipynb #24a3bcac
 class _Thresholds(_Launched):
     "Eq. 7 and the exact schedule"
     def _press(self):
         "Eq. 7: theta - gamma is tau + gamma"
         gamma = self.settings.gamma*(self.lr('theta')/self.alpha if self.alpha else self.factor())
         if self.schedule is not None or not gamma: return
-        for g in self.weights.groups: g.tau = torch.tensor(g.tau+gamma).item()
+        for g in self.weights.groups: g.tau = _float32(g.tau+gamma).item()
         self.weights.write()
 
     def _update_threshold(self):
@@ -732,7 +754,7 @@ class _Report(_Thresholds):
         self.hooks,self.closed = [],True
         self.weights.release()
 
-# %% ../nbs/api/08_optim.ipynb #fda71134
+# %% ../nbs/api/08_optim.ipynb #92d6cb89
 class MaskOptimizer(_Report):
     "Adapting by pruning as an optimiser (Gao et al. 2021, Eq. 2 to 7): it learns which weights of a frozen base to keep"
     def __init__(self,
@@ -749,7 +771,7 @@ class MaskOptimizer(_Report):
     ):
         settings = _changed(settings, changes)
         _check_steps(steps, settings, check_sparsity(sparsity))
-        try: super().__init__(base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward)
+        try: super().__init__(base, head, sparsity, int(steps), scores, settings, seed, sparse_grad, in_backward)
         except BaseException:
             if hasattr(self, 'weights'): self.close()
             raise

@@ -119,7 +119,7 @@ class Shards:
         at = int(torch.searchsorted(upto, k))
         return int(upto[at]-counts[at]), at
 
-# %% ../nbs/api/05_sparsity.ipynb #dd9a1cf4
+# %% ../nbs/api/05_sparsity.ipynb #f83fce88
 def sharded_threshold(
     flat:Tensor, # (local n,) float32
     k:int, # how many to prune over all processes
@@ -128,7 +128,7 @@ def sharded_threshold(
 ) -> tuple: # as `threshold`, with local positions
     "The threshold that prunes exactly `k` of some thetas that are spread over processes"
     none = torch.empty(0, dtype=torch.long, device=flat.device)
-    tau = torch.tensor(-torch.inf)
+    tau = flat.new_tensor(-torch.inf)
     if k: tau,n_below,n_ties = shards.locate([flat], k)
     if tau==-torch.inf: return shards.least(_below_all(flat)), none
     if n_below+n_ties==k: return tau, none

@@ -854,3 +854,118 @@ def test_a_state_loads_into_a_wrapped_model():
     other = MaskOptimizer(nn.DataParallel(n.base), n.head, .5, 20, start='rank', every=2)
     other.load_state_dict(opt.state_dict())
     assert all(torch.equal(p, q) for p,q in zip(m.base.parameters(), n.base.parameters()))
+
+# odd surroundings
+
+@pytest.fixture
+def defaults():
+    "The defaults of torch come back"
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+starts = ['rank', 'uniform', 'normal', 'constant']
+
+@pytest.mark.parametrize('start', starts)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_another_default_type(defaults, start, dtype):
+    n = net()
+    want = train(n, optimizer(n, start=start)).mask()
+    m = net()
+    torch.set_default_dtype(dtype)
+    opt = train(m, optimizer(m, start=start))
+    assert opt.mask()==want and all(p.theta.dtype==torch.float32 for p in opt.weights)
+
+@pytest.mark.parametrize('kw', [dict(start=s) for s in starts]+[dict(step='adam'), dict(recovery=False), dict(sparse_grad=True),
+    dict(schedule='constant'), dict(in_backward=True), dict(schedule='none', gamma=1e-3, start='normal')], ids=str)
+def test_another_default_device(defaults, kw):
+    "Nothing is made on the default device by accident: here it holds no values"
+    n = net()
+    want = train(n, optimizer(n, **kw), 6).state_dict()
+    m = net()
+    torch.set_default_device('meta')
+    opt = train(m, optimizer(m, **kw), 6)
+    opt.load_state_dict(opt.state_dict())
+    assert all(torch.equal(g['theta'], want['mask']['groups'][name]['theta']) for name,g in opt.state_dict()['mask']['groups'].items())
+    assert opt.recovered()>=0 and opt.max_theta()>0 and opt.weights.mask().numel==216
+
+def test_deterministic_algorithms():
+    torch.use_deterministic_algorithms(True)
+    try:
+        for kw in (dict(sparse_grad=True), dict(start='constant', recovery=False)):
+            m = net()
+            assert train(m, optimizer(m, **kw)).target_met()
+    finally: torch.use_deterministic_algorithms(False)
+
+def test_inference_mode():
+    m = net()
+    opt = optimizer(m)
+    with torch.inference_mode(): opt.restore()
+    train(m, opt)
+    with torch.inference_mode(): mask = opt.mask()
+    assert mask==opt.mask()
+
+def test_two_optimisers_on_parts_of_one_base():
+    m = net()
+    a = MaskOptimizer(m.base, m.head, .5, 6, start='rank', weights='up*')
+    b = MaskOptimizer(m.base, None, .5, 6, start='rank', weights='down*')
+    for i in range(6):
+        loss_of(m, i%3).backward()
+        for opt in (a, b):
+            opt.step()
+            opt.zero_grad()
+    assert a.target_met() and b.target_met()
+    a.close()
+    b.close()
+    assert all(p.requires_grad for p in m.parameters())
+
+def test_heads_of_every_kind():
+    for head in (None, (), [], nn.Identity(), nn.Parameter(torch.zeros(2))):
+        m = net()
+        assert len(MaskOptimizer(m.base, head, .5, 5, start='rank').param_groups)==1+isinstance(head, nn.Parameter)
+
+def test_weights_without_numbers_are_left_out():
+    m = net()
+    m.base['up'].none = nn.Parameter(torch.zeros(4, 0))
+    assert list(optimizer(m, budget='matrix').weights.places)==['emb.weight', 'up.weight', 'down.weight']
+
+def test_lookups_of_nothing():
+    m = nn.Embedding(5, 3)
+    opt = fit(m, torch.zeros(0, dtype=torch.long), loss=lambda m, x: m(x).sum(), sparse_grad=True)
+    assert opt.target_met()
+
+@pytest.mark.parametrize('step', ['sign', 'plain', 'adam'])
+def test_a_sparse_embedding_bag(step):
+    m = nn.EmbeddingBag(5, 3, sparse=True)
+    assert fit(m, torch.tensor([[1, 2], [2, 2]]), step=step).target_met() and m.sparse
+
+def test_groups_that_print_alike():
+    with pytest.raises(ValueError, match="Some groups of the budget print alike.*: 1, '1'"): optimizer(net(), budget=lambda n: 1 if 'emb' in n else '1')
+
+def test_numbers_that_are_not_python_s():
+    import numpy as np
+    m = net()
+    opt = train(m, optimizer(m, np.float64(.5), np.int64(5), alpha=np.float32(1e-3), every=np.int32(2)))
+    assert opt.done and type(opt.steps) is int
+    f = io.BytesIO()
+    torch.save(opt.state_dict(), f)
+    f.seek(0)
+    assert torch.load(f, weights_only=True)['mask']['steps']==5
+    with pytest.raises(ValueError, match="beta must be 0 or more, got '1e-3'"): optimizer(net(), beta='1e-3')
+
+def test_a_scheduler_goes_on():
+    m = net()
+    opt = optimizer(m, steps=12)
+    sched = LambdaLR(opt, lambda i: 1-i/12)
+    for i in range(12):
+        if i==5: saved = copy.deepcopy((m.state_dict(), opt.state_dict(), sched.state_dict()))
+        train(m, opt, 1, first=i)
+        sched.step()
+    n = net()
+    again = optimizer(n, steps=12)
+    sched = LambdaLR(again, lambda i: 1-i/12)
+    for x,s in zip((n, again, sched), saved): x.load_state_dict(s)
+    for i in range(5, 12):
+        train(n, again, 1, first=i)
+        sched.step()
+    assert again.mask()==opt.mask() and equal(state(m), state(n))
