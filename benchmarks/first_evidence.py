@@ -1,21 +1,21 @@
 """First evidence on real GLUE: MiniLM on STS-B and SST-2; feature extraction, fine-tuning, and masks at 20 % and 50 % sparsity.
 
-    python benchmarks/first_evidence.py --glue_dir PATH --preset cpu      # about 50 minutes on one core; adds to results/first_evidence.jsonl
-    python benchmarks/first_evidence.py --glue_dir PATH --preset full     # the paper's epochs, five seeds, MNLI-54k too; wants a GPU
+    python benchmarks/first_evidence.py --glue-dir PATH --preset cpu      # about 50 minutes on one core; adds to results/first_evidence.jsonl
+    python benchmarks/first_evidence.py --glue-dir PATH --preset full     # the paper's epochs, five seeds, MNLI-54k too; wants a GPU
 
 Every method of a task sees the same number of training examples; nothing is chosen on the dev sets, which are evaluated once, at the end.
-The paper's selected rates barely move a theta within the steps of the cpu preset, which therefore takes the largest rates of the paper's grid.
+The paper's selected learning rates barely move a theta within the steps of the cpu preset, which therefore takes the largest learning rates of the paper's grid.
 Those do not reach 20 % either before the steps are over, so that the run for 50 % stands for both (a run stops only where its target is passed)."""
 from pathlib import Path
 
 import torch
-from fastcore.script import call_parse
 
-from adaptprune.experiment import run_cells
+from adaptprune.cli import script
+from adaptprune.sweep import run_cells
 
 root = Path(__file__).resolve().parent.parent
 dense = [dict(name='feature extraction', recipe='features', sparsity=0.), dict(name='fine-tuning', recipe='finetune', sparsity=0.)]
-ours = [dict(name=f'ours, default, {s:.0%}', recipe='default', start='rank', reach=1., dropout=-1., sparsity=s) for s in (.5, .2)]     # the default of that time
+ours = [dict(name=f'ours, default, {s:.0%}', recipe='default', start='rank', reach=1., dropout=None, sparsity=s) for s in (.5, .2)]     # the default of that time
 paper = [dict(name=f"the paper's recipe, {s:.0%}", recipe='paper', sparsity=s) for s in (.5, .2)]
 faster = [dict(name=f"the paper's recipe, largest rates of its grid, {s:.0%}", recipe='paper', alpha=2e-4, beta=2e-4, gamma=2e-6, sparsity=s) for s in (.5, .2)]
 presets = { # task -> training examples seen, and the methods
@@ -29,7 +29,6 @@ def cells(preset, tasks, seeds):
     return [dict(m, task=task, seed=seed, max_steps=round(examples[task]/(8 if m['recipe']=='paper' else 16)))
             for seed in range(seeds) for group in (methods[:4], methods[4:]) for task in tasks for m in group]
 
-@call_parse
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
     preset:str='cpu', # 'cpu' or 'full'
@@ -40,4 +39,6 @@ def main(
 ):
     "Run what is missing"
     torch.set_num_threads(threads)
-    run_cells(cells(preset, tasks.split(','), seeds), out, f'python benchmarks/first_evidence.py --glue_dir PATH --preset {preset} --tasks {tasks} --seeds {seeds} --threads {threads}', glue_dir=glue_dir)
+    run_cells(cells(preset, tasks.split(','), seeds), out, f'python benchmarks/first_evidence.py --glue-dir PATH --preset {preset} --tasks {tasks} --seeds {seeds} --threads {threads}', glue_dir=glue_dir)
+
+if __name__=='__main__': script(main)

@@ -4,14 +4,18 @@
 from pathlib import Path
 
 import torch
-from fastcore.script import call_parse
 
-from adaptprune.experiment import grid, run_cells
+from adaptprune.cli import script
+from adaptprune.sweep import grid, run_cells
 
 root = Path(__file__).resolve().parent.parent
 epochs = {'mini-sentiment': 8, 'mini-similarity': 5, 'mini-inference': 10}
 
-@call_parse
+def cells(seeds):
+    "Every method on every task"
+    many = grid(recipe=['finetune', 'features', 'default'], task=list(epochs), seed=list(range(seeds)))
+    return [dict(c, epochs=epochs[c['task']], name=c['recipe']) for c in many]
+
 def main(
     seeds:int=1, # seeds 0 to this less one
     out:str=str(root/'results/mini_tasks.jsonl'), # adds the lines that it lacks
@@ -19,5 +23,6 @@ def main(
 ):
     "Run what is missing"
     torch.set_num_threads(threads)
-    cells = [dict(c, epochs=epochs[c['task']], name=c['recipe']) for c in grid(recipe=['finetune', 'features', 'default'], task=list(epochs), seed=list(range(seeds)))]
-    run_cells(cells, out, f'python benchmarks/mini_tasks.py --seeds {seeds} --threads {threads}')
+    run_cells(cells(seeds), out, f'python benchmarks/mini_tasks.py --seeds {seeds} --threads {threads}')
+
+if __name__=='__main__': script(main)

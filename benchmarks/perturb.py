@@ -1,20 +1,23 @@
 """Is it the mask or only its densities? Masks shuffled within each matrix, and pre-trained weights with noise, each with a head trained anew (the paper's Table 3).
 
     adaptprune sweep sweeps/cpu.toml --glue-dir PATH --out runs/again.jsonl     # first: learns the masks again, and keeps them in runs/masks
-    python benchmarks/perturb.py --glue_dir PATH                                # adds what is missing to results/perturb.jsonl, about a minute a line on one core
+    python benchmarks/perturb.py --glue-dir PATH                                # adds what is missing to results/perturb.jsonl, about a minute a line on one core
 
 Masks are not in the repository; those that the folder lacks are passed over. The network stays frozen in all of them; only the head is trained, with as many steps as it had beside the mask."""
 from functools import partial
 from pathlib import Path
 
 import torch
-from fastcore.script import call_parse
 
-from adaptprune.baseline import on_fixed_mask
-from adaptprune.experiment import load_mask, read_results, run_cells
+from adaptprune.artifact import TaskMask
+from adaptprune.cli import script
 from adaptprune.mask import Mask
+from adaptprune.prune import on_fixed_mask
+from adaptprune.recipe import get_recipe
+from adaptprune.results import read_results
+from adaptprune.setup import set_up
+from adaptprune.sweep import run_cells
 from adaptprune.topology import shuffled
-from adaptprune.train import get_recipe, set_up
 
 root = Path(__file__).resolve().parent.parent
 noises = 0., .001, .01, .1, .3, 1.
@@ -28,9 +31,10 @@ def jittered(model, names, std, seed):
 
 def run(task, change, mask, folder, glue_dir, seed, max_steps, mixed_precision, sparsity, recipe, progress):
     "One line: a changed mask or changed weights, and a new head"
-    kept,_ = load_mask(Path(folder)/f'{mask}.safetensors')
+    kept = TaskMask.from_pretrained(Path(folder)/mask).mask
     kind,_,std = change.partition(' ')
-    s,recipe = set_up(task, glue_dir=glue_dir, seed=seed), get_recipe(recipe)
+    s = set_up(task, glue_dir=glue_dir, seed=seed)
+    recipe = get_recipe(recipe)
     if kind=='noise': jittered(s.model.base_model, kept, float(std), seed)
     gen = torch.Generator().manual_seed(seed)
     used = Mask({n: shuffled(m, gen) for n,m in kept.items()}) if kind=='shuffle' else kept
@@ -38,7 +42,6 @@ def run(task, change, mask, folder, glue_dir, seed, max_steps, mixed_precision, 
     res.report.update(task=s.task.name, metric=s.task.metric, seed=seed, split='dev', sparsity=kept.sparsity)
     return res
 
-@call_parse
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
     of:str=str(root/'results/paper_cpu.jsonl'), # the runs whose masks are changed
@@ -55,8 +58,10 @@ def main(
     for r in sorted(read_results(of), key=lambda r: (r['cell']['seed'], r['cell']['sparsity'])):
         c = r['cell']
         if (c['recipe'], r['recipe']['start'])!=('default', start) or c.get('levels') or c['task'] not in tasks.split(',') or c['seed']>=seeds: continue
-        if not (Path(masks)/f"{r['key']}.safetensors").exists(): continue
+        if not (Path(masks)/r['key']).exists(): continue
         changes = ['shuffle']+[f'noise {s:g}' for s in noises]*(c['sparsity']==.5)
         cells += [dict(name=ch, task=c['task'], change=ch, mask=r['key'], seed=c['seed'], sparsity=c['sparsity'], recipe='features', max_steps=c['max_steps'], mixed_precision=c.get('mixed_precision', 'no')) for ch in changes]
     if not cells: raise SystemExit(f"{masks} holds no mask of these runs of {of}: run the sweep first.")
-    run_cells(cells, out, f'python benchmarks/perturb.py --glue_dir PATH --tasks {tasks} --seeds {seeds} --start {start}', run=partial(run, folder=masks), glue_dir=glue_dir)
+    run_cells(cells, out, f'python benchmarks/perturb.py --glue-dir PATH --tasks {tasks} --seeds {seeds} --start {start}', run=partial(run, folder=masks), glue_dir=glue_dir)
+
+if __name__=='__main__': script(main)
