@@ -10,9 +10,9 @@ from a file that the system holds in its cache; `reload_uncached` asks it first 
 import os, statistics, sys, tempfile, time
 from pathlib import Path
 import json, safetensors.torch, torch
-from fastcore.script import call_parse, store_true
 from transformers import BertConfig, BertModel
-from adaptprune.experiment import environment
+from adaptprune.cli import script
+from adaptprune.results import environment
 from adaptprune.anatomy import maskable
 from adaptprune.layer import fingerprint
 from adaptprune.mask import Mask, pack_bits, unpack_bits
@@ -108,10 +108,9 @@ def mixing(name, n, rows, tokens, reps):
     many.close()
     return dict(model=name, tasks=n, rows=rows, tokens=tokens, equal_to_separate=True, largest_difference_to_rows_alone=alone, **out)
 
-@call_parse
 def main(
     out:str=None, # file to write
-    quick:store_true=False, # a tiny model
+    quick:bool=False, # a tiny model
     tasks:int=4,
     threads:int=1, # of torch
     reps:int=25 # rounds; a quarter of it for mixed batches of BERT-base
@@ -126,3 +125,5 @@ def main(
     for r in switch: print(r['model'], r['dtype'], brief(r), r['memory'], r['use_of_the_task_in_use_ms'])
     for r in mixed: print(r['model'], brief(r), r['largest_difference_to_rows_alone'])
     if out: Path(out).write_text(json.dumps(res, indent=1)+'\n')
+
+if __name__=='__main__': script(main)

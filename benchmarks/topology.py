@@ -1,25 +1,30 @@
 """Where the masks of a sweep prune: every table of `adaptprune.topology` for each saved mask, and the overlap of each pair that shares a sparsity.
 
-    adaptprune sweep sweeps/cpu.toml --glue-dir PATH --out runs/again.jsonl          # first: learns the masks again, and keeps them in runs/masks
+    adaptprune sweep sweeps/cpu.toml --glue-dir PATH --out runs/again.jsonl            # first: learns the masks again, and keeps them in runs/masks
     python benchmarks/topology.py --runs results/paper_cpu.jsonl                         adds the tables of those that results/topology.json lacks; ten seconds of one core for each
     python benchmarks/topology.py --runs results/paper_cpu.jsonl --afresh                only the masks in the folder
 
 Masks are not in the repository, so the file grows: what it holds of a mask that is no longer in the folder stays, and pairs are compared where both masks are there.
-What a run was, stands in its `cell`; its `name` also says how its recipe differs from today's.
+What a run was, stands in its `cell`; its `name` also says what its recipe changes.
 Columns that are the same for all masks (names, sizes, the dense ranks) are stored once, under `shared`; floats are rounded to five digits.
 Overlap: `kappa` is agreement beyond the densities in each matrix, `kappa_size` beyond those in each hundredth of a matrix by |w|, `kappa_global` beyond the overall density."""
 import json, time
 from itertools import groupby
 from pathlib import Path
 import torch
-from fastcore.script import call_parse, store_true
 from tqdm.auto import tqdm
-from adaptprune.experiment import environment, load_mask, read_results, results_frame
+from adaptprune.artifact import TaskMask
+from adaptprune.cli import script
 from adaptprune.head import load_encoder
 from adaptprune.mask import Mask
+from adaptprune.results import environment, read_results
 from adaptprune.topology import describe, overlaps, split_by_size
 
 root = Path(__file__).resolve().parent.parent
+
+def method_cell(row):
+    "The cell of a line, with its method"
+    return dict(row['cell'], method=row['recipe']['method'])
 
 def tidy(x):
     "Plain values with floats to five significant digits"
@@ -28,8 +33,6 @@ def tidy(x):
     return [tidy(v) for v in x] if isinstance(x, list) else x
 
 def columns(rows): return {k: [r[k] for r in rows] for k in rows[0]} if rows else {}
-
-def names(rows): return dict(zip((r['key'] for r in rows), results_frame(rows).name))
 
 def earlier(file):
     "The masks and the pairs of a file as rows, without the columns taken out"
@@ -44,9 +47,9 @@ def against_start(mask, model):
     start = Mask.from_scores({n: model.get_parameter(n).detach().abs() for n in mask}, mask.sparsity, 'matrix')
     return overlaps(dict(start=start, mask=mask), 'component')
 
-def tables(key, mask, about, model):
+def tables(key, mask, cell, model):
     "The tables of one mask"
-    return tidy(dict(key=key, cell=about['cell'], **{k: columns(v) if isinstance(v, list) else v for k,v in describe(mask, model).items()}, start=columns(against_start(mask, model))))
+    return tidy(dict(key=key, cell=cell, **{k: columns(v) if isinstance(v, list) else v for k,v in describe(mask, model).items()}, start=columns(against_start(mask, model))))
 
 def share(masks):
     "Take columns out of the tables that are the same in all of them"
@@ -64,31 +67,33 @@ def seeds_by_component(group, cells):
     same = [sorted(g) for _,g in groupby(sorted(group, key=run), key=run)]
     return [r for g in same if len(g)>1 for r in overlaps({k: group[k] for k in g}, 'component')]
 
-@call_parse
 def main(
-    masks:str='runs/masks', # folder of masks, KEY.safetensors
+    masks:str='runs/masks', # folder of masks, each in a folder KEY
     runs:str=str(root/'results/paper_cpu.jsonl'), # file of the sweep: only the masks of its runs
     out:str=str(root/'results/topology.json'), # file to add to
-    afresh:store_true=False, # forget what the file holds
+    afresh:bool=False, # forget what the file holds
     threads:int=1, # of torch
 ):
     "All tables of all masks, and their overlap"
     torch.set_num_threads(threads)
-    called,began,models = names(read_results(runs)), time.perf_counter(), {}
+    lines = {r['key']: r for r in read_results(runs)}
+    called = {k: r['name'] for k,r in lines.items()}
+    began,models = time.perf_counter(), {}
     found,pairs,parts = ([],[],[]) if afresh else earlier(out)
     found = {m['key']: dict(m, name=called[m['key']]) for m in found if m['key'] in called}
-    files = {p.stem: p for p in sorted(Path(masks).glob('*.safetensors')) if p.stem in called}
+    files = {p.name: p for p in sorted(Path(masks).glob('*')) if p.name in called and p.is_dir()}
     if not files: raise SystemExit(f'{masks} holds no mask of a run in {runs}: run the sweep first.')
     def base(name): return models.setdefault(name, None) or models.update({name: load_encoder(name)}) or models[name]
     for key,file in tqdm(files.items(), desc='tables'):
         if key in found: continue
-        mask,about = load_mask(file)
-        found[key] = dict(tables(key, mask, about, base(about['cell'].get('model', 'minilm'))), name=called[key])
+        cell = method_cell(lines[key])
+        mask = TaskMask.from_pretrained(file).mask
+        found[key] = dict(tables(key, mask, cell, base(cell.get('model', 'minilm'))), name=called[key])
     cells = {k: dict(found[k]['cell'], name=called[k]) for k in files}
     def level(k): return cells[k].get('model', 'minilm'), cells[k].get('weights', 'all'), cells[k]['sparsity']
     pairs,parts = ([p for p in ps if not {p['a'], p['b']}<=set(files) and {p['a'], p['b']}<=set(found)] for ps in (pairs, parts))
     for (name,*_),keys in tqdm(groupby(sorted(cells, key=level), key=level), desc='overlap'):
-        group = {k: load_mask(files[k])[0] for k in keys}
+        group = {k: TaskMask.from_pretrained(files[k]).mask for k in keys}
         if len(group)<2: continue
         pairs += tidy(compare(group, base(name)))
         parts += tidy(seeds_by_component(group, cells))
@@ -97,3 +102,5 @@ def main(
         overlap=columns(pairs), seeds=columns(parts))
     Path(out).write_text(json.dumps(record, separators=(',', ':'), allow_nan=False).replace('{"key"', '\n{"key"')+'\n')
     print(f'{len(found)} masks, {len(pairs)} pairs: {out}')
+
+if __name__=='__main__': script(main)
