@@ -464,7 +464,7 @@ def name_of(
         if unwrap(m) is part: return plain_name(n)
     raise ValueError(f"The base ({type(part).__name__}) is no part of the model ({type(unwrap(model)).__name__}): give one of its modules.")
 
-# %% ../nbs/api/13_loop.ipynb #6cbd8702
+# %% ../nbs/api/13_loop.ipynb #3c2df382
 @dataclass
 class Base:
     "The pre-trained part of a model"
@@ -478,7 +478,8 @@ class Base:
         if not names: return
         some = ', '.join(names[:3]) + (', ...' if len(names)>3 else '')
         warnings.warn(f"The base ({self}) holds weights that look untrained: {some}. They are masked or frozen and never learn. "
-            "Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head.")
+            "Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head; "
+            "a pooler that nothing reads can go (pooler = None).")
 
 def find_base(
     model:nn.Module, # may be wrapped

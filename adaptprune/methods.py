@@ -232,7 +232,7 @@ class PricedGates(DrawnGates):
         self._move(self.target)
         self.weights.write()
 
-# %% ../nbs/api/12_methods.ipynb #9a88b7ef
+# %% ../nbs/api/12_methods.ipynb #691c566b
 class GateOptimizer(PricedGates):
     "L0 regularisation by hard-concrete gates, held to a sparsity schedule and exact at the end"
     def __init__(self,
@@ -247,7 +247,7 @@ class GateOptimizer(PricedGates):
         at:float=2.2 # initial log alpha of all gates
     ):
         alpha = fitted_alpha(settings, steps, sparsity)
-        own = replace(settings, start='constant', spread=at, step='adam', alpha=alpha, t_l=math.inf, t_s=1., schedule='cubic', every=1)
+        own = replace(settings, start='normal', mean=at, std=0., step='adam', alpha=alpha, t_l=math.inf, t_s=1., schedule='cubic', every=1)
         super().__init__(base, head, sparsity, steps, settings=own)
         self.stiffness,self.ascent = stiffness,ascent
         self.lam = {g.name: 0. for g in self.weights.groups}

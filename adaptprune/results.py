@@ -105,7 +105,7 @@ def _metric(report, which='metrics'):
     metrics = report.get(which) or {}
     return next((v for k,v in metrics.items() if k.split('_')[0]==report['metric']), None)
 
-# %% ../nbs/api/25_results.ipynb #0752a711
+# %% ../nbs/api/25_results.ipynb #aeffbc50
 _precisions = dict(no='float32', bf16='bfloat16', fp16='float16')
 
 def _row(r):
@@ -118,12 +118,13 @@ def _row(r):
     cost = dict(steps=steps, head_steps=alone, seconds=report['seconds'])
     made = dict(model=cell.get('model', 'minilm'), precision=_precisions[cell.get('mixed_precision', 'no')],
         engine=r.get('engine', 1), key=r['key'])
-    return dict(task=report['task'], name=r['name'], method=r['recipe']['method'], **asked, **scores, **tuned, **cost, **made)
+    what = dict(task=report['task'], name=r['name'], method=r['recipe']['method'])
+    return {**what, **asked, **scores, **tuned, **cost, **made}
 
-# %% ../nbs/api/25_results.ipynb #75a832bc
+# %% ../nbs/api/25_results.ipynb #fbe86221
 def results_frame(
     rows:list # lines, as from `read_results`
-): # a pandas `DataFrame`, one row a run: what was asked, the task's metric and its value, tuned (the value where weights were tuned on the way), steps, seconds, model, precision, engine, key
+): # a pandas `DataFrame`, one row a run; `tuned` is the value where weights were tuned on the way
     "The recorded runs as a table"
     import pandas as pd
     return pd.DataFrame([_row(r) for r in rows])
@@ -151,7 +152,7 @@ def holm(
         out[i] = worst
     return out
 
-# %% ../nbs/api/25_results.ipynb #9cecd394
+# %% ../nbs/api/25_results.ipynb #38b59dbc
 def _compared(table, task, sparsity, ours, others, value):
     "One row for each method that is compared at a task and a sparsity"
     from scipy.stats import ttest_rel
@@ -168,8 +169,8 @@ def paired_tests(
     ours:str, # name of the method that is compared
     others:list, # names of those it is compared with
     value='value' # column to compare
-): # a `DataFrame`, one row a comparison: mean difference, seeds, p, and p after Holm's correction over all rows; NaN with fewer than two seeds
-    "Paired t-tests of one method against others, at each task and sparsity"
+): # a `DataFrame`, one row a comparison: mean difference, seeds, p, and p after Holm's correction over all rows
+    "Paired t-tests of one method against others, at each task and sparsity; NaN with fewer than two seeds"
     import pandas as pd
     rows = []
     for (task,sparsity),table in frame.dropna(subset=[value]).groupby(['task', 'sparsity'], sort=False):

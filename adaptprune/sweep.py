@@ -106,13 +106,14 @@ def _thin(rows, n=40):
     told = _spread(told, n)
     return [rows[i] for i in sorted(told + _spread(rest, n-len(told)))]
 
-# %% ../nbs/api/26_sweep.ipynb #b920cf49
+# %% ../nbs/api/26_sweep.ipynb #6f6fa19c
 def _line(cell, res, seconds, command):
     "What is recorded of a run"
     key = cell_key(cell)
-    made = dict(wall_s=round(seconds, 1), date=datetime.now(timezone.utc).isoformat(timespec='seconds'))
-    return dict(key=key, name=cell_name(cell), engine=engine_version, cell=cell, recipe=dict(vars(cell_recipe(cell))),
-        report=res.report, history=_thin(res.history), **made, environment=environment(), command=command.replace('{key}', key))
+    asked = dict(key=key, name=cell_name(cell), engine=engine_version, cell=cell, recipe=dict(vars(cell_recipe(cell))))
+    came = dict(report=res.report, history=_thin(res.history), wall_s=round(seconds, 1))
+    date = datetime.now(timezone.utc).isoformat(timespec='seconds')
+    return dict(asked, **came, date=date, environment=environment(), command=command.replace('{key}', key))
 
 def _record(cell, path, command, run, masks, cache, **kwargs):
     "Run one configuration and add its line"
@@ -145,9 +146,9 @@ def _missing(cells, path, besides=()):
     have = {r['key'] for r in read_results(path)} | set(besides)
     return [c for c in cells if cell_key(c) not in have]
 
-# %% ../nbs/api/26_sweep.ipynb #a783dae9
+# %% ../nbs/api/26_sweep.ipynb #800af2b6
 def _work(unit, path, command, run, masks, cache, threads, kwargs):
-    "Claim and run what is missing of a unit: pairs of a key and what went wrong; nothing if another process holds the claim"
+    "Claim and run what is missing of a unit: pairs of a key and what went wrong. Nothing where the claim is taken"
     if threads: torch.set_num_threads(threads)
     try: claim = lock_beside(path, _claim_key(unit[0])).acquire(timeout=0)
     except Timeout: return
@@ -185,7 +186,7 @@ def time_left(
 
 def _span(s): return f'{s:.0f} s' if s<100 else f'{s/60:.0f} min' if s<6000 else f'{s/3600:.0f} h'
 
-# %% ../nbs/api/26_sweep.ipynb #b88f8fa8
+# %% ../nbs/api/26_sweep.ipynb #82dbdd6b
 def _on_worker(unit, **ask):
     "Run a unit in a worker of dask"
     from distributed import get_worker
@@ -198,8 +199,8 @@ def _client(workers, scheduler):
     "A client of a running cluster, or of local processes"
     try: from distributed import Client
     except ImportError as e:
-        raise ValueError("More than one worker needs dask: pip install 'adaptprune[cluster]'. Or start the same command "
-            "several times, as the processes share the work.") from e
+        raise ValueError("More than one worker needs dask: pip install 'adaptprune[cluster]'. Or start the same "
+            "command several times, as the processes share the work.") from e
     if scheduler: return Client(scheduler)
     return Client(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs='ERROR')
 
@@ -218,7 +219,7 @@ def _runner(workers, scheduler):
         return
     with _client(workers, scheduler) as client: yield there
 
-# %% ../nbs/api/26_sweep.ipynb #30611771
+# %% ../nbs/api/26_sweep.ipynb #1b4f57e7
 _wait = 2. # seconds between two looks at what other processes do
 
 def _show(bar, cells, path, workers):
@@ -230,7 +231,8 @@ def _show(bar, cells, path, workers):
 def _check_lines_came(told, left, path):
     "Refuse workers whose lines do not arrive here"
     lost = told & {cell_key(c) for c in left}
-    if lost: raise RuntimeError(f"Runs {', '.join(sorted(lost))} are done, but {path} has no line of them: workers need a "
+    if not lost: return
+    raise RuntimeError(f"Runs {', '.join(sorted(lost))} are done, but {path} has no line of them: workers need a "
         "disk in common with this process.")
 
 def _run_missing(each, cells, path, show, **ask):
@@ -245,7 +247,7 @@ def _run_missing(each, cells, path, show, **ask):
         if len(_missing(cells, path, failed))==len(left): time.sleep(_wait)
     return failed
 
-# %% ../nbs/api/26_sweep.ipynb #932f94ef
+# %% ../nbs/api/26_sweep.ipynb #db492d2c
 def _lines_of(cells, path):
     "The lines of some configurations, in their order"
     rows = {r['key']: r for r in read_results(path)}
@@ -258,7 +260,8 @@ def _failures(failed, n):
 
 def _interrupted(cells, path):
     n = len(cells)-len(_missing(cells, path))
-    return KeyboardInterrupt(f"{n} of {len(cells)} runs are recorded in {path}; the same command goes on with the rest.")
+    return KeyboardInterrupt(f"{n} of {len(cells)} runs are recorded in {path}; the same command goes on with the "
+        "rest.")
 
 # %% ../nbs/api/26_sweep.ipynb #3ab73c17
 def run_cells(
@@ -304,14 +307,15 @@ _mixed = 'no','bf16','fp16'
 
 def _is(v, kind): return type(v) is kind or kind is float and type(v) is int
 
-# %% ../nbs/api/26_sweep.ipynb #48b8bebb
+# %% ../nbs/api/26_sweep.ipynb #eba9258b
 def _argument(key, v):
     "The value of an argument of `adapt_task`, or `ValueError`"
     rule = _arguments[key]
     kind = rule if isinstance(rule, type) else int
     if not _is(v, kind): raise ValueError(f"{key} = {v!r} is not {_said[kind]}.")
     if kind is int and v<rule: raise ValueError(f"{key} = {v!r} must be {rule} or more.")
-    if key=='mixed_precision' and v not in _mixed: raise ValueError(f"unknown {key} {v!r}: use one of {', '.join(_mixed)}.")
+    if key=='mixed_precision' and v not in _mixed:
+        raise ValueError(f"unknown {key} {v!r}: use one of {', '.join(_mixed)}.")
     if key=='task': return get_task(v).name
     return check_sparsity(v) if key=='sparsity' else v
 
@@ -357,7 +361,7 @@ def _in_table(where):
     try: yield
     except ValueError as e: raise ValueError(f'{where}: {e}') from e
 
-# %% ../nbs/api/26_sweep.ipynb #2f68f524
+# %% ../nbs/api/26_sweep.ipynb #4e22ab91
 def _once(cells, seen, i):
     "Refuse a configuration that an earlier table has"
     for c in cells:
@@ -368,8 +372,8 @@ def _once(cells, seen, i):
 def read_sweep(
     path, # of a .toml file
     model:str=None # in place of the file's models: 'minilm', a folder, or a Hub id
-) -> tuple: # the configurations in the order of running, and the .jsonl file for their lines, as written; any fault raises `ValueError` that names file, table and value
-    "Read a declared sweep"
+) -> tuple: # the configurations in the order of running, and the .jsonl file for their lines, as written
+    "Read a declared sweep; any fault raises a `ValueError` that names file, table and value"
     common,tables,out = _read_spec(path)
     own = dict(model=[model]) if model else {}
     cells,seen = [], {}
@@ -381,7 +385,7 @@ def read_sweep(
         cells += new
     return sorted(cells, key=lambda c: c.get('seed', 0)), out
 
-# %% ../nbs/api/26_sweep.ipynb #c4689f36
+# %% ../nbs/api/26_sweep.ipynb #7d6bd0de
 def _pick(cells, only, path):
     "The configurations whose keys begin as asked"
     if only is None: return cells
@@ -389,7 +393,8 @@ def _pick(cells, only, path):
     keys = [cell_key(c) for c in cells]
     for a in asked:
         if not a or not any(k.startswith(a) for k in keys):
-            raise ValueError(f"{path} has no cell {a!r}: --jobs lists what it lacks, and each recorded line has its key.")
+            raise ValueError(f"{path} has no cell {a!r}: --jobs lists what it lacks, and each recorded line has its "
+                "key.")
     return [c for c,k in zip(cells, keys) if k.startswith(tuple(asked))]
 
 def _command(path, cells, glue_dir, model, only, out=None):

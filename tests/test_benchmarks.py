@@ -1,12 +1,13 @@
 "The scripts in benchmarks/ that add to a file of results, on networks of a few weights."
-import importlib.util, json
+import importlib.util, json, shutil
 from pathlib import Path
 import pytest, torch
-from adaptprune.experiment import append_line, cell_key, read_results, save_mask
+from adaptprune.anatomy import maskable
+from adaptprune.artifact import TaskMask
 from adaptprune.head import load_encoder
-from adaptprune.layer import maskable
 from adaptprune.mask import Mask
-from adaptprune.train import get_recipe
+from adaptprune.results import append_line, read_results
+from adaptprune.sweep import cell_key, cell_name, cell_recipe
 from transformers import BertConfig, BertModel
 
 def script(name):
@@ -21,14 +22,15 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     BertModel(BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50), add_pooling_layer=False).save_pretrained('bert')
-    shapes = {n: getattr(*pl[0]).shape for n,pl in maskable(load_encoder('bert')).items()}
+    base = load_encoder('bert')
+    shapes = {n: p.shape for n,p in maskable(base).items()}
     def make(*cells):
         for c in cells:
             c = dict(task='stsb', model='bert', max_steps=9, **c)
-            recipe = vars(get_recipe(c['recipe'], **({'start': c['start']} if 'start' in c else {})))
             g = torch.Generator().manual_seed(c['seed'])
-            save_mask(f'masks/{cell_key(c)}.safetensors', Mask({n: torch.rand(s, generator=g)>c['sparsity'] for n,s in shapes.items()}), cell=dict(c, method=recipe['method']))
-            append_line('runs.jsonl', dict(key=cell_key(c), name=c['recipe'], cell=c, recipe=recipe, report=dict(task='stsb', metric='spearman', metrics=dict(spearman=.5), seconds=1.)))
+            mask = Mask({n: torch.rand(s, generator=g)>c['sparsity'] for n,s in shapes.items()})
+            TaskMask(mask, base).save_pretrained(f'masks/{cell_key(c)}')
+            append_line('runs.jsonl', dict(key=cell_key(c), name=cell_name(c), cell=c, recipe=vars(cell_recipe(c)), report=dict(task='stsb', metric='spearman', metrics=dict(spearman=.5), seconds=1.)))
         return [r['key'] for r in read_results('runs.jsonl')]
     return make
 
@@ -43,7 +45,7 @@ def test_topology_adds_to_what_it_has(runs):
     first,tables = go()
     assert [m['key'] for m in tables]==sorted([a, b]) and {m['name'] for m in tables}=={'default'}
     assert list(zip(first['overlap']['a'], first['overlap']['b']))==[tuple(sorted([a, b]))] and set(first['seeds']['component'])>={'query', 'embedding'}
-    Path(f'masks/{a}.safetensors').unlink()
+    shutil.rmtree(f'masks/{a}')
     *_,c,d = runs(dict(recipe='random', seed=0, sparsity=.5), dict(recipe='default', start='rank', seed=0, sparsity=.5))
     second,more = go()
     assert {m['key']: m for m in more if m['key'] in (a, b)}=={m['key']: m for m in tables} and {m['key'] for m in more}=={a, b, c, d}
@@ -69,7 +71,7 @@ def test_perturb_picks_the_masks_that_are_there(runs, monkeypatch):
     seen.clear()
     mod.main(start='rank', **ask)
     assert [x['mask'] for x in seen]==[c]
-    Path(f'masks/{c}.safetensors').unlink()
+    shutil.rmtree(f'masks/{c}')
     with pytest.raises(SystemExit, match='holds no mask'): mod.main(start='rank', **ask)
 
 @pytest.mark.parametrize('std', [0., .1])
@@ -85,8 +87,8 @@ def test_limits_scores_seen_and_held_out_texts(folder, tmp_path, monkeypatch):
     "A line for each arm; both scores of the mask and of its teacher, over as many seen texts as held-out ones, none of them in both"
     monkeypatch.chdir(tmp_path)
     mod,seen = script('limits'),[]
-    real = mod.run_task
-    monkeypatch.setattr(mod, 'run_task', lambda task, data, **kw: seen.append(data) or real(task, data=data, **kw))
+    real = mod.adapt_task
+    monkeypatch.setattr(mod, 'adapt_task', lambda task, data, **kw: seen.append(data) or real(task, data=data, **kw))
     mod.main(task='mini-sentiment', model=folder, max_steps=2, out='limits.jsonl', cache='cache')
     rows = read_results('limits.jsonl')
     assert [(r['cell']['sparsity'], r['cell'].get('weights', 'all')) for r in rows]==[(.5, 'all'), (.9, 'all'), (.9, 'encoder')], 'with equal steps the last arm is the second'
