@@ -230,7 +230,7 @@ class Mask(_Algebra):
     def __repr__(self):
         return f"Mask({len(self)} weights, {self.kept:,} of {self.numel:,} kept, sparsity {self.sparsity:.4f})"
 
-# %% ../nbs/api/01_mask.ipynb #a94ea42b
+# %% ../nbs/api/01_mask.ipynb #51631a7c
 def pack_bits(
     mask:Tensor # bool, any shape, any device
 ) -> Tensor: # uint8, (ceil(n/8),), first weight in the lowest bit
@@ -238,7 +238,7 @@ def pack_bits(
     m = mask.reshape(-1)
     if m.device.type=='cpu': return torch.from_numpy(np.packbits(m.numpy(), bitorder='little'))
     m = torch.nn.functional.pad(m, (0, -len(m)%8)).view(torch.uint8).view(torch.int64)      # eight values in one number, one a byte
-    return (m.mul(0x0102040810204080)>>56).to(torch.uint8)                                  # the product gathers their lowest bits in its top byte
+    return (m.mul(0x0102040810204080)>>56).to(torch.uint8)              # the product gathers their lowest bits in its top byte
 
 def unpack_bits(
     packed:Tensor, # uint8, as from `pack_bits`

@@ -21,12 +21,12 @@ from .mask import Mask, check_sparsity, group_names, locate, n_pruned, pack_bits
 from .scores import start_theta, starts
 from .sparsity import Shards, decays, rate_factor, schedules, sharded_threshold, threshold
 
-# %% ../nbs/api/08_optim.ipynb #152951e5
+# %% ../nbs/api/08_optim.ipynb #32539095
 @dataclass(frozen=True)
 class MaskSettings:
     "The choices of the algorithm, in the paper's symbols. A value that no run can use raises `ValueError`"
     weights:str = 'all' # which weights get a mask, as in `maskable`
-    start:str = 'activation' # initial theta: the rank of 'activation' or 'gradient' scores, 'rank' (of |w0|), 'normal', 'constant', 'uniform'
+    start:str = 'activation' # initial theta: rank of 'activation' or 'gradient' scores or of |w0| ('rank'), 'normal', 'constant', 'uniform'
     spread:float = .05 # width of a rank or uniform start, height of a constant one
     mean:float = .01 # mean of a normal start
     std:float = .001 # standard deviation of a normal start
@@ -293,7 +293,7 @@ class MovingGroup(Group):
 # %% ../nbs/api/08_optim.ipynb #9bdf0d5e
 def _float32(x): return torch.tensor(x, dtype=torch.float32, device='cpu')       # whatever the default type and device are
 
-# %% ../nbs/api/08_optim.ipynb #9c595b50
+# %% ../nbs/api/08_optim.ipynb #1d33c4d7
 _owners = weakref.WeakValueDictionary()     # id of a parameter -> what masks it
 
 def _owner(p):
@@ -310,7 +310,8 @@ class Frozen:
     ):
         self.base,self.tables = unwrap(base),{}
         if not isinstance(base, nn.Module):
-            raise ValueError(f"base must be a module, whose weights get masks, got {type(base).__name__}: give the module, not its parameters.")
+            raise ValueError(f"base must be a module, whose weights get masks, got {type(base).__name__}: "
+                "give the module, not its parameters.")
         mine = set(map(id, head))
         self.chosen = {n: p for n,p in maskable(base, weights).items() if id(p) not in mine}
         if not self.chosen: raise ValueError(f"All weights that {weights!r} chooses are parameters of the head: give another base.")
@@ -350,7 +351,7 @@ class Frozen:
             if _owners.get(id(p)) is self: del _owners[id(p)]
         self.flags,self.tables = [],{}
 
-# %% ../nbs/api/08_optim.ipynb #32309a9b
+# %% ../nbs/api/08_optim.ipynb #bafe605d
 class MaskedWeights(Frozen):
     "The masked weights of a model, which is at every moment the network that would ship"
     def __init__(self, base, head=(), weights='all', budget='global', thetas=None, t_l=math.inf):
@@ -366,7 +367,8 @@ class MaskedWeights(Frozen):
         "Give each weight its theta, and each group its weights"
         names = group_names(self.chosen, budget)
         if len({str(g) for g in names})<len(names):
-            raise ValueError(f"Some groups of the budget print alike, and a state could not tell them apart: {', '.join(map(repr, names))}.")
+            raise ValueError("Some groups of the budget print alike, and a state could not tell them apart: "
+                f"{', '.join(map(repr, names))}.")
         self.places = {n: LearningPlace(n, p) for n,p in self.chosen.items()}
         self._check_together()
         starts = {n: p.part(thetas(n, _whole(p.param.detach()))) for n,p in self.places.items()}
@@ -525,12 +527,12 @@ class _Starts:
             start = self.scores[name]
         return start_theta(w0, start, spread=s.spread, mean=s.mean, std=s.std, generator=self.generator)
 
-# %% ../nbs/api/08_optim.ipynb #e51248c2
+# %% ../nbs/api/08_optim.ipynb #40558fb4
 class _Prepared(torch.optim.Optimizer):
     "Weights, settings, groups of parameters"
     def __init__(self, base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward):
         self.settings,self.target,self.steps = settings,check_sparsity(sparsity),steps
-        self.alpha,self.rule = fitted_alpha(settings, steps, sparsity),settings.rule
+        self.alpha,self.rule = float(fitted_alpha(settings, steps, sparsity)),settings.rule
         self.every = settings.every if settings.recovery else 1
         self.schedule = schedules[settings.schedule]
         self.i,self.done,self.closed = 0,False,False
@@ -539,7 +541,7 @@ class _Prepared(torch.optim.Optimizer):
         self.weights = WrittenWeights(base, params, settings.weights, settings.budget, _Starts(settings, scores, seed), settings.t_l)
         if sparse_grad and settings.step!='adam': self.weights.sparse_tables()
         groups = [dict(params=[p.param for p in self.weights], lr=self.alpha, role='theta')]
-        if params: groups.append(dict(params=params, lr=settings.beta, role='head'))
+        if params: groups.append(dict(params=params, lr=float(settings.beta), role='head'))
         super().__init__(groups, dict(lr=self.alpha, role='theta'))
         self.head = self._head_optimizer(params)
         if in_backward: self.hooks = [p.param.register_post_accumulate_grad_hook(_in_backward(weakref.ref(self), p)) for p in self.weights]
@@ -573,7 +575,7 @@ class _Prepared(torch.optim.Optimizer):
         return FloatingPointError(f"Theta holds NaN at step {self.i} (first in {first}): a gradient was not finite. "
             "Lower the learning rates, clip gradients, or look at the last batches.")
 
-# %% ../nbs/api/08_optim.ipynb #51785bb2
+# %% ../nbs/api/08_optim.ipynb #c7943aab
 class _Steps(_Prepared):
     "Eq. 5 to 7, one step at a time"
     def factor(self):
@@ -606,13 +608,14 @@ class _Steps(_Prepared):
         "Refuse a step that cannot be right"
         if self.done: raise RuntimeError(f"The run of {self.steps} steps is over after step {self.i}: "
             "for a longer one make the optimiser with a larger steps=...")
-        if self.closed: raise RuntimeError("This optimiser is closed, and the weights are no longer its own: make a new one, and load its state.")
+        if self.closed: raise RuntimeError("This optimiser is closed, and the weights are no longer its own: "
+            "make a new one, and load its state.")
         self.follow()
         self.weights.check_untouched()
         learned,self.learned = self.learned,False
         if learned or any(p.param.grad is not None for p in self.weights): return
-        raise RuntimeError("No masked weight has a gradient: call `loss.backward()` before `step()`, and see that the loss depends on the base "
-            "and that the base still holds the parameters that it had when the optimiser was made.")
+        raise RuntimeError("No masked weight has a gradient: call `loss.backward()` before `step()`, and see that the loss depends on "
+            "the base and that the base still holds the parameters that it had when the optimiser was made.")
 
     def follow(self):
         "Go where the model is, with the state of the head"
@@ -627,7 +630,7 @@ class _Steps(_Prepared):
         elif self.rule.step!='adam' and self.weights.one_launch(): self._learn_at_once(lr)
         else: self.learn_many(ready, lr, i)
 
-# %% ../nbs/api/08_optim.ipynb #c2ddad0e
+# %% ../nbs/api/08_optim.ipynb #c14b72f3
 class _Launched(_Steps):
     "The step of theta on a GPU, and inside the backward pass"
     def _learn_at_once(self, lr):
@@ -656,7 +659,8 @@ class _Launched(_Steps):
         if self.done: raise RuntimeError(f"The run of {self.steps} steps is over: make the optimiser with a larger steps=...")
         if place.moved(): self.follow()
         if not hasattr(place.param, 'to_local') and _processes()>1:
-            raise RuntimeError("in_backward=True takes a gradient before `DistributedDataParallel` has averaged it: leave it out, or use `fully_shard`.")
+            raise RuntimeError("in_backward=True takes a gradient before `DistributedDataParallel` has averaged it: "
+                "leave it out, or use `fully_shard`.")
         lr,grad = self.lr('theta'),_local(place.param.grad)
         if self.rule.step!='adam' and self.weights.one_launch() and not grad.is_sparse:
             launch,at = place.launch
@@ -706,7 +710,7 @@ class _Thresholds(_Launched):
         self._settle()
         self.weights.write()
 
-# %% ../nbs/api/08_optim.ipynb #8f153a1e
+# %% ../nbs/api/08_optim.ipynb #d2a119ef
 class _Report(_Thresholds):
     "Counts and the mask"
     def sparsity(self) -> float:
@@ -734,8 +738,8 @@ class _Report(_Thresholds):
         want = sum(n_pruned(g.n, self.target) for g in self.weights.groups)/self.weights.n
         short = self.schedule is not None and abs(mask.sparsity-want)>1e-9 or self.schedule is None and not self.done
         if short:
-            warnings.warn(f"This mask has sparsity {mask.sparsity:.4f}, the target is {self.target:g}: the optimiser is at step {self.i} of "
-                f"{self.steps}{', and the model was changed since' if self.done else ''}.")
+            warnings.warn(f"This mask has sparsity {mask.sparsity:.4f}, the target is {self.target:g}: the optimiser is at step "
+                f"{self.i} of {self.steps}{', and the model was changed since' if self.done else ''}.")
         return mask
 
     def base_weights(self) -> dict:
@@ -754,7 +758,7 @@ class _Report(_Thresholds):
         self.hooks,self.closed = [],True
         self.weights.release()
 
-# %% ../nbs/api/08_optim.ipynb #92d6cb89
+# %% ../nbs/api/08_optim.ipynb #d8f6596d
 class MaskOptimizer(_Report):
     "Adapting by pruning as an optimiser (Gao et al. 2021, Eq. 2 to 7): it learns which weights of a frozen base to keep"
     def __init__(self,
@@ -777,7 +781,8 @@ class MaskOptimizer(_Report):
             raise
 
     def __repr__(self):
-        return f"MaskOptimizer({self.weights.n:,} weights in {len(self.weights.places)} tensors, step {self.i} of {self.steps}, target {self.target:g})"
+        size = f"{self.weights.n:,} weights in {len(self.weights.places)} tensors"
+        return f"MaskOptimizer({size}, step {self.i} of {self.steps}, target {self.target:g})"
 
     def add_param_group(self, param_group):
         "Refuse what comes late: all that learns is given when the optimiser is made"
@@ -828,11 +833,15 @@ class MaskOptimizer(_Report):
         theirs = {n: len(s['theta']) for n,s in own['groups'].items()}
         if mine!=theirs:
             differ = sorted(set(mine.items()) ^ set(theirs.items()))[0][0]
-            raise ValueError(f"This state is of other weights or another budget: the group {differ!r} differs. Use the same base, weights and budget.")
+            raise ValueError(f"This state is of other weights or another budget: the group {differ!r} differs. "
+                "Use the same base, weights and budget.")
         if own['base']!=self.fingerprint():
-            raise ValueError("This state was made on other base weights: load the base that it was trained on, then make the optimiser, then load its state.")
+            raise ValueError("This state was made on other base weights: load the base that it was trained on, "
+                "then make the optimiser, then load its state.")
         for name in ('steps', 'target'):
             if own[name]==getattr(self, name): continue
-            raise ValueError(f"This state is of a run with {name}={own[name]!r}, and the optimiser has {getattr(self, name)!r}: use the same.")
+            raise ValueError(f"This state is of a run with {name}={own[name]!r}, and the optimiser has {getattr(self, name)!r}: "
+                "use the same.")
 
-    def __getstate__(self): raise TypeError("A MaskOptimizer is bound to the weights of its model and cannot be copied or pickled: use state_dict().")
+    def __getstate__(self):
+        raise TypeError("A MaskOptimizer is bound to the weights of its model and cannot be copied or pickled: use state_dict().")

@@ -19,7 +19,8 @@ class Net(nn.Module):
 X = torch.randint(0, 11, (3, 8, 4), generator=torch.Generator().manual_seed(0))
 Y = torch.randn(3, 8, 2, generator=torch.Generator().manual_seed(1), dtype=torch.double)
 weights = ['*', '!head*']
-runs = dict(sign=dict(), ties=dict(start='constant'), matrix=dict(budget='matrix', every=1), gone=dict(recovery=False), adam=dict(step='adam'),
+runs = dict(sign=dict(), ties=dict(start='constant'), matrix=dict(budget='matrix', every=1), gone=dict(recovery=False),
+    adam=dict(step='adam'),
     soft=dict(step='plain', alpha=1e-2, t_l=100.), backward=dict(in_backward=True),
     gamma=dict(schedule='none', gamma=6e-3, start='uniform', every=1))
 
@@ -39,7 +40,8 @@ def summary(opt):
     return dict(found, recovered=opt.recovered(), far=opt.max_theta())
 
 def start(rank, port):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), OMP_NUM_THREADS='1')
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', OMP_NUM_THREADS='1',
+        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo')
 
