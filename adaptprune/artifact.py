@@ -83,7 +83,7 @@ def _check_covers(tensors, n, m):
     shape = tuple(tensors[n]['shape'])
     if shape!=m.shape: raise BaseMismatch(f"{n!r} has shape {shape} in the base and {tuple(m.shape)} in the mask.")
 
-# %% ../nbs/api/21_artifact.ipynb #8ae71817
+# %% ../nbs/api/21_artifact.ipynb #3facc5a3
 class _Held:
     "Mask, head, info and base of a task"
     def __init__(self,
@@ -103,12 +103,6 @@ class _Held:
 
     @property
     def mask(self) -> Mask: return self._decoded()
-    @property
-    def numel(self) -> int: return sum(math.prod(t['shape']) for t in self.base['tensors'].values())
-    @property
-    def kept(self) -> int: return sum(kept for kept,_ in self._counts().values())
-    @property
-    def sparsity(self) -> float: return (self.numel-self.kept)/max(self.numel, 1)
 
     def _decoded(self, base=None):
         if self._mask is not None: return self._mask
@@ -119,6 +113,16 @@ class _Held:
         self._mask = self._coded.decode(weights)
         self._coded = None
         return self._mask
+
+# %% ../nbs/api/21_artifact.ipynb #c1725885
+class _Counted(_Held):
+    "How much of it is kept"
+    @property
+    def numel(self) -> int: return sum(math.prod(t['shape']) for t in self.base['tensors'].values())
+    @property
+    def kept(self) -> int: return sum(kept for kept,_ in self._counts().values())
+    @property
+    def sparsity(self) -> float: return (self.numel-self.kept)/max(self.numel, 1)
 
     def _counts(self):
         if self._mask is None: return self._coded.counts()
@@ -138,8 +142,8 @@ class _Held:
         n = len(self.base['tensors'])
         return f"TaskMask({what!r} on {on}: {n} tensors, {self.numel:,} weights, sparsity {self.sparsity:.4f})"
 
-# %% ../nbs/api/21_artifact.ipynb #ca0a38c9
-class _OnBase(_Held):
+# %% ../nbs/api/21_artifact.ipynb #50fdb2bb
+class _OnBase(_Counted):
     "Comparing with a base, and pruning it"
     def check(self,
         model:nn.Module, # the base, or a model that contains it
@@ -169,7 +173,7 @@ class _OnBase(_Held):
         apply_mask(base, self._decoded(base))
         return model
 
-# %% ../nbs/api/21_artifact.ipynb #55a1ce26
+# %% ../nbs/api/21_artifact.ipynb #7ec093c2
 def _reference_of(reference, mask):
     "The mask that differences are taken from, and how the file names it"
     if reference is None: return None, None
@@ -183,6 +187,7 @@ def _reference_of(reference, mask):
             f"{bad[0]!r}: it must be of a task on the same base.")
     return reference.mask, dict(kind='mask', task=reference.info.get('task'), sha256=mask_hash(reference.mask))
 
+# %% ../nbs/api/21_artifact.ipynb #46668be9
 def _bind(named, reference, tensors):
     "The reference that a file names: None, 'magnitude', or the mask of the sister that was given"
     if named is None: return None
@@ -299,7 +304,7 @@ def _why_not_there(name, asked, e):
     return (f"could not be had from the Hub at {constants.ENDPOINT}, and no whole copy "
         f"is in the cache: try again, or give a folder ({_first_line(e)}).")
 
-# %% ../nbs/api/21_artifact.ipynb #1fe1bce5
+# %% ../nbs/api/21_artifact.ipynb #b86bd139
 def _fetch(name, files, kwargs):
     "A folder of the Hub's cache with some files of a repository"
     from huggingface_hub import errors as hf, snapshot_download
@@ -311,6 +316,7 @@ def _fetch(name, files, kwargs):
         kind = FileNotFoundError if missing else OSError
         raise kind(f"No folder {what}, and it {_why_not_there(name, kwargs, e)}") from e
 
+# %% ../nbs/api/21_artifact.ipynb #e1033010
 def find_folder(
     name, # a folder, or owner/name on the Hub
     **kwargs # revision, cache_dir, local_files_only, token of `snapshot_download`
@@ -325,7 +331,7 @@ def find_folder(
     file = read_config(folder)['data']['file']
     return _fetch(name, [config_name, file], dict(kwargs, revision=folder.name))
 
-# %% ../nbs/api/21_artifact.ipynb #283b79dd
+# %% ../nbs/api/21_artifact.ipynb #9bcc73d7
 def _numbers(metrics): return {k: v for k,v in (metrics or {}).items() if isinstance(v, (int, float))}
 
 def _card_data(info, base_model, repo_id):
@@ -339,6 +345,7 @@ def _card_data(info, base_model, repo_id):
         library_name='adaptprune', tags=['adaptprune', 'pruning', 'mask'], pipeline_tag=kind,
         model_name=repo_id.split('/')[-1], eval_results=results or None)
 
+# %% ../nbs/api/21_artifact.ipynb #72246937
 _card = """---
 {meta}
 ---
@@ -408,7 +415,7 @@ class _OnHub(_WithHead):
             try: return _commit(repo_id, d, private, token)
             except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {_why_not_taken(e)}") from e
 
-# %% ../nbs/api/21_artifact.ipynb #adaa8608
+# %% ../nbs/api/21_artifact.ipynb #7b5cb5d8
 _facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'method', 'steps', 'seed', 'recipe'
 
 def _labels(task):
@@ -424,6 +431,7 @@ def _head_of(model, base):
     everything = (*model.named_parameters(), *model.named_buffers())
     return {plain_name(n): t.detach().cpu().clone() for n,t in everything if id(t) not in inside and n in saved}
 
+# %% ../nbs/api/21_artifact.ipynb #03025ac5
 def _facts_of(res, model, base):
     "What a file says of a run"
     import transformers, adaptprune
@@ -436,7 +444,7 @@ def _facts_of(res, model, base):
     if base is not usual: facts['base_name'] = plain_name(res.base_name)
     return facts
 
-# %% ../nbs/api/21_artifact.ipynb #1ea0cbc9
+# %% ../nbs/api/21_artifact.ipynb #64d59d25
 class TaskMask(_OnHub):
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     @classmethod
@@ -449,6 +457,9 @@ class TaskMask(_OnHub):
             method = res.report.get('method')
             raise ValueError(f"This run has no mask (method {method!r}): save "
                 "its model with torch or safetensors instead.")
+        if res.tensors is None:
+            raise ValueError("This run does not say which weights its base had: make the "
+                "`TaskMask` yourself, from its mask and a fresh base.")
         model = unwrap(res.model)
         base = unwrap(res.base)
         config = getattr(base, 'config', None)
@@ -457,7 +468,7 @@ class TaskMask(_OnHub):
         where = dict(model=name, revision=revision, tensors={n: res.tensors[n] for n in res.mask})
         return cls(res.mask, where, _head_of(model, base), dict(_facts_of(res, model, base), **info))
 
-# %% ../nbs/api/21_artifact.ipynb #05191d67
+# %% ../nbs/api/21_artifact.ipynb #ac8af6ef
 def _check_one_base(first, other):
     "Refuse two tasks that are not on the same tensors of the same base"
     more = other.base['tensors'].keys()-first.base['tensors']
@@ -467,6 +478,7 @@ def _check_one_base(first, other):
         raise BaseMismatch(f"{first!r} and {other!r} do not belong to the same weights ({n} "
             f"{words}): only masks of one base, over the same tensors, can be merged.")
 
+# %% ../nbs/api/21_artifact.ipynb #e0796eca
 def merge_tasks(
     tasks:list, # `TaskMask`s on one base; different bases raise `BaseMismatch`
     how='union', # as in `merge`

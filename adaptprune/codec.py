@@ -127,7 +127,7 @@ def encode_mask(
     if len(a+b)>=len(data): return head, data
     return dict(coding='delta', kept=kept, pruned=pruned), a+b
 
-# %% ../nbs/api/19_codec.ipynb #565e950a
+# %% ../nbs/api/19_codec.ipynb #3dc66590
 def _decode_delta(head, n, data, ref, what):
     "Bits of the two streams of a difference"
     r = _flat(ref)
@@ -138,6 +138,7 @@ def _decode_delta(head, n, data, ref, what):
     bits[~r] = decode_bits(head['pruned'], n-n_kept, data[cut:], what)
     return bits
 
+# %% ../nbs/api/19_codec.ipynb #bacc236f
 def decode_mask(
     head:dict, # as from `encode_mask`
     shape, # of the tensor

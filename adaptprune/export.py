@@ -15,7 +15,7 @@ from torch import nn
 from .anatomy import unwrap
 from .files import new_path
 
-# %% ../nbs/api/23_export.ipynb #3acb8527
+# %% ../nbs/api/23_export.ipynb #5f6b416d
 def _no_pooler(base): return dict(add_pooling_layer=False) if hasattr(base, 'pooler') and base.pooler is None else {}
 
 def _check_same(a, b):
@@ -26,6 +26,7 @@ def _check_same(a, b):
         raise ValueError("The folder does not give the same model back: "
             f"{differ[0]!r} differs, so nothing was written.")
 
+# %% ../nbs/api/23_export.ipynb #13bce74a
 def save_plain(
     model:nn.Module, # an encoder or a model with a `base_model`, pruned (as by `load_model` or `adapt`)
     folder, # folder to make
@@ -43,7 +44,7 @@ def save_plain(
         _check_same(base, AutoModel.from_pretrained(new, dtype=base.dtype, **_no_pooler(base)))
     return Path(folder)
 
-# %% ../nbs/api/23_export.ipynb #ee86f005
+# %% ../nbs/api/23_export.ipynb #6b9adfe7
 def _onnx():
     try: import onnx, onnxruntime, onnxscript
     except ImportError as e:
@@ -59,6 +60,7 @@ class _Logits(nn.Module):
         self.names = names
     def forward(self, *inputs): return self.model(**dict(zip(self.names, inputs))).logits
 
+# %% ../nbs/api/23_export.ipynb #aa8d84ca
 def _batch(names, rows, tokens, vocab, seed=0):
     "Random token ids, with padding in half of the rows"
     gen = torch.Generator().manual_seed(seed)
@@ -102,7 +104,7 @@ def onnx_difference(
         worst = max(worst, float(diff)) if np.isfinite(diff) else np.inf
     return worst
 
-# %% ../nbs/api/23_export.ipynb #edbb18d0
+# %% ../nbs/api/23_export.ipynb #6131c755
 one_file = 1.5e9 # bytes of weights that go into the file itself
 
 def _trace(model, names, path, large):
@@ -120,6 +122,7 @@ def _trace(model, names, path, large):
     finally:
         if cache: config.use_cache = cache
 
+# %% ../nbs/api/23_export.ipynb #cd4a14fd
 def _check_can_export(model):
     "Refuse a model without a head, in another precision or on another device"
     if not hasattr(model, 'head'):

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-# %% ../nbs/api/13_loop.ipynb #4f240dee
+# %% ../nbs/api/13_loop.ipynb #0ec76a4b
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from .anatomy import plain_name, unwrap
+from .identity import base_tensors
 from .layer import fingerprint
 from .loss import distil_hidden, distil_logits, model_loss
 from .mask import Mask, check_sparsity
@@ -464,7 +465,7 @@ def name_of(
         if unwrap(m) is part: return plain_name(n)
     raise ValueError(f"The base ({type(part).__name__}) is no part of the model ({type(unwrap(model)).__name__}): give one of its modules.")
 
-# %% ../nbs/api/13_loop.ipynb #6cbd8702
+# %% ../nbs/api/13_loop.ipynb #3c2df382
 @dataclass
 class Base:
     "The pre-trained part of a model"
@@ -478,7 +479,8 @@ class Base:
         if not names: return
         some = ', '.join(names[:3]) + (', ...' if len(names)>3 else '')
         warnings.warn(f"The base ({self}) holds weights that look untrained: {some}. They are masked or frozen and never learn. "
-            "Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head.")
+            "Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head; "
+            "a pooler that nothing reads can go (pooler = None).")
 
 def find_base(
     model:nn.Module, # may be wrapped
@@ -506,7 +508,7 @@ def taught_loss(
         return total+recipe.distil_hidden*distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #a0c0c026
+# %% ../nbs/api/13_loop.ipynb #c655e463
 @dataclass
 class Adapted:
     "What `adapt` returns"
@@ -516,6 +518,7 @@ class Adapted:
     report:dict # what was asked and what came out
     base:nn.Module=None # the pre-trained part of `model`
     base_name:str='' # its path in `model`; '' for all of it
+    tensors:dict=None # what identifies the base's weights before pruning, as from `base_tensors`; None where there is no mask
 
 def _computes_bf16():
     "Has this processor instructions for bfloat16? Where torch cannot say, it is taken to have them"
@@ -587,7 +590,7 @@ def _report(run, recipe, base, mark):
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #dd22941f
+# %% ../nbs/api/13_loop.ipynb #b980b143
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -626,8 +629,9 @@ def adapt(
     measure = [Evaluate(evaluate, eval_every)] if evaluate else []
     run.hooks = [Interrupt(out), Modes(recipe.dropout), method, *measure, Wrapped(), FrozenStay(), *hooks, History(progress=progress), saver]
     run.resume,mark = resume,fingerprint(part.module)
+    tensors = base_tensors(part.module) if method.masks else None
     saver.config = _config(run, recipe, mark)
     run.train()
     report = _report(run, recipe, part, mark)
     if acc.is_main_process: saver.remove()
-    return Adapted(model, method.mask(), run.history, report, part.module, part.name)
+    return Adapted(model, method.mask(), run.history, report, part.module, part.name, tensors)

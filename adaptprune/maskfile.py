@@ -209,7 +209,7 @@ def parse_data(
     for n,t in head.items(): _check_head_tensor(n, t, config['head'][n])
     return {n: t.numpy() for n,t in streams.items()}, head
 
-# %% ../nbs/api/20_maskfile.ipynb #e444cd7e
+# %% ../nbs/api/20_maskfile.ipynb #bcd6ff36
 data_pattern = r'mask-[0-9a-f]{16}\.safetensors'
 
 def _data_bytes(coded, head):
@@ -217,6 +217,7 @@ def _data_bytes(coded, head):
     streams = {f'mask/{n}': torch.frombuffer(bytearray(d), dtype=torch.uint8) for n,d in coded.data.items() if len(d)}
     return safetensors.torch.save(streams | {f'head/{n}': t.contiguous() for n,t in head.items()})
 
+# %% ../nbs/api/20_maskfile.ipynb #2e195fd7
 def pack_folder(
     coded:CodedMask, # the mask
     base:dict, # model, revision and tensors that it belongs to

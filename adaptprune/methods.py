@@ -68,7 +68,7 @@ class Method:
     def put_back(self):
         for t,old in self.state: t.copy_(old)
 
-# %% ../nbs/api/12_methods.ipynb #9e836675
+# %% ../nbs/api/12_methods.ipynb #cf38177a
 class DenseMethod(Method):
     "A method without masks: AdamW on some weights of the base, and on the head"
     def changing(self, run): return [*run.model.parameters(), *run.model.buffers()]
@@ -83,8 +83,9 @@ class DenseMethod(Method):
         r = self.recipe
         for n,p in run.base.named_parameters(): p.requires_grad_(p.requires_grad and not self.stays(n))
         learning = [p for p in run.base.parameters() if p.requires_grad]
-        groups = [dict(params=learning, lr=r.lr, weight_decay=r.weight_decay), dict(params=outside(run.model, run.base), lr=r.beta, weight_decay=0.)]
-        groups = [g for g in groups if g['params']]
+        body = dict(params=learning, lr=r.lr, weight_decay=r.weight_decay)
+        head = dict(params=outside(run.model, run.base), lr=r.beta, weight_decay=0.)
+        groups = [g for g in (body, head) if g['params']]
         if groups: return torch.optim.AdamW(groups, fused=True)
         raise ValueError(f"Nothing learns with method {r.method!r}: all parameters of the model are frozen.")
 
@@ -232,7 +233,7 @@ class PricedGates(DrawnGates):
         self._move(self.target)
         self.weights.write()
 
-# %% ../nbs/api/12_methods.ipynb #9a88b7ef
+# %% ../nbs/api/12_methods.ipynb #691c566b
 class GateOptimizer(PricedGates):
     "L0 regularisation by hard-concrete gates, held to a sparsity schedule and exact at the end"
     def __init__(self,
@@ -247,7 +248,7 @@ class GateOptimizer(PricedGates):
         at:float=2.2 # initial log alpha of all gates
     ):
         alpha = fitted_alpha(settings, steps, sparsity)
-        own = replace(settings, start='constant', spread=at, step='adam', alpha=alpha, t_l=math.inf, t_s=1., schedule='cubic', every=1)
+        own = replace(settings, start='normal', mean=at, std=0., step='adam', alpha=alpha, t_l=math.inf, t_s=1., schedule='cubic', every=1)
         super().__init__(base, head, sparsity, steps, settings=own)
         self.stiffness,self.ascent = stiffness,ascent
         self.lam = {g.name: 0. for g in self.weights.groups}
@@ -289,7 +290,7 @@ class Gates(MaskMethod):
     def counts(self, run): return dict(sparsity=self.opt.sparsity())
     def report(self): return {k: v for k,v in super().report().items() if k not in ('recovered', 'max_theta')}
 
-# %% ../nbs/api/12_methods.ipynb #c661e798
+# %% ../nbs/api/12_methods.ipynb #c6c51d27
 class Features(DenseMethod):
     "Only the head learns"
     base_trains = False
@@ -298,7 +299,8 @@ class Features(DenseMethod):
 
     def optimizer(self, run):
         head = outside(run.model, run.base)
-        if not head: raise ValueError("Feature extraction trains what lies outside the base, and nothing does: name the pre-trained part as base=...")
+        if not head: raise ValueError("Feature extraction trains what lies outside the base, and nothing does: "
+            "name the pre-trained part as base=...")
         run.base.requires_grad_(False)
         return torch.optim.Adam(head, lr=self.recipe.beta)
 

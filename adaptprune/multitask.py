@@ -78,11 +78,12 @@ def write_masked(
     _write(_pieces(out, w0, room), _split(planes), room.shifts)
     return out
 
-# %% ../nbs/api/22_multitask.ipynb #795ce709
+# %% ../nbs/api/22_multitask.ipynb #9d9b9b7a
 _Task = namedtuple('_Task', 'planes model')
 
 def _state(p): return id(p), p._version, p.dtype, p.device, p.data_ptr()
 
+# %% ../nbs/api/22_multitask.ipynb #70ce57bc
 class _Weight:
     "A weight of the base that some task masks"
     def __init__(self, name, p, room):
@@ -113,7 +114,7 @@ def _warn_saved(now, module, prefix, keep_vars):
     warnings.warn(f"These weights have the mask of the task {now['task']!r} written in, so this "
         f"state_dict is not the base's: `use({dense!r})` first if you want the base.")
 
-# %% ../nbs/api/22_multitask.ipynb #3605eb6f
+# %% ../nbs/api/22_multitask.ipynb #da17fca9
 class _Open:
     "A base, the tasks on it, and the weights that they mask"
     def __init__(self,
@@ -156,6 +157,9 @@ class _Open:
 
     def _live(self): return dict(self.base.named_parameters())
 
+# %% ../nbs/api/22_multitask.ipynb #477820ce
+class _Closing(_Open):
+    "Letting go of the base"
     def close(self):
         "Put the base back, bit for bit, and let go of it; once closed, again does nothing"
         with self._lock:
@@ -179,8 +183,8 @@ class _Open:
     def __del__(self, exiting=sys.is_finalizing):
         if getattr(self, '_hook', None) is not None and not exiting(): self.close()
 
-# %% ../nbs/api/22_multitask.ipynb #da2094cc
-class _Switching(_Open):
+# %% ../nbs/api/22_multitask.ipynb #9b5aac34
+class _Switching(_Closing):
     "Writing another task into the base"
     def _switch(self, name):
         self._ready(name)
@@ -218,30 +222,9 @@ def _head_model(base, task):
     model.training = base.training
     return model
 
-# %% ../nbs/api/22_multitask.ipynb #b12738a5
-class _Adding(_Switching):
-    "Adding and removing tasks"
-    def add(self,
-        name:str, # a new one, else `ValueError`
-        task, # `TaskMask`, `Mask`, or a folder or Hub id of a mask file; of another base, `BaseMismatch`
-        model:nn.Module=None, # module around `base` that answers for the task, and gets its head
-        check:bool=True, # False: another base of the same shapes is a warning only
-        **kwargs # for `TaskMask.from_pretrained` where a file is named
-    ) -> 'MultiTask': # itself
-        "Hold one more task in memory"
-        with self._lock:
-            if name in self:
-                raise ValueError(f"There is a task {name!r} already: `remove` it first, or choose another name.")
-            was = self.task
-            self._switch(dense)
-            try:
-                task,mask = self._checked(task, check, kwargs)
-                planes = self._pack(mask)
-                self._tasks[name] = _Task(planes, self._model_for(task, model))
-                for n in planes.keys()-self._weights.keys(): self._cover(n)
-            finally: self._switch(was)
-        return self
-
+# %% ../nbs/api/22_multitask.ipynb #b940da4f
+class _Packing(_Switching):
+    "What a task needs to be held: planes, pristine copies, a model"
     def _checked(self, task, check, kwargs):
         "A task that fits the base, and its mask"
         if isinstance(task, (str, Path)): task = TaskMask.from_pretrained(task, **{'reference': self.base, **kwargs})
@@ -291,6 +274,30 @@ class _Adding(_Switching):
             raise ValueError("model= answers for another task already: give each head a model of its own.")
         return task.load_head(model) if head else model
 
+# %% ../nbs/api/22_multitask.ipynb #1c8b9e94
+class _Adding(_Packing):
+    "Adding and removing tasks"
+    def add(self,
+        name:str, # a new one, else `ValueError`
+        task, # `TaskMask`, `Mask`, or a folder or Hub id of a mask file; of another base, `BaseMismatch`
+        model:nn.Module=None, # module around `base` that answers for the task, and gets its head
+        check:bool=True, # False: another base of the same shapes is a warning only
+        **kwargs # for `TaskMask.from_pretrained` where a file is named
+    ) -> 'MultiTask': # itself
+        "Hold one more task in memory"
+        with self._lock:
+            if name in self:
+                raise ValueError(f"There is a task {name!r} already: `remove` it first, or choose another name.")
+            was = self.task
+            self._switch(dense)
+            try:
+                task,mask = self._checked(task, check, kwargs)
+                planes = self._pack(mask)
+                self._tasks[name] = _Task(planes, self._model_for(task, model))
+                for n in planes.keys()-self._weights.keys(): self._cover(n)
+            finally: self._switch(was)
+        return self
+
     def remove(self,
         name:str # not in use, and no with-block returns to it; else `ValueError`
     ):
@@ -306,7 +313,7 @@ class _Adding(_Switching):
             needed = set().union(*(t.planes for t in self._tasks.values()))
             for n in self._weights.keys()-needed: del self._weights[n]
 
-# %% ../nbs/api/22_multitask.ipynb #0576094b
+# %% ../nbs/api/22_multitask.ipynb #f788eec1
 class _Use:
     "What `use` returns: brings the task before back at the end of a `with`"
     def __init__(self, owner, name):
@@ -319,6 +326,7 @@ class _Use:
 def _gone(entry): # nobody can put this call of `use` after a `with` any more
     return entry[1] is None or entry[1]() is None
 
+# %% ../nbs/api/22_multitask.ipynb #ff753297
 class _Using(_Adding):
     "Choosing the task"
     def use(self,
@@ -409,9 +417,10 @@ class _Calling(_Using):
             if not isinstance(tasks, str): return self._mixed(list(tasks), args, inputs)
             with self.use(tasks): return self._tasks[tasks].model(*args, **inputs)
 
-# %% ../nbs/api/22_multitask.ipynb #c250bb22
+# %% ../nbs/api/22_multitask.ipynb #dbeefedb
 def _n_bytes(tensors): return sum(t.nbytes for t in {id(t): t for t in tensors}.values())
 
+# %% ../nbs/api/22_multitask.ipynb #a6687af1
 class MultiTask(_Calling):
     "Many tasks on one base: `add`, `use`, `remove`, call it, `close` it"
     @classmethod

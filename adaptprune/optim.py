@@ -237,7 +237,7 @@ def _shard_group(param):
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #e5703b0a
+# %% ../nbs/api/08_optim.ipynb #9ea14140
 class MovingGroup(Group):
     "A group whose threshold is moved"
     def move(self, sparsity):
@@ -260,6 +260,12 @@ class MovingGroup(Group):
     def pruned(self) -> int:
         "How many weights are pruned"
         return self._count(torch.as_tensor((t<=self.tau).sum()) for t in pieces(self.theta))
+
+    def farthest(self) -> float:
+        "The largest finite `|theta-tau|`"
+        gaps = (self.theta[self.theta.isfinite()]-self.tau).abs()
+        most = gaps.max() if len(gaps) else self.theta.new_tensor(0.)
+        return -self.shards.least(-most).item() if self.shards else most.item()
 
     def nans(self) -> int:
         "How many thetas are NaN"
@@ -673,7 +679,7 @@ class _Thresholds(_Launched):
         self._settle()
         self.weights.write()
 
-# %% ../nbs/api/08_optim.ipynb #0bf82ce9
+# %% ../nbs/api/08_optim.ipynb #8f153a1e
 class _Report(_Thresholds):
     "Counts and the mask"
     def sparsity(self) -> float:
@@ -692,7 +698,7 @@ class _Report(_Thresholds):
 
     def max_theta(self) -> float:
         "The largest finite `|theta-tau|`: M of Theorem 1"
-        return max((g.theta[g.theta.isfinite()]-g.tau).abs().max().item() for g in self.weights.groups)
+        return max([g.farthest() for g in self.weights.groups])
 
     def mask(self) -> Mask:
         "The mask that the model stands at, read off its weights. One that is not at the target is a warning"

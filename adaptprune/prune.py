@@ -10,10 +10,11 @@ __all__ = ['phases', 'random_mask', 'magnitudes', 'MagnitudePruning', 'on_fixed_
 from dataclasses import replace
 from pathlib import Path
 
-# %% ../nbs/api/17_prune.ipynb #8c770bdb
+# %% ../nbs/api/17_prune.ipynb #6d747e16
 import torch
 from torch import nn
 from .anatomy import maskable
+from .identity import base_tensors
 from .layer import apply_mask, fingerprint
 from .loop import Adapted, Hook, adapt, save_atomically
 from .mask import Mask, check_sparsity, pack_mask, unpack_mask
@@ -79,7 +80,7 @@ class MagnitudePruning(Hook):
         shapes = {n: p.shape for n,p in maskable(self.base, self.weights).items()}
         if state['mask']: self.mask = unpack_mask({n: b.cpu() for n,b in state['mask'].items()}, {n: shapes[n] for n in state['mask']})
 
-# %% ../nbs/api/17_prune.ipynb #195f783b
+# %% ../nbs/api/17_prune.ipynb #fea89503
 def on_fixed_mask(
     setup:Setup, # fresh; its base is pruned in place
     mask:Mask, # to use
@@ -88,12 +89,12 @@ def on_fixed_mask(
 ) -> Adapted:
     "Train the head on the pre-trained weights that a mask keeps"
     base = setup.model.base_model
-    mark = fingerprint(base)
+    mark,tensors = fingerprint(base),base_tensors(base)
     mask = Mask({n: m.cpu() for n,m in mask.items()})
     apply_mask(base, mask)
     res = adapt(setup.model, setup.loaders['train'], sparsity=0., recipe=as_method(recipe, 'features'), evaluate=setup.evaluate, **kwargs)
     res.report['base'] = mark
-    return replace(res, mask=mask)
+    return replace(res, mask=mask, tensors=tensors)
 
 def tune(
     setup:Setup, # fresh; its model is trained in place

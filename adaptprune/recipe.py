@@ -70,12 +70,14 @@ rules = dict(
     teacher=_names('finetune', unset=True), distil=_fraction, distil_t=_positive, distil_hidden=_not_negative,
     lr=_not_negative, weight_decay=_not_negative)
 
-# %% ../nbs/api/11_recipe.ipynb #8caf83e7
-retired = dict(margin=None, momentum=0., pull=0., layer_decay=1., average=0., head_first=0., t_l_start=None, t_s_start=None, head_start='random')
+# %% ../nbs/api/11_recipe.ipynb #9615a041
+retired = dict(margin=None, momentum=0., pull=0., layer_decay=1., average=0., head_first=0., head_start='random',
+    t_l_start=None, t_s_start=None)
 retired_values = dict(schedule='linear', step='normalised', budget='mass', teacher='dense')
 
 def _refuse_retired(name):
-    raise ValueError(f"{name} was retired: it gained at most .006 on any task of our study, which is within its noise. Leave it out.")
+    raise ValueError(f"{name} was retired: it gained at most .006 on any task of our study, which is within its noise. "
+        "Leave it out.")
 
 # %% ../nbs/api/11_recipe.ipynb #9fc02db3
 def _unknown(name):
@@ -136,7 +138,7 @@ reads = dict(
     lora=(*_common, *_weights),
     bitfit=(*_common, 'lr'))
 
-# %% ../nbs/api/11_recipe.ipynb #7a0c8795
+# %% ../nbs/api/11_recipe.ipynb #1ef903ee
 def _unread(recipe):
     "The first field that is set and that nothing reads, or None"
     read = {*reads[recipe.method], *(_taught if recipe.teacher else ())}
@@ -148,7 +150,8 @@ def _check_read(recipe):
     if not name: return
     where = f"A run with method {recipe.method!r}{' and no teacher' if recipe.method=='mask' else ''}"
     hint = ' (the learning rate of theta is alpha or reach, that of the head beta)' if name in _weights else ''
-    raise ValueError(f"{where} does not read {name}, got {getattr(recipe, name)!r}: leave it out{hint}. It reads {', '.join(reads[recipe.method])}.")
+    read = ', '.join(reads[recipe.method])
+    raise ValueError(f"{where} does not read {name}, got {getattr(recipe, name)!r}: leave it out{hint}. It reads {read}.")
 
 # %% ../nbs/api/11_recipe.ipynb #b1e6f8b9
 _others = dict(min_steps=0, dropout=None)

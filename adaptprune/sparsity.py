@@ -44,9 +44,10 @@ def constant(progress, sparsity, end=0.):
 
 schedules = {'cubic': cubic, 'constant': constant, 'none': None}
 
-# %% ../nbs/api/05_sparsity.ipynb #9d1a6939
+# %% ../nbs/api/05_sparsity.ipynb #8c6aaf64
 def _below_all(flat):
     "Just below the smallest finite theta"
+    if not len(flat): return flat.new_tensor(torch.inf)
     least = flat.masked_fill(flat==-torch.inf, torch.inf).min()
     return torch.nextafter(least, torch.full_like(least, -torch.inf))
 

@@ -25,15 +25,17 @@ from .setup import digest, marks, set_up
 from .tasks import get_task
 from .teacher import make_teacher
 
-# %% ../nbs/api/18_task.ipynb #682a07bf
+# %% ../nbs/api/18_task.ipynb #86dd8fd3
 def check_prunes(
     method:str, # of a recipe
     sparsity:float # fraction to prune, in [0, 1)
 ):
     "Refuse a sparsity that a method cannot take: 0 for one that prunes, another for one that does not (`ValueError`)"
     s = check_sparsity(sparsity)
-    if method in ('lora', 'bitfit') and s: raise ValueError(f"The method {method!r} prunes nothing: give sparsity=0, got {sparsity!r}.")
-    if method in (*phases, 'l0') and not s: raise ValueError(f"The method {method!r} needs a sparsity above 0; for none use the recipe 'features'.")
+    if method in ('lora', 'bitfit') and s:
+        raise ValueError(f"The method {method!r} prunes nothing: give sparsity=0, got {sparsity!r}.")
+    if method in (*phases, 'l0') and not s:
+        raise ValueError(f"The method {method!r} needs a sparsity above 0; for none use the recipe 'features'.")
 
 # %% ../nbs/api/18_task.ipynb #9c17666b
 def _check_call(recipe, sparsity, kwargs):
@@ -90,7 +92,7 @@ def _taught(setup, recipe, cache, about, max_steps, **kwargs):
 def _run(setup, recipe, **kwargs):
     return adapt(setup.model, setup.loaders['train'], recipe=recipe, evaluate=setup.evaluate, **kwargs)
 
-# %% ../nbs/api/18_task.ipynb #e9f52bef
+# %% ../nbs/api/18_task.ipynb #7723ad62
 def _in_phases(fresh, recipe, sparsity, options, cache, key, **kwargs):
     "A run of 'random', 'magnitude' or 'imp'"
     if recipe.method=='imp':
@@ -98,11 +100,12 @@ def _in_phases(fresh, recipe, sparsity, options, cache, key, **kwargs):
         kwargs.update(options, cache=cache, key=digest([*key, options['round_steps'], loop]))
     res = phases[recipe.method](fresh, sparsity, recipe, **kwargs)
     m,r = res.mask,res.report
-    r.update(sparsity=m.sparsity, target=sparsity, target_met=True, kept=m.kept, of=f'{m.numel:,} weights in {len(m)} tensors ({recipe.weights!r})')
+    of = f'{m.numel:,} weights in {len(m)} tensors ({recipe.weights!r})'
+    r.update(sparsity=m.sparsity, target=sparsity, target_met=True, kept=m.kept, of=of)
     r.update(method=recipe.method, seconds=round(r['seconds']+r.get('mask_seconds', 0.), 1))
     return res
 
-# %% ../nbs/api/18_task.ipynb #e2bd5bb1
+# %% ../nbs/api/18_task.ipynb #293bdd85
 _adapt_takes = set(signature(adapt).parameters)
 
 def _split(recipe, kwargs):
@@ -112,10 +115,11 @@ def _split(recipe, kwargs):
 
 def _writable(out, resume):
     if not out: return
-    Checkpoint(None if resume and (Path(out)/'.teacher').exists() else out, resume=resume and not (Path(out)/'.teacher').exists())
+    at_teacher = resume and (Path(out)/'.teacher').exists()
+    if not at_teacher: Checkpoint(out, resume=resume)       # refuses a run that has nothing to resume
     check_writable(out)
 
-# %% ../nbs/api/18_task.ipynb #23407812
+# %% ../nbs/api/18_task.ipynb #8b229b2c
 def adapt_task(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -148,5 +152,6 @@ def adapt_task(
     elif recipe.method=='lora': res = _run(fresh(), recipe, sparsity=sparsity, method=Lora(recipe, rank), **kwargs)
     else: res = _run(fresh(), recipe, sparsity=sparsity, **kwargs)
     split = 'validation' if validate else 'dev'
-    res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split=split, **sizes(res, recipe.method))
+    res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split=split)
+    res.report.update(sizes(res, recipe.method))
     return res

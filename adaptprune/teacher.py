@@ -11,11 +11,11 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-# %% ../nbs/api/16_teacher.ipynb #9023c273
+# %% ../nbs/api/16_teacher.ipynb #3a8d88d1
 import torch
 from accelerate.state import PartialState
 from filelock import FileLock
-from .loop import adapt, save_atomically
+from .loop import adapt, save_state
 from .recipe import Recipe, get_recipe
 from .setup import Setup, digest, marks, set_up
 
@@ -27,7 +27,7 @@ def teacher_recipe(
     shared = 'epochs','min_steps','batch_size','dropout','pooling','lr','weight_decay'
     return get_recipe('finetune', **{n: getattr(recipe, n) for n in shared})
 
-# %% ../nbs/api/16_teacher.ipynb #62e97458
+# %% ../nbs/api/16_teacher.ipynb #cff91890
 def _read(file):
     try: return torch.load(file, map_location='cpu', weights_only=True)
     except Exception as e: raise ValueError(f"{file} does not hold a teacher ({type(e).__name__}): delete it to train one anew.") from e
@@ -35,8 +35,8 @@ def _read(file):
 def _train(setup, recipe, work, max_steps, **how):
     "Fine-tune the model of a setup: its report"
     resume = bool(work and (work/'checkpoint.pt').exists())
-    loader = setup.loaders['train']
-    try: res = adapt(setup.model, loader, sparsity=0., recipe=recipe, evaluate=setup.evaluate, max_steps=max_steps, out=work, resume=resume, **how)
+    how.update(sparsity=0., recipe=recipe, evaluate=setup.evaluate, max_steps=max_steps, out=work, resume=resume)
+    try: res = adapt(setup.model, setup.loaders['train'], **how)
     except KeyboardInterrupt as e:
         where = str(e).split(';')[0] or 'interrupted'
         remedy = "run the same again to continue." if work else "nothing was saved, as there is no `out` or `cache` folder."
@@ -44,7 +44,7 @@ def _train(setup, recipe, work, max_steps, **how):
     r = res.report
     return dict(teacher_metrics=r['metrics'], teacher_seconds=r['seconds'], teacher_lr=recipe.lr, teacher_steps=r['steps'])
 
-# %% ../nbs/api/16_teacher.ipynb #a0231728
+# %% ../nbs/api/16_teacher.ipynb #776f0cea
 def teach(
     setup:Setup, # its model is fine-tuned, or read from the file
     recipe:Recipe, # of the teacher
@@ -60,7 +60,7 @@ def teach(
     work = file and file.with_suffix('')                # for its checkpoint
     report = _train(setup, recipe, work, max_steps, **how)
     if file and PartialState().is_main_process:
-        save_atomically(file, dict(model=setup.model.state_dict(), report=report))
+        save_state(file, dict(model=setup.model.state_dict(), report=report))
         shutil.rmtree(work, ignore_errors=True)
     return report
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .anatomy import components, matrices, plain_name, unwrap
 from .mask import Mask
 
-# %% ../nbs/api/24_topology.ipynb #89e8a150
+# %% ../nbs/api/24_topology.ipynb #32706b50
 def _place(value):
     "Sort embedding, layers 0, 1, ..., then the other components"
     if isinstance(value, int): return 1, value
@@ -31,6 +31,7 @@ def _check_parts(by):
     bad = sorted(set(by)-{'component', 'layer', 'matrix'})
     if bad: raise ValueError(f"Unknown part {bad[0]!r}: use component, layer or matrix.")
 
+# %% ../nbs/api/24_topology.ipynb #4c99abc0
 def sparsity_by(
     mask:Mask, # any mask
     *by # one or more of 'component', 'layer', 'matrix'; another raises `ValueError`
@@ -63,7 +64,7 @@ def _line(j):
 
 def _axes(ax, width=7., height=3.4): return ax or plt.subplots(figsize=(width, height), layout='constrained')[1]
 
-# %% ../nbs/api/24_topology.ipynb #65e5c450
+# %% ../nbs/api/24_topology.ipynb #e7564923
 def _labelled(masks):
     "A dict from label to runs; one mask or one list of rows gets no label"
     if not isinstance(masks, Mapping) or isinstance(masks, Mask): return {'': masks}
@@ -78,6 +79,7 @@ def _many(runs):
 
 def _overall(table): return round(1-sum(r['kept'] for r in table)/sum(r['weights'] for r in table), 3)
 
+# %% ../nbs/api/24_topology.ipynb #4ef342ea
 def _spread(masks, by):
     "label -> {part: (mean, least, greatest)}, the parts in order, the overall sparsities"
     series = {}
@@ -144,7 +146,7 @@ def plot_layers(
         if (high>low).any(): ax.vlines(at, low, high, color=_line(j)['color'], lw=1)
     return _finish(ax, parts, series, total=total, by='layer')
 
-# %% ../nbs/api/24_topology.ipynb #d30a58d1
+# %% ../nbs/api/24_topology.ipynb #9499fbe9
 def _heat(ax, values, text, xs, ys, vmin=0, vmax=1):
     "A grid of numbers on colours, every number in its cell"
     im = ax.imshow(np.ma.masked_invalid(values), cmap='Blues', vmin=vmin, vmax=vmax, aspect='auto')
@@ -155,6 +157,7 @@ def _heat(ax, values, text, xs, ys, vmin=0, vmax=1):
     ax.set_yticks(range(len(ys)), [str(y) for y in ys])
     return ax
 
+# %% ../nbs/api/24_topology.ipynb #62d8285d
 def plot_cross(
     mask, # a `Mask`, or rows of `sparsity_by(mask, 'layer', 'component')`
     ax=None # matplotlib axes; a new figure by default
@@ -230,13 +233,14 @@ def overlaps(
     pairs = combinations(enumerate(masks), 2)
     return [dict(a=a, b=b, **part(g), **row(i, j, g)) for (i,a),(j,b) in pairs for g in groups]
 
-# %% ../nbs/api/24_topology.ipynb #cc2f55b8
+# %% ../nbs/api/24_topology.ipynb #353a40c4
 def _overlap_text(row, value):
     "A value as it stands in the grid, with chance in brackets below"
     if row[value] is None: return 'n/a'
     chance = row.get(f'{value}_chance')
     return f'{row[value]:z.2f}' + ('' if chance is None else f'\n({chance:.2f})')
 
+# %% ../nbs/api/24_topology.ipynb #bf38e393
 def plot_overlap(
     rows, # rows of `overlaps`, or a dict of masks
     value='kappa', # a column of the rows: 'kappa', 'kappa_global', 'jaccard', 'contained'
@@ -262,7 +266,7 @@ def plot_overlap(
     ax.tick_params(axis='x', rotation=30)
     return ax
 
-# %% ../nbs/api/24_topology.ipynb #a7b414c3
+# %% ../nbs/api/24_topology.ipynb #14752cd3
 def _weights_under(mask, model):
     "The weights that a mask is of, from the base model or a dict"
     if isinstance(model, nn.Module): model = {plain_name(n): p for n,p in unwrap(model).named_parameters()}
@@ -273,6 +277,7 @@ def _weights_under(mask, model):
             raise ValueError(f"The weight {n!r} has shape {tuple(model[n].shape)}, its mask {tuple(m.shape)}.")
     return {n: model[n].detach().cpu() for n in mask}
 
+# %% ../nbs/api/24_topology.ipynb #0a3fc945
 def split_by_size(
     masks:Mapping, # label -> `Mask`, one or more, all of the same weights
     weights, # the base model, or name -> weight; a missing name or another shape raises `ValueError`
@@ -290,7 +295,7 @@ def split_by_size(
         return Mask(pieces)
     return {label: cut(m) for label,m in masks.items()}
 
-# %% ../nbs/api/24_topology.ipynb #94745b6e
+# %% ../nbs/api/24_topology.ipynb #30097e8b
 def _log_factorial(n): return math.lgamma(n+1)
 
 def empty_by_chance(
@@ -302,6 +307,7 @@ def empty_by_chance(
     if kept>n-c: return 0.
     return math.exp(_log_factorial(n-c)-_log_factorial(n-c-kept)-_log_factorial(n)+_log_factorial(n-kept))
 
+# %% ../nbs/api/24_topology.ipynb #847ba975
 def emptied(
     mask:Mask # any mask
 ) -> list: # dicts of matrix, layer, component, and of rows and columns: how many, how many empty, how many by chance
@@ -314,12 +320,13 @@ def emptied(
             columns=c, empty_columns=c-int(m.any(0).sum()), columns_by_chance=c*empty_by_chance(r*c, kept, r))
     return [row(*piece) for piece in matrices(mask)]
 
-# %% ../nbs/api/24_topology.ipynb #7f1547ea
+# %% ../nbs/api/24_topology.ipynb #607762f5
 def _fractions(rows, parts, counted, of):
     "Sum of one column over that of another, for each component"
     inside = [[r for r in rows if r['component']==p] for p in parts]
     return [sum(r[counted] for r in rs)/sum(r[of] for r in rs) for rs in inside]
 
+# %% ../nbs/api/24_topology.ipynb #e2188475
 def plot_emptied(
     rows, # rows of `emptied`, or a `Mask`
     ax=None # matplotlib axes; a new figure by default
@@ -344,7 +351,7 @@ def plot_emptied(
     _legend_above(ax, 4)
     return ax
 
-# %% ../nbs/api/24_topology.ipynb #02c6c219
+# %% ../nbs/api/24_topology.ipynb #5ce2e072
 def _n_heads(heads):
     "How many heads a layer has for queries and outputs, and for keys and values"
     config = getattr(heads, 'config', heads)
@@ -357,6 +364,7 @@ def _n_heads(heads):
 
 _needed = 'query', 'key', 'value', 'output'
 
+# %% ../nbs/api/24_topology.ipynb #adf167b8
 def _attention(mask):
     "path of each attention block -> (layer, {component: matrix})"
     blocks = {}
@@ -372,7 +380,7 @@ def _attention(mask):
                 "need query, key, value and output, each by itself.")
     return blocks
 
-# %% ../nbs/api/24_topology.ipynb #9f6f28f8
+# %% ../nbs/api/24_topology.ipynb #e944b05e
 def _slices(block, parts, n, n_kv):
     "component -> (heads, channels, weights of a channel)"
     out = {}
@@ -385,6 +393,7 @@ def _slices(block, parts, n, n_kv):
         out[p] = m.reshape(k, len(m)//k, -1).repeat_interleave(n//k, 0)
     return out
 
+# %% ../nbs/api/24_topology.ipynb #4917a2f5
 def _head_rows(layer, slices):
     "What is left of each head of a layer"
     alive = {p: s.any(2) for p,s in slices.items()}
@@ -400,6 +409,7 @@ def _head_rows(layer, slices):
             value_channels=values[h], silent=silent, blind=blind, emptied=silent or blind)
     return [row(h) for h in range(len(scores))]
 
+# %% ../nbs/api/24_topology.ipynb #2844ca7b
 def attention_heads(
     mask:Mask, # mask that covers query, key, value and output of each layer, else `ValueError`
     heads # number of heads, or a model or config that knows it; one that does not divide the rows raises `ValueError`
@@ -411,11 +421,12 @@ def attention_heads(
         out += _head_rows(layer, _slices(block, parts, n, n_kv=n_kv))
     return out
 
-# %% ../nbs/api/24_topology.ipynb #e0b14a9b
+# %% ../nbs/api/24_topology.ipynb #8ed03311
 def _head_text(row):
     marks = [mark for mark,state in (('S', 'silent'), ('B', 'blind')) if row[state]]
     return ' '.join([f"{row['density']:.0%}", *marks])
 
+# %% ../nbs/api/24_topology.ipynb #27a68c0f
 def plot_heads(
     rows, # rows of `attention_heads`
     ax=None # matplotlib axes; a new figure by default
@@ -464,7 +475,7 @@ def stable_rank(
     "The sum of the squared singular values over the largest of them"
     return _stable_rank(singular_values(w))
 
-# %% ../nbs/api/24_topology.ipynb #0278f05d
+# %% ../nbs/api/24_topology.ipynb #f1ca75e8
 def shuffled(
     m:Tensor, # tensor of any shape
     generator # `torch.Generator`
@@ -476,6 +487,7 @@ def _both_ranks(kind, w):
     s = singular_values(w)
     return {f'effective_{kind}': _entropy_rank(s), f'stable_{kind}': _stable_rank(s)}
 
+# %% ../nbs/api/24_topology.ipynb #d484f174
 def ranks(
     mask:Mask, # any mask
     weights, # the base model, or name -> weight; a missing name or another shape raises `ValueError`

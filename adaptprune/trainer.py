@@ -12,7 +12,7 @@ import warnings
 from transformers import TrainerCallback
 from .optim import MaskOptimizer
 
-# %% ../nbs/api/14_trainer.ipynb #71df8f0d
+# %% ../nbs/api/14_trainer.ipynb #16336a2b
 class _Watching(TrainerCallback):
     "What `MaskCallback` says"
     def on_step_end(self, args, state, control, **kwargs):
@@ -27,7 +27,8 @@ class _Watching(TrainerCallback):
             now = self.opt.mask().sparsity
         if self.opt.target_met() and abs(now-self.opt.sparsity())<1e-12: return
         warnings.warn(f"The model that the Trainer leaves has sparsity {now:.4f}, and the target is {self.opt.target:g}: "
-            "load_best_model_at_end and early stopping may choose a step before the target is reached. Leave them out, or take the last checkpoint.")
+            "load_best_model_at_end and early stopping may choose a step before the target is reached. "
+            "Leave them out, or take the last checkpoint.")
 
 # %% ../nbs/api/14_trainer.ipynb #28daa2dc
 class MaskCallback(_Watching):

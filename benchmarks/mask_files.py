@@ -10,10 +10,11 @@ processor's seconds, which a busy machine does not stretch. "mask" is the stream
 import json, tempfile, time, zlib
 from pathlib import Path
 import numpy as np, safetensors.torch, torch, zstandard
-from fastcore.script import call_parse, store_true
-from adaptprune.artifact import TaskMask, decode_mask, encode_mask, mask_entropy
-from adaptprune.experiment import environment
+from adaptprune.artifact import TaskMask
+from adaptprune.cli import script
+from adaptprune.codec import decode_mask, encode_mask, magnitude_mask, mask_entropy
 from adaptprune.mask import Mask
+from adaptprune.results import environment
 
 def shapes(layers=12, width=768):
     "The weight matrices of a BERT encoder"
@@ -84,9 +85,8 @@ def random_rows(shp, reps, seed=0):
 
 def learnt_rows(sparsity=.3, steps=150):
     "A mask that was learnt: alone, relative to a sister (another seed), relative to the largest weights of the base"
-    from adaptprune.artifact import magnitude_mask
     from adaptprune.head import load_encoder
-    from adaptprune.train import adapt_task
+    from adaptprune.task import adapt_task
     ws = dict(load_encoder('minilm').named_parameters())
     m,sister = (adapt_task('mini-sentiment', sparsity=sparsity, recipe='default', max_steps=steps, seed=seed, progress=False).mask for seed in (0, 1))
     refs = {'alone': None, 'relative to another seed': sister, 'relative to the base': Mask({n: magnitude_mask(ws[n], int(t.count_nonzero())) for n,t in m.items()})}
@@ -94,11 +94,10 @@ def learnt_rows(sparsity=.3, steps=150):
     print(*rows, sep='\n', flush=True)
     return rows
 
-@call_parse
 def main(
     out:str=None, # file to write
-    quick:store_true=False, # a hundredth of the size
-    learnt:store_true=False, # masks learnt on MiniLM; kept beside the rest of `out`
+    quick:bool=False, # a hundredth of the size
+    learnt:bool=False, # masks learnt on MiniLM; kept beside the rest of `out`
     reps:int=3 # of each timing
 ):
     t,old = time.time(),json.loads(Path(out).read_text()) if out and Path(out).exists() else {}
@@ -107,3 +106,5 @@ def main(
     config = dict(model='all-MiniLM-L6-v2', task='mini-sentiment', recipe='default', weights='all', steps=150) if learnt else dict(shapes='BERT-base encoder', seed=0, reps=reps)
     old[part] = dict(config=config, environment=dict(environment(), zstandard=zstandard.__version__, numpy=np.__version__), wall_s=round(time.time()-t), rows=rows)
     if out: Path(out).write_text(json.dumps(old, indent=1)+'\n')
+
+if __name__=='__main__': script(main)

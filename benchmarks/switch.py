@@ -10,13 +10,13 @@ from a file that the system holds in its cache; `reload_uncached` asks it first 
 import os, statistics, sys, tempfile, time
 from pathlib import Path
 import json, safetensors.torch, torch
-from fastcore.script import call_parse, store_true
 from transformers import BertConfig, BertModel
-from adaptprune.experiment import environment
 from adaptprune.anatomy import maskable
+from adaptprune.cli import script
 from adaptprune.layer import fingerprint
 from adaptprune.mask import Mask, pack_bits, unpack_bits
 from adaptprune.multitask import MultiTask
+from adaptprune.results import environment
 
 configs = {'BERT-base': {}, 'MiniLM-L6': dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
     'tiny': dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=500)}
@@ -108,12 +108,11 @@ def mixing(name, n, rows, tokens, reps):
     many.close()
     return dict(model=name, tasks=n, rows=rows, tokens=tokens, equal_to_separate=True, largest_difference_to_rows_alone=alone, **out)
 
-@call_parse
 def main(
     out:str=None, # file to write
-    quick:store_true=False, # a tiny model
-    tasks:int=4,
-    threads:int=1, # of torch
+    quick:bool=False, # a tiny model
+    tasks:int=4, # number of tasks
+    threads:int=1, # threads of torch
     reps:int=25 # rounds; a quarter of it for mixed batches of BERT-base
 ):
     torch.set_num_threads(threads)
@@ -126,3 +125,5 @@ def main(
     for r in switch: print(r['model'], r['dtype'], brief(r), r['memory'], r['use_of_the_task_in_use_ms'])
     for r in mixed: print(r['model'], brief(r), r['largest_difference_to_rows_alone'])
     if out: Path(out).write_text(json.dumps(res, indent=1)+'\n')
+
+if __name__=='__main__': script(main)

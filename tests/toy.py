@@ -59,6 +59,6 @@ def child(tmp_path, body, *launcher):
 
 def own_data(tmp_path):
     "A small task of two classes in files"
-    rows = [f'{"good" if i%2 else "bad"} thing {i}\t{("negative", "positive")[i%2]}' for i in range(40)]
+    rows = [f'{"ab"[i%2]} {"cdefghij"[i%8]} {"cdefg"[i//8]}\t{("negative", "positive")[i%2]}' for i in range(40)]
     for name,part in (('train', rows), ('dev', rows[:10])): (tmp_path/f'{name}.tsv').write_text('\n'.join(['sentence\tlabel', *part])+'\n')
     return load_files(tmp_path/'train.tsv', tmp_path/'dev.tsv', text='sentence')
