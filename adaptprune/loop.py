@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['one_loss', 'Finite', 'rng_state', 'set_rng_state', 'Batches', 'Hook', 'Course', 'Run', 'Interrupt', 'Modes',
-           'Wrapped', 'FrozenStay', 'Evaluate', 'History', 'save_atomically', 'check_writable', 'read_checkpoint',
-           'Parts', 'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base', 'taught_loss', 'Adapted',
-           'open_accelerator', 'count_steps', 'adapt']
+           'Wrapped', 'FrozenStay', 'Evaluate', 'History', 'save_state', 'check_writable', 'read_checkpoint', 'Parts',
+           'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base', 'taught_loss', 'Adapted', 'open_accelerator',
+           'count_steps', 'adapt']
 
-# %% ../nbs/api/13_loop.ipynb #15f98eac
-import math, os, random, signal, threading, time, warnings
+# %% ../nbs/api/13_loop.ipynb #9f6f2dd3
+import os, random, signal, threading, time, warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-# %% ../nbs/api/13_loop.ipynb #0ec76a4b
+# %% ../nbs/api/13_loop.ipynb #15eb130e
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -26,7 +25,8 @@ from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from .anatomy import plain_name, unwrap
+from .anatomy import maskable, plain_name, unwrap
+from .files import write_file
 from .identity import base_tensors
 from .layer import fingerprint
 from .loss import distil_hidden, distil_logits, model_loss
@@ -34,9 +34,10 @@ from .mask import Mask, check_sparsity
 from .methods import Method, get_method
 from .recipe import Recipe, get_recipe
 
-# %% ../nbs/api/13_loop.ipynb #6888c905
+# %% ../nbs/api/13_loop.ipynb #b6b5ef28
 def _refuse_loss(got):
-    raise ValueError(f"loss_fn has to return the mean loss of a batch, a tensor of one number with a graph behind it; it returned {got}.")
+    raise ValueError("loss_fn has to return the mean loss of a batch, a tensor of one number with a graph behind it; "
+        f"it returned {got}.")
 
 def one_loss(
     out # what a loss function returned
@@ -47,7 +48,7 @@ def one_loss(
         out = out['loss']
     if not isinstance(out, Tensor): _refuse_loss(f"{type(out).__name__} {out!r:.40}")
     if out.numel()!=1: _refuse_loss(f"a tensor of shape {tuple(out.shape)}: take its mean")
-    if not out.requires_grad: _refuse_loss("a tensor without a graph: compute it from the model's output, without no_grad, detach or item")
+    if not out.requires_grad: _refuse_loss("a tensor without a graph: compute it without no_grad, detach or item")
     return out.reshape(())
 
 # %% ../nbs/api/13_loop.ipynb #043ea762
@@ -90,7 +91,7 @@ def set_rng_state(state, loader=None):
     if state['cuda']: torch.cuda.set_rng_state_all(state['cuda'])
     for g,own in zip(_generators(loader), state['own']): g.set_state(own)
 
-# %% ../nbs/api/13_loop.ipynb #05cada45
+# %% ../nbs/api/13_loop.ipynb #d0174678
 class Batches:
     "Training batches on the device, epoch after epoch, from any position"
     def __init__(self,
@@ -139,7 +140,8 @@ class Batches:
             yield send_to_device(batch, self.acc.device)
 
     def _gave_out(self):
-        if self.epoch: raise ValueError(f"The loader gave out after {self.epoch} epochs, before the run was over: give one that can be iterated anew, or a smaller max_steps.")
+        if self.epoch: raise ValueError(f"The loader gave out after {self.epoch} epochs, before the run was over: "
+            "give one that can be iterated anew, or a smaller max_steps.")
         raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
 
 # %% ../nbs/api/13_loop.ipynb #0e5adb48
@@ -150,13 +152,14 @@ class Hook:
     def end(self, run): "In every way out; `run.error` is None or the exception"
     def counts(self, run): "What a row of the history gets from this hook: name -> number"; return {}
 
-# %% ../nbs/api/13_loop.ipynb #9fc82393
+# %% ../nbs/api/13_loop.ipynb #a25a5204
 class Course:
     "Where a run stands"
     step,seconds = 0,0.         # optimiser steps done, and seconds of earlier sessions
     error,stop = None,None      # why the run ended early: an exception; and the wish to stop after this step, in words
     metrics = None              # of the end, where somebody evaluates
-    opt = scheduler = net = optimizer = None    # what the hooks make: the optimiser, the scheduler, and both as the accelerator wraps them
+    opt = scheduler = None      # what the method makes
+    net = optimizer = None      # model and optimiser as the accelerator wraps them
 
     @property
     def over(self): return self.step>=self.steps or self.method.done
@@ -244,7 +247,7 @@ class Run(Course):
         if self.scheduler: self.scheduler.step()
         return loss.detach()
 
-# %% ../nbs/api/13_loop.ipynb #741d1cea
+# %% ../nbs/api/13_loop.ipynb #5885436f
 class Interrupt(Hook):
     "The first Ctrl-C ends the run after the step that it is at; the second acts at once"
     def __init__(self, out=None): # folder of checkpoints, for the message
@@ -261,8 +264,9 @@ class Interrupt(Hook):
 
     def after_step(self, run, loss):
         if not self.asked: return
-        next_ = f"continue with resume=True and out={str(self.out)!r}." if self.out else "nothing was saved, as no `out` folder was given."
-        run.stop = f"Interrupted at step {run.step} of {run.steps}; {next_}"
+        remedy = "nothing was saved, as no `out` folder was given."
+        if self.out: remedy = f"continue with resume=True and out={str(self.out)!r}."
+        run.stop = f"Interrupted at step {run.step} of {run.steps}; {remedy}"
 
     def end(self, run):
         if self.main: signal.signal(signal.SIGINT, self.old)
@@ -298,7 +302,7 @@ class Wrapped(Hook):
         for name in ('forward', '_original_forward', '_is_accelerate_prepared'):
             if name not in self.own: vars(run.model).pop(name, None)        # else a copy would call this model's forward
 
-# %% ../nbs/api/13_loop.ipynb #4f9215ad
+# %% ../nbs/api/13_loop.ipynb #5ff32a9d
 class FrozenStay(Hook):
     "The proof that frozen weights stayed as they were; others raise `RuntimeError` at the end of the run"
     def begin(self, run):
@@ -307,7 +311,8 @@ class FrozenStay(Hook):
 
     def end(self, run):
         if run.error or fingerprint(run.base, self.names)==self.mark: return
-        raise RuntimeError("The frozen weights changed during the run: something else trained them. The mask cannot be used with the base model.")
+        raise RuntimeError("The frozen weights changed during the run: something else trained them. "
+            "The mask cannot be used with the base model.")
 
 # %% ../nbs/api/13_loop.ipynb #5dee9907
 class Evaluate(Hook):
@@ -349,26 +354,19 @@ class History(Hook):
 
     def end(self, run): self.bar.close()
 
-# %% ../nbs/api/13_loop.ipynb #ce25c197
-def save_atomically(
+# %% ../nbs/api/13_loop.ipynb #9537d9f2
+def save_state(
     path, # file to write; its folder is made
     state # what `torch.save` can write
 ):
-    "Write a file in one step: there is the old file or the new one, never half a file"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_suffix('.tmp')
-    with open(tmp, 'wb') as f:
-        torch.save(state, f)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(tmp, path)
+    "Write a state in one step: there is the old file or the new one, never half a file"
+    write_file(path, lambda f: torch.save(state, f))
 
 def check_writable(
     out # folder, made if it is not there
 ):
     "Refuse a folder that cannot be written to, before hours of work: `OSError`"
-    probe = Path(out)/'.adaptprune'
+    probe = Path(out)/f'.adaptprune-{os.getpid()}'      # processes that train together must not meet
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b'x')
@@ -389,7 +387,7 @@ def read_checkpoint(
     theirs,ours = (', '.join(f'{k}={c.get(k)!r}' for k in differ) for c in (old, config))
     raise ValueError(f"The checkpoint was made with {theirs}, this run has {ours}: use the same values, or another folder.")
 
-# %% ../nbs/api/13_loop.ipynb #9a00fc35
+# %% ../nbs/api/13_loop.ipynb #58fa8aef
 class Parts:
     "What of a run goes into a checkpoint"
     def learnt(self, run):
@@ -406,8 +404,10 @@ class Parts:
 
     def state(self, run):
         b = run.batches
-        at = dict(config=self.config, step=run.step, epoch=b.epoch, at=b.at, start=b.start, history=run.history, seconds=run.elapsed)
-        return dict(run=at, rng=rng_state(b.loader), learnt=self.learnt(run), **{k: p.state_dict() for k,p in self.parts(run).items()})
+        at = dict(config=self.config, step=run.step, epoch=b.epoch, at=b.at, start=b.start)
+        at.update(history=run.history, seconds=run.elapsed)
+        states = {k: p.state_dict() for k,p in self.parts(run).items()}
+        return dict(run=at, rng=rng_state(b.loader), learnt=self.learnt(run), **states)
 
     @torch.no_grad()
     def load(self, run, state):
@@ -417,7 +417,7 @@ class Parts:
         run.step,run.history,run.seconds = at['step'],at['history'],at['seconds']
         b.epoch,b.at,b.start,b.now = at['epoch'],at['at'],at['start'],state['rng']
 
-# %% ../nbs/api/13_loop.ipynb #8012693e
+# %% ../nbs/api/13_loop.ipynb #05e58195
 class Checkpoint(Parts, Hook):
     "Writes checkpoints, and goes on from one"
     def __init__(self,
@@ -428,7 +428,8 @@ class Checkpoint(Parts, Hook):
         self.file = Path(out)/'checkpoint.pt' if out else None
         self.every,self.resume,self.config = every,resume,None
         if resume and not (self.file and self.file.exists()):
-            raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. Leave out resume, or name the folder of the interrupted run.")
+            raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. "
+                "Leave out resume, or name the folder of the interrupted run.")
 
     def begin(self, run):
         if self.resume: self.load(run, read_checkpoint(self.file, self.config))
@@ -437,13 +438,13 @@ class Checkpoint(Parts, Hook):
         due = self.every and run.step%self.every==0
         if not self.file or not run.acc.is_main_process or not (due or run.stop): return
         run.finite.check()
-        save_atomically(self.file, self.state(run))
+        save_state(self.file, self.state(run))
 
     def remove(self):
         "What is over needs no checkpoint"
         if self.file and self.file.exists(): self.file.unlink()
 
-# %% ../nbs/api/13_loop.ipynb #22814958
+# %% ../nbs/api/13_loop.ipynb #8c1adea5
 _heads = {'classifier', 'classification_head', 'score', 'lm_head', 'qa_outputs', 'pooler'}
 
 def untrained(
@@ -463,7 +464,8 @@ def name_of(
     part = unwrap(part)
     for n,m in unwrap(model).named_modules():
         if unwrap(m) is part: return plain_name(n)
-    raise ValueError(f"The base ({type(part).__name__}) is no part of the model ({type(unwrap(model)).__name__}): give one of its modules.")
+    kinds = type(part).__name__,type(unwrap(model)).__name__
+    raise ValueError(f"The base ({kinds[0]}) is no part of the model ({kinds[1]}): give one of its modules.")
 
 # %% ../nbs/api/13_loop.ipynb #3c2df382
 @dataclass
@@ -508,7 +510,7 @@ def taught_loss(
         return total+recipe.distil_hidden*distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #c655e463
+# %% ../nbs/api/13_loop.ipynb #ae69bea8
 @dataclass
 class Adapted:
     "What `adapt` returns"
@@ -518,7 +520,7 @@ class Adapted:
     report:dict # what was asked and what came out
     base:nn.Module=None # the pre-trained part of `model`
     base_name:str='' # its path in `model`; '' for all of it
-    tensors:dict=None # what identifies the base's weights before pruning, as from `base_tensors`; None where there is no mask
+    tensors:dict=None # where there is a mask: what identifies the weights that it was learnt on, as `base_tensors` of the base before the run
 
 def _computes_bf16():
     "Has this processor instructions for bfloat16? Where torch cannot say, it is taken to have them"
@@ -558,7 +560,7 @@ def count_steps(
         raise ValueError(f"max_steps must be a whole number, 1 or more, got {max_steps!r}: leave it out for the recipe's epochs.")
     return max_steps
 
-# %% ../nbs/api/13_loop.ipynb #7c878fbb
+# %% ../nbs/api/13_loop.ipynb #3ec94e12
 def _method_of(recipe, changes):
     "The method and the recipe: `method` may be a name, or an object that is made already"
     own = changes.pop('method', None)
@@ -568,29 +570,33 @@ def _method_of(recipe, changes):
     return own,own.recipe
 
 def _check_teacher(recipe, loss_fn, teacher):
-    if recipe.teacher and loss_fn is not model_loss: raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
+    if recipe.teacher and loss_fn is not model_loss:
+        raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
     if (teacher is None)==(recipe.teacher is None): return
-    remedy = "name its kind in the recipe as well" if teacher else "pass the trained model as teacher_model=..., or use `adapt_task`, which makes it"
+    remedy = "pass the trained model as teacher_model=..., or use `adapt_task`, which makes it"
+    if teacher: remedy = "name its kind in the recipe as well"
     raise ValueError(f"The recipe's teacher is {recipe.teacher!r}: {remedy}.")
 
 def _config(run, recipe, mark):
     "All that makes a run the one that a checkpoint belongs to"
     settings = dict(asdict(recipe), budget=getattr(recipe.budget, '__name__', recipe.budget))
     acc = run.acc
-    return dict(settings, **run.method.config(), sparsity=run.sparsity, seed=run.seed, n_steps=run.steps, base=mark, batches=_length(run.batches.loader),
-        accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
+    how = dict(accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
+    what = dict(sparsity=run.sparsity, seed=run.seed, n_steps=run.steps, base=mark, batches=_length(run.batches.loader))
+    return {**settings, **run.method.config(), **what, **how}
 
-# %% ../nbs/api/13_loop.ipynb #84144c31
+# %% ../nbs/api/13_loop.ipynb #a2cfe95e
 def _report(run, recipe, base, mark):
     "What was asked and what came out"
-    report = dict(method=recipe.method, steps=run.step, seconds=round(run.took, 1), base=mark, base_module=str(base), **run.method.report())
+    report = dict(method=recipe.method, steps=run.step, seconds=round(run.took, 1), base=mark, base_module=str(base))
+    report.update(run.method.report())
     if run.metrics is not None: report['metrics'] = run.metrics
     if report.get('target_met', True): return report
     warnings.warn(f"The target sparsity {run.sparsity} was not met: the run ended at {report['sparsity']:.4f}. "
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #b980b143
+# %% ../nbs/api/13_loop.ipynb #fd0f8936
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -627,11 +633,13 @@ def adapt(
     if teacher_model: loss_fn = taught_loss(teacher_model, recipe, acc)
     run = Run(model, loader, method, loss_fn, steps, base=part.module, sparsity=sparsity, seed=seed, acc=acc)
     measure = [Evaluate(evaluate, eval_every)] if evaluate else []
-    run.hooks = [Interrupt(out), Modes(recipe.dropout), method, *measure, Wrapped(), FrozenStay(), *hooks, History(progress=progress), saver]
-    run.resume,mark = resume,fingerprint(part.module)
-    tensors = base_tensors(part.module) if method.masks else None
+    before = [Interrupt(out), Modes(recipe.dropout), method, *measure, Wrapped(), FrozenStay()]
+    run.hooks = [*before, *hooks, History(progress=progress), saver]
+    run.resume = resume
+    mark = fingerprint(part.module)
+    tensors = base_tensors(part.module, maskable(part.module, recipe.weights)) if method.masks else None
     saver.config = _config(run, recipe, mark)
     run.train()
     report = _report(run, recipe, part, mark)
     if acc.is_main_process: saver.remove()
-    return Adapted(model, method.mask(), run.history, report, part.module, part.name, tensors)
+    return Adapted(model, method.mask(), run.history, report, base=part.module, base_name=part.name, tensors=tensors)

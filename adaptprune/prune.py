@@ -10,19 +10,19 @@ __all__ = ['phases', 'random_mask', 'magnitudes', 'MagnitudePruning', 'on_fixed_
 from dataclasses import replace
 from pathlib import Path
 
-# %% ../nbs/api/17_prune.ipynb #6d747e16
+# %% ../nbs/api/17_prune.ipynb #58dab5c5
 import torch
 from torch import nn
 from .anatomy import maskable
 from .identity import base_tensors
 from .layer import apply_mask, fingerprint
-from .loop import Adapted, Hook, adapt, save_atomically
+from .loop import Adapted, Hook, adapt, save_state
 from .mask import Mask, check_sparsity, pack_mask, unpack_mask
 from .recipe import Recipe, as_method
 from .setup import Setup
 from .sparsity import cubic
 
-# %% ../nbs/api/17_prune.ipynb #3f8049a7
+# %% ../nbs/api/17_prune.ipynb #4c3f396d
 def random_mask(
     model:nn.Module, # plain
     sparsity:float, # fraction to prune, in [0, 1)
@@ -32,7 +32,8 @@ def random_mask(
 ) -> Mask: # exact to the weight
     "*Rnd*: every weight has the same chance"
     gen = torch.Generator().manual_seed(seed)
-    return Mask.from_scores({n: torch.rand(p.shape, generator=gen) for n,p in maskable(model, weights).items()}, sparsity, budget)
+    scores = {n: torch.rand(p.shape, generator=gen) for n,p in maskable(model, weights).items()}
+    return Mask.from_scores(scores, sparsity, budget)
 
 def magnitudes(
     model:nn.Module, # plain
@@ -41,7 +42,7 @@ def magnitudes(
     "The scores of magnitude pruning"
     return {n: p.detach().abs() for n,p in maskable(model, weights).items()}
 
-# %% ../nbs/api/17_prune.ipynb #5e036b1a
+# %% ../nbs/api/17_prune.ipynb #b1123e8a
 def _still_out(scores, mask):
     "Scores with what is pruned already below all others"
     return {n: s.masked_fill(~mask[n], -1.) for n,s in scores.items()} if mask else scores
@@ -77,10 +78,11 @@ class MagnitudePruning(Hook):
     def state_dict(self): return dict(mask=pack_mask(self.mask) if self.mask else {})
 
     def load_state_dict(self, state):
-        shapes = {n: p.shape for n,p in maskable(self.base, self.weights).items()}
-        if state['mask']: self.mask = unpack_mask({n: b.cpu() for n,b in state['mask'].items()}, {n: shapes[n] for n in state['mask']})
+        weights = maskable(self.base, self.weights)
+        packed = {n: b.cpu() for n,b in state['mask'].items()}
+        if packed: self.mask = unpack_mask(packed, {n: weights[n].shape for n in packed})
 
-# %% ../nbs/api/17_prune.ipynb #fea89503
+# %% ../nbs/api/17_prune.ipynb #f7d67b7b
 def on_fixed_mask(
     setup:Setup, # fresh; its base is pruned in place
     mask:Mask, # to use
@@ -89,10 +91,12 @@ def on_fixed_mask(
 ) -> Adapted:
     "Train the head on the pre-trained weights that a mask keeps"
     base = setup.model.base_model
-    mark,tensors = fingerprint(base),base_tensors(base)
+    mark = fingerprint(base)
+    tensors = base_tensors(base, mask)
     mask = Mask({n: m.cpu() for n,m in mask.items()})
     apply_mask(base, mask)
-    res = adapt(setup.model, setup.loaders['train'], sparsity=0., recipe=as_method(recipe, 'features'), evaluate=setup.evaluate, **kwargs)
+    how = as_method(recipe, 'features')
+    res = adapt(setup.model, setup.loaders['train'], sparsity=0., recipe=how, evaluate=setup.evaluate, **kwargs)
     res.report['base'] = mark
     return replace(res, mask=mask, tensors=tensors)
 
@@ -103,13 +107,15 @@ def tune(
     **kwargs # for `adapt`
 ) -> Adapted:
     "Fine-tune while magnitude prunes"
-    return adapt(setup.model, setup.loaders['train'], sparsity=0., recipe=as_method(recipe, 'finetune'), evaluate=setup.evaluate, hooks=[hook], **kwargs)
+    how = as_method(recipe, 'finetune')
+    return adapt(setup.model, setup.loaders['train'], sparsity=0., recipe=how, evaluate=setup.evaluate, hooks=[hook], **kwargs)
 
-# %% ../nbs/api/17_prune.ipynb #d68b5c2b
+# %% ../nbs/api/17_prune.ipynb #ec448c2a
 def prune_at_random(fresh, sparsity, recipe, seed=0, **kwargs) -> Adapted:
     "*Rnd*, and a head on what is left"
     s = fresh()
-    return on_fixed_mask(s, random_mask(s.model.base_model, sparsity, recipe.weights, recipe.budget, seed), recipe, seed=seed, **kwargs)
+    mask = random_mask(s.model.base_model, sparsity, recipe.weights, recipe.budget, seed)
+    return on_fixed_mask(s, mask, recipe, seed=seed, **kwargs)
 
 def prune_by_magnitude(fresh, sparsity, recipe, **kwargs) -> Adapted:
     "*MP*: prune by magnitude during fine-tuning, put the weights back, and train a head on what is left"
@@ -131,7 +137,7 @@ def n_rounds(
         left *= 1-share
     return n
 
-# %% ../nbs/api/17_prune.ipynb #2a131705
+# %% ../nbs/api/17_prune.ipynb #2c92d4cd
 class Rounds:
     "The rounds of *IMP*, in a file that the next run goes on from"
     def __init__(self, fresh, recipe, file=None, share=.2, **kwargs):
@@ -141,7 +147,8 @@ class Rounds:
         "The last round that was kept, if it is not past what is wanted"
         if not (self.file and self.file.exists()): return dict(round=0)
         try: at = torch.load(self.file, weights_only=True)
-        except Exception as e: raise ValueError(f"{self.file} does not hold a round of 'imp' ({type(e).__name__}): delete it to start anew.") from e
+        except Exception as e:
+            raise ValueError(f"{self.file} does not hold a round of 'imp' ({type(e).__name__}): delete it to start anew.") from e
         if at['round']<=most: return at
         self.file = None                        # a lower sparsity leaves the kept rounds alone
         return dict(round=0)
@@ -159,7 +166,7 @@ class Rounds:
         scores = {n: x.cpu() for n,x in magnitudes(s.model.base_model, r.weights).items()}
         now = dict(round=k, seconds=at.get('seconds', 0.)+report['seconds'], scores=_still_out(scores, mask),
             metrics=report['metrics'], sparsity=mask.sparsity if mask else 0.)
-        if self.file: save_atomically(self.file, now)
+        if self.file: save_state(self.file, now)
         return now
 
 # %% ../nbs/api/17_prune.ipynb #c7a1f32f
