@@ -99,7 +99,7 @@ def update(
         t.sub_(adam_step(d, *mv, i, rule) if mv else d, alpha=lr)
         write(x, z, t, tau, rule.t_l)
 
-# %% ../nbs/api/07_kernels.ipynb #e917b2ed
+# %% ../nbs/api/07_kernels.ipynb #89b3c587
 def write_many(ws, w0s, thetas, taus, t_l=math.inf):
     "`write` for lists of tensors"
     gates = torch._foreach_sub(thetas, taus)
@@ -117,7 +117,7 @@ def write_many(ws, w0s, thetas, taus, t_l=math.inf):
 
 def _steps_of(grads, w0s, thetas, taus, rule):
     "`step_of` for lists of tensors"
-    ds = torch._foreach_mul([g.float() for g in grads], w0s)
+    ds = torch._foreach_mul([g.float() for g in grads], [z.float() for z in w0s])
     if rule.step=='sign':
         signs = torch._foreach_sign(ds)
         torch._foreach_add_(signs, ds, alpha=0.)
@@ -228,7 +228,7 @@ def _step_kernel(which, start, size, group, w_at, z_at, t_at, g_at, taus, lr, t_
             tl.store(t+at, theta, mask=inside)
     tl.store(w+at, _gated(base, theta, tau, t_l, HARD).to(TYPE), mask=inside)
 
-# %% ../nbs/api/07_kernels.ipynb #fb774dcd
+# %% ../nbs/api/07_kernels.ipynb #15e72640
 _block = 4096
 
 class OneLaunch:
@@ -262,10 +262,11 @@ class OneLaunch:
         kind = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float64: tl.float64}
         part = slice(*span)
         hard = rule.t_l==math.inf
-        _step_kernel[(span[1]-span[0],)](self.which[part], self.start[part], self.size, self.group, *self.fixed,
-            self.size if addresses is None else addresses, taus, lr, 1. if hard else rule.t_l, float(rule.t_s),
-            TYPE=kind[self.dtype], MOVE=addresses is not None, ONE=one, SIGN=rule.step=='sign', STRAIGHT=rule.t_s==0, HARD=hard,
-            ALIGNED=aligned, BLOCK=_block, num_warps=8)
+        with torch.cuda.device_of(self.start):          # Triton launches on the current device
+            _step_kernel[(span[1]-span[0],)](self.which[part], self.start[part], self.size, self.group, *self.fixed,
+                self.size if addresses is None else addresses, taus, lr, 1. if hard else rule.t_l, float(rule.t_s),
+                TYPE=kind[self.dtype], MOVE=addresses is not None, ONE=one, SIGN=rule.step=='sign', STRAIGHT=rule.t_s==0, HARD=hard,
+                ALIGNED=aligned, BLOCK=_block, num_warps=8)
 
     def update(self,
         grads:list, # dl/dw of each, (n,) and contiguous; None where there is none
@@ -287,7 +288,7 @@ class OneLaunch:
         "Write every weight, and leave the thetas where they are"
         self._launch(None, taus, 0., rule, self.aligned, (0, self.first[-1]))
 
-# %% ../nbs/api/07_kernels.ipynb #6531e4b4
+# %% ../nbs/api/07_kernels.ipynb #07c6e347
 @_jit
 def _inside_kernel(x_at, n, lo_at, hi_at, counts, out, room, BLOCK:tl.constexpr):
     "Count what lies below a bracket, and collect what lies inside, NaN included"
@@ -314,13 +315,14 @@ def inside(
     while True:
         out = torch.empty(int(n*room)+1024, device=flat[0].device)
         counts = torch.zeros(2, dtype=torch.int64, device=out.device)
-        for f in flat:
-            _inside_kernel[(triton.cdiv(len(f), _block),)](f, len(f), lo, hi, counts, out, len(out), BLOCK=_block, num_warps=8)
+        with torch.cuda.device_of(out):
+            for f in flat:
+                _inside_kernel[(triton.cdiv(len(f), _block),)](f, len(f), lo, hi, counts, out, len(out), BLOCK=_block, num_warps=8)
         n_low,n_in = counts.tolist()
         if n_in<=len(out): return n_low, out[:n_in]
         room = 1.
 
-# %% ../nbs/api/07_kernels.ipynb #4fabaab5
+# %% ../nbs/api/07_kernels.ipynb #92247848
 @_jit
 def _remember_kernel(t_at, n, tau, gone_at, BLOCK:tl.constexpr):
     "Set the bits of what lies at or below the threshold"
@@ -340,7 +342,7 @@ def remember(
 ):
     "Note what is pruned, beside what was"
     if theta.is_cuda and triton:
-        _remember_kernel[(triton.cdiv(len(gone), 512),)](theta, len(theta), tau, gone, BLOCK=512)
+        with torch.cuda.device_of(theta): _remember_kernel[(triton.cdiv(len(gone), 512),)](theta, len(theta), tau, gone, BLOCK=512)
         return
     size = 2**22 if theta.is_cuda else 2**17
     for t,g in zip(theta.split(size), gone.split(size//8)):

@@ -84,7 +84,7 @@ def fitted_alpha(
     total = sum(rate_factor((i+.5)/steps, settings.warmup, settings.decay) for i in range(steps))
     return fitted_reach(settings, sparsity)*settings.spread/total
 
-# %% ../nbs/api/08_optim.ipynb #a0e5df09
+# %% ../nbs/api/08_optim.ipynb #fff747fe
 def _local(t):
     "The part of a tensor that this process holds"
     return t.to_local() if hasattr(t, 'to_local') else t
@@ -120,7 +120,7 @@ class Place:
     def weight(self): return self.flat(_local(self.param.detach()))
 
     def moved(self):
-        "Has the weight got other memory since the last look? A weight of another precision or layout raises `RuntimeError`"
+        "Does the weight lie in other memory than before? A weight of another precision or layout raises `RuntimeError`"
         here = _local(self.param.detach())
         if here.dtype!=self.dtype:
             raise RuntimeError(f"The weight {self.name!r} was {self.dtype} when the optimiser was made and is {here.dtype} now: "
@@ -129,8 +129,11 @@ class Place:
         if (here.shape, here.stride())!=(self.shape, self.stride):
             raise RuntimeError(f"The weight {self.name!r} had shape {tuple(self.shape)} and strides {self.stride} when the optimiser "
                 f"was made, and has {tuple(here.shape)} and {here.stride()} now: change the layout first, then make the optimiser.")
-        self.at,self.version = here.data_ptr(),None
         return True
+
+    def settle(self):
+        "Take the memory that the weight lies in now as its own; what it holds is looked at before the next step"
+        self.at,self.version = _local(self.param.detach()).data_ptr(),None
 
     @property
     def offset(self):
@@ -336,7 +339,7 @@ class Frozen:
             if _owners.get(id(p)) is self: del _owners[id(p)]
         self.flags,self.tables = [],{}
 
-# %% ../nbs/api/08_optim.ipynb #e067d165
+# %% ../nbs/api/08_optim.ipynb #f130909a
 class MaskedWeights(Frozen):
     "The masked weights of a model, which is at every moment the network that would ship"
     def __init__(self, base, head=(), weights='all', budget='global', thetas=None, t_l=math.inf):
@@ -374,9 +377,11 @@ class MaskedWeights(Frozen):
 
     def follow(self):
         "Go where the model is: to another device, or to other memory. Returns whether the device is another"
-        if not any([p.moved() for p in self]): return False
+        moved = [p for p in self if p.moved()]
+        if not moved: return False
         self._check_together()
         self.launches,self.thresholds = None,None
+        for p in moved: p.settle()
         device = _local(next(iter(self)).param).device
         if device==self.device: return False
         for g in self.groups: g.to(device)
@@ -607,7 +612,7 @@ class _Steps(_Prepared):
         elif self.rule.step!='adam' and self.weights.one_launch(): self._learn_at_once(lr)
         else: self.learn_many(ready, lr, i)
 
-# %% ../nbs/api/08_optim.ipynb #52eabf1d
+# %% ../nbs/api/08_optim.ipynb #21e12bbf
 class _Launched(_Steps):
     "The step of theta on a GPU, and inside the backward pass"
     def _learn_at_once(self, lr):
@@ -634,7 +639,7 @@ class _Launched(_Steps):
     def learn_one(self, place):
         "One matrix, as soon as its gradient is there, which is then freed"
         if self.done: raise RuntimeError(f"The run of {self.steps} steps is over: make the optimiser with a larger steps=...")
-        if place.moved(): self.weights.follow()
+        if place.moved(): self.follow()
         lr,grad = self.lr('theta'),_local(place.param.grad)
         if self.rule.step!='adam' and self.weights.one_launch() and not grad.is_sparse:
             launch,at = place.launch

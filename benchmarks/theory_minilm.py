@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
-from fastcore.script import call_parse
 
-from adaptprune.experiment import environment
-from adaptprune.glue import get_task, load_task, make_loaders
+from adaptprune.cli import script
+from adaptprune.results import environment
+from adaptprune.tasks import get_task, load_task, make_loaders
 from adaptprune.head import AdaptModel, load_encoder, load_tokenizer
 from adaptprune.layer import detach, masked_weights
 from adaptprune.optim import SparsityController, rate_factor
@@ -123,7 +123,6 @@ def chords(F, points, tolerance=1e-4):
     excess = [F((points[i]+points[j])/2)-(ends[i]+ends[j])/2 for i,j in pairs]
     return dict(ends=ends, pairs=len(pairs), excess=excess, tolerance=tolerance, violated=sum(e>tolerance for e in excess)/len(pairs))
 
-@call_parse
 def main(
     task:str='mini-sentiment', # a packaged task
     n_steps:int=80, # of each run
@@ -161,3 +160,5 @@ def main(
                   environment=environment(), wall_s=round(time.perf_counter()-began, 1), cpu_s=round(time.process_time(), 1))
     Path(out).write_text(json.dumps(record, indent=1)+'\n')
     print(json.dumps({k: x['violated'] for k,x in found.items()}, indent=1), record['wall_s'])
+
+if __name__=='__main__': script(main)

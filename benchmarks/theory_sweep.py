@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from fastcore.script import call_parse
 
-from adaptprune.experiment import environment
+from adaptprune.cli import script
+from adaptprune.results import environment
 from adaptprune.theory import Problems, bernoulli_kl, best_masks, descend, rounding_gap
 
 root = Path(__file__).resolve().parent.parent
@@ -44,7 +44,6 @@ def measure(c, B=50):
     five = mean((kl.repeat(c['runs'])+run.moved)/run.eta+run.lost)
     return dict(exact=torch.full((B,), c['runs']==1), gap=iterate-best, gap_mean=mean(phi(run.mean))-best, gap_mask=mask-best, two=two, five=five, seven=two+rounding)
 
-@call_parse
 def main(
     groups:int=400, # of 50 problems each
     out:str=str(root/'results/theory_sweep.json'),
@@ -65,3 +64,5 @@ def main(
         wall_s=round(time.perf_counter()-began, 1), cpu_s=round(time.process_time(), 1))
     Path(out).write_text(json.dumps(record, indent=1)+'\n')
     print(json.dumps({k: record[k] for k in ('config', 'violations', 'largest_ratio', 'quantiles_5_50_95', 'wall_s')}, indent=1))
+
+if __name__=='__main__': script(main)

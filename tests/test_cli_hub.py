@@ -8,7 +8,7 @@ from adaptprune.artifact import TaskMask
 from adaptprune.codec import magnitude_mask
 from adaptprune.head import AdaptModel
 from adaptprune.mask import Mask
-from adaptprune.maskfile import base_tensors
+from adaptprune.identity import base_tensors
 
 as_user = '''
 import io,sys

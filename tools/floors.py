@@ -8,7 +8,7 @@ from graphlib import CycleError,TopologicalSorter
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-floors = [['anatomy', 'files'],
+floors = [['anatomy', 'files', 'identity'],
     ['mask', 'theory'],
     ['layer', 'loss', 'sparsity', 'scores', 'kernels', 'optim'],
     ['tasks', 'head', 'recipe', 'methods'],

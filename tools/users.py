@@ -75,8 +75,8 @@ def run(command, folder, env, timeout=300):
     "Run a command; how many seconds it took, and what it said if it failed"
     start = time.perf_counter()
     r = subprocess.run(command, cwd=folder, env=env, timeout=timeout, capture_output=True, text=True)
-    error = f'exit status {r.returncode}\n{r.stdout[-2000:]}{r.stderr[-4000:]}' if r.returncode else ''
-    return time.perf_counter()-start, error
+    said = '\n'.join((r.stdout+r.stderr).strip().splitlines()[-12:])
+    return time.perf_counter()-start, f'exit status {r.returncode}\n{said}' if r.returncode else ''
 
 class Report:
     "What was run, and what failed"
