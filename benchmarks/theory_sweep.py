@@ -46,7 +46,7 @@ def measure(c, B=50):
 
 def main(
     groups:int=400, # of 50 problems each
-    out:str=str(root/'results/theory_sweep.json'),
+    out:str=str(root/'results/theory_sweep.json'), # file to write
 ):
     "Measure and record"
     torch.set_num_threads(1)
