@@ -45,7 +45,7 @@ def constant(progress, sparsity, end=0.):
 
 schedules = {'cubic': cubic, 'constant': constant, 'none': None}
 
-# %% ../nbs/api/05_sparsity.ipynb #47674042
+# %% ../nbs/api/05_sparsity.ipynb #f472c383
 def _below_all(flat):
     "Just below the smallest finite theta"
     if not len(flat): return flat.new_tensor(torch.inf)
@@ -57,7 +57,7 @@ def equal_to(
     tau:Tensor # 0-d
 ) -> Tensor: # their positions, in order
     "The thetas that equal the threshold"
-    if flat.is_cuda: return (flat==tau).nonzero()[:,0]
+    if flat.device.type!='cpu': return (flat==tau).nonzero()[:,0]
     found = [np.flatnonzero(x==tau.item()) for x in pieces(flat)]
     starts = np.cumsum([0]+[len(x) for x in pieces(flat)])
     return torch.from_numpy(np.concatenate([at+start for at,start in zip(found, starts)]))

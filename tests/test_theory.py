@@ -132,8 +132,8 @@ def test_proof_steps(seed, d, shift, size):
 def test_mirror_identity(seed, t_l, t_s, alpha, gamma):
     "Eq. 5 and 7 by autograd of the masked weight is u - eta*(s*g + lambda)"
     torch.manual_seed(seed)
-    w0,theta = torch.randn(7, dtype=f64),torch.randn(7, dtype=f64).div(t_l).requires_grad_()
-    w = MaskedWeight.apply(w0, theta, torch.zeros((), dtype=f64), t_l, t_s)
+    w0,masked = torch.randn(7, dtype=f64),MaskedWeight(torch.randn(7, dtype=f64).div(t_l), 0., t_l, t_s)
+    w,theta = masked(w0),masked.theta
     c = torch.randn(7, dtype=f64)
     (w*c).sin().sum().backward()
     new = theta.detach()-alpha*theta.grad-gamma
@@ -144,9 +144,10 @@ def test_mirror_identity(seed, t_l, t_s, alpha, gamma):
 
 def test_threshold_is_a_shift():
     "With a threshold, theta - tau takes the place of theta in the mask, in the damping and in M"
-    w0,theta,tau = rand(5),rand(5).sub(.5).requires_grad_(),torch.tensor(.3, dtype=f64)
-    g0, = torch.autograd.grad(MaskedWeight.apply(w0, theta, tau, 3., 2.).sum(), theta)
-    assert torch.allclose(g0, 2/4*damping(theta.detach()-tau, 2.)*w0)
+    w0,tau = rand(5),torch.tensor(.3, dtype=f64)
+    masked = MaskedWeight(rand(5).sub(.5), tau, 3., 2.)
+    g0, = torch.autograd.grad(masked(w0).sum(), masked.theta)
+    assert torch.allclose(g0, 2/4*damping(masked.theta.detach()-tau, 2.)*w0)
 
 @given(st.floats(-50, 50), logs(.01, 20))
 def test_damping(theta, t_s):
