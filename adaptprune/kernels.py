@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['steps', 'Rule', 'write', 'step_of', 'adam_step', 'update', 'write_many', 'update_many', 'OneLaunch', 'inside',
-           'remember']
+           'equal_to', 'remember']
 
 # %% ../nbs/api/07_kernels.ipynb #b2ddbe83
 import math
@@ -166,7 +166,7 @@ def update_many(
     torch._foreach_add_(thetas, ds, alpha=-lr)
     write_many(ws, w0s, thetas, taus, rule.t_l)
 
-# %% ../nbs/api/07_kernels.ipynb #69d7dd6b
+# %% ../nbs/api/07_kernels.ipynb #79b06701
 try: import triton, triton.language as tl
 except ImportError:
     triton = None
@@ -178,7 +178,7 @@ _jit = triton.jit if triton else lambda f: f
 def _moved(g, z, t, tau, lr, t_s, SIGN:tl.constexpr, STRAIGHT:tl.constexpr):
     "Eq. 4 and 5 for a block"
     d = g.to(tl.float32)*z.to(tl.float32)
-    bad = d-d                                   # 0, or NaN where d is not finite: found at the next threshold update
+    bad = tl.where(tl.abs(d)<float('inf'), 0., float('nan'))           # found at the next threshold update; d-d would be fused with the product
     if SIGN: d = tl.where(d>0, 1., tl.where(d<0, -1., d))
     elif not STRAIGHT:
         p = tl.sigmoid((t-tau)*t_s)
@@ -321,6 +321,30 @@ def inside(
         n_low,n_in = counts.tolist()
         if n_in<=len(out): return n_low, out[:n_in]
         room = 1.
+
+# %% ../nbs/api/07_kernels.ipynb #1c505e19
+@_jit
+def _equal_kernel(x_at, n, tau_at, count, out, room, BLOCK:tl.constexpr):
+    "Collect the positions of what equals the threshold"
+    at = tl.program_id(0).to(tl.int64)*BLOCK + tl.arange(0, BLOCK)
+    same = (tl.load(x_at+at, mask=at<n, other=float('nan'))==tl.load(tau_at)).to(tl.int32)
+    first = tl.atomic_add(count, tl.sum(same).to(tl.int64))
+    place = first + tl.cumsum(same, 0)-1
+    tl.store(out+place, at, mask=(same==1) & (place<room))
+
+def equal_to(
+    flat:Tensor, # (n,) float32 on a GPU
+    tau:Tensor, # 0-d
+    room:int=2**16 # how many there is room for at first
+) -> Tensor: # their positions, in order
+    "The thetas that equal the threshold, in one pass"
+    while True:
+        out = torch.empty(room, dtype=torch.int64, device=flat.device)
+        count = torch.zeros(1, dtype=torch.int64, device=flat.device)
+        _equal_kernel[(triton.cdiv(len(flat), _block),)](flat, len(flat), tau, count, out, room, BLOCK=_block, num_warps=8)
+        n = int(count)
+        if n<=room: return out[:n].sort()[0]
+        room = n
 
 # %% ../nbs/api/07_kernels.ipynb #0f20253d
 @_jit
