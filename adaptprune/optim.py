@@ -530,7 +530,7 @@ class _Starts:
             start = self.scores[name]
         return start_theta(w0, start, spread=s.spread, mean=s.mean, std=s.std, generator=self.generator)
 
-# %% ../nbs/api/08_optim.ipynb #f5d93afc
+# %% ../nbs/api/08_optim.ipynb #775f02ad
 class _Prepared(torch.optim.Optimizer):
     "Weights, settings, groups of parameters"
     def __init__(self, base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward):
@@ -547,7 +547,9 @@ class _Prepared(torch.optim.Optimizer):
         if params: groups.append(dict(params=params, lr=float(settings.beta), role='head'))
         super().__init__(groups, dict(lr=self.alpha, role='theta'))
         self.head = self._head_optimizer(params)
-        if in_backward: self.hooks = [p.param.register_post_accumulate_grad_hook(_in_backward(weakref.ref(self), weakref.ref(p))) for p in self.weights]
+        for p in self.weights if in_backward else ():
+            hook = _in_backward(weakref.ref(self), weakref.ref(p))
+            self.hooks.append(p.param.register_post_accumulate_grad_hook(hook))
         if self.schedule is not None:
             self._move(self.schedule(0., self.target, self.settings.schedule_end))
             self._settle()
