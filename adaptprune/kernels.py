@@ -166,7 +166,7 @@ def update_many(
     torch._foreach_add_(thetas, ds, alpha=-lr)
     write_many(ws, w0s, thetas, taus, rule.t_l)
 
-# %% ../nbs/api/07_kernels.ipynb #0b58d6ec
+# %% ../nbs/api/07_kernels.ipynb #b7038649
 try: import triton, triton.language as tl
 except ImportError:
     triton = None
@@ -178,7 +178,7 @@ _jit = triton.jit if triton else lambda f: f
 def _moved(g, z, t, tau, lr, t_s, SIGN:tl.constexpr, STRAIGHT:tl.constexpr):
     "Eq. 4 and 5 for a block"
     d = g.to(tl.float32)*z.to(tl.float32)
-    bad = tl.where(tl.abs(d)<float('inf'), 0., float('nan'))       # found at the next threshold update; d-d would be fused
+    bad = tl.where(tl.abs(d)<float('inf'), 0., float('nan'))    # found at the next threshold update; d-d might be fused
     if SIGN: d = tl.where(d>0, 1., tl.where(d<0, -1., d))
     elif not STRAIGHT:
         p = tl.sigmoid((t-tau)*t_s)

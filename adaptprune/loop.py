@@ -510,7 +510,7 @@ def taught_loss(
         return total+recipe.distil_hidden*distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #ae69bea8
+# %% ../nbs/api/13_loop.ipynb #37528e3e
 @dataclass
 class Adapted:
     "What `adapt` returns"
@@ -520,7 +520,7 @@ class Adapted:
     report:dict # what was asked and what came out
     base:nn.Module=None # the pre-trained part of `model`
     base_name:str='' # its path in `model`; '' for all of it
-    tensors:dict=None # where there is a mask: what identifies the weights that it was learnt on, as `base_tensors` of the base before the run
+    tensors:dict=None # with a mask: what identifies the weights that it was learnt on, as `base_tensors`
 
 def _computes_bf16():
     "Has this processor instructions for bfloat16? Where torch cannot say, it is taken to have them"

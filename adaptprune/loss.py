@@ -20,7 +20,7 @@ def G(
     if target.is_floating_point(): return F.mse_loss(output.float().view(-1), target.float())
     return F.cross_entropy(output.float(), target)
 
-# %% ../nbs/api/04_loss.ipynb #902c394d
+# %% ../nbs/api/04_loss.ipynb #35f83875
 def distil_logits(
     student:Tensor, # (batch, classes) logits, or (batch, 1) scores
     teacher:Tensor, # shaped like `student`; another shape raises `ValueError`
@@ -29,7 +29,7 @@ def distil_logits(
     "How far predictions are from a teacher's: Kullback-Leibler divergence times the squared temperature, or mean squared error for scores"
     if student.shape!=teacher.shape:
         shapes = f'{tuple(student.shape)} and {tuple(teacher.shape)}'
-        raise ValueError(f"Student and teacher differ in what they predict: {shapes}. Use a teacher of the same task.")
+        raise ValueError(f"Student and teacher differ in what they predict: {shapes}.")
     s,t = student.float(),teacher.float()
     if s.shape[-1]==1: return F.mse_loss(s, t)
     logs = [(x/temperature).log_softmax(-1) for x in (s, t)]
@@ -43,8 +43,8 @@ def distil_hidden(
     "How far hidden states are from a teacher's, relative to the teacher's mean square"
     a,b = list(student),list(teacher)
     if [x.shape for x in a]!=[x.shape for x in b]:
-        shapes = f'{len(a)} and {len(b)} layers, of {tuple(a[0].shape)} and {tuple(b[0].shape)}'
-        raise ValueError(f"The hidden states of student and teacher differ in number or shape: {shapes}.")
+        raise ValueError("The hidden states of student and teacher differ in number or shape: "
+            f"{len(a)} and {len(b)} layers, of {tuple(a[0].shape)} and {tuple(b[0].shape)}.")
     w = torch.ones(a[0].shape[:2], device=a[0].device) if attention_mask is None else attention_mask.float()
     def mean(x): return (x.float().square().mean(-1)*w).sum()/w.sum()
     return sum(mean(x-y)/mean(y) for x,y in zip(a, b))/len(a)

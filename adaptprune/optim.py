@@ -11,7 +11,7 @@ import hashlib, math, warnings, weakref
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
-# %% ../nbs/api/08_optim.ipynb #0cf6aba4
+# %% ../nbs/api/08_optim.ipynb #84b0fd5a
 import torch
 from torch import Tensor, nn
 from . import kernels
@@ -19,7 +19,7 @@ from .anatomy import maskable, plain_name, unwrap
 from .kernels import OneLaunch, Rule
 from .mask import Mask, check_sparsity, group_names, locate, n_pruned, pack_bits, pieces, unpack_bits
 from .scores import start_theta, starts
-from .sparsity import Shards, decays, rate_factor, schedules, sharded_threshold, threshold
+from .sparsity import Shards, decays, equal_to, rate_factor, schedules, sharded_threshold, threshold
 
 # %% ../nbs/api/08_optim.ipynb #32539095
 @dataclass(frozen=True)
@@ -243,20 +243,23 @@ def _shard_group(param):
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #ac04eefb
+# %% ../nbs/api/08_optim.ipynb #22905b59
 class MovingGroup(Group):
     "A group whose threshold is moved"
     def move(self, sparsity):
         "Set the threshold to the quantile of theta for a sparsity: the gap is the gamma of Eq. 7"
         self.k = n_pruned(self.n, sparsity)
         if self.shards: tau,alive = sharded_threshold(self.theta, self.k, self.shards)
-        else: tau,alive = threshold(self.theta, self.k, self._find)
+        else: tau,alive = threshold(self.theta, self.k, self._find, self._equal)
         if len(alive): self.theta[alive] = torch.nextafter(tau, torch.full_like(tau, torch.inf))
         self.tau = tau.item()
 
     def _find(self, scores, k):
         if not scores[0].is_cuda or not kernels.triton: return locate(scores, k)
         return locate(scores, k, kernels.inside)
+
+    def _equal(self, flat, tau):
+        return kernels.equal_to(flat, tau) if flat.is_cuda and kernels.triton else equal_to(flat, tau)
 
     def _count(self, bits):
         "The sum of some counts over pieces and processes"
@@ -527,7 +530,7 @@ class _Starts:
             start = self.scores[name]
         return start_theta(w0, start, spread=s.spread, mean=s.mean, std=s.std, generator=self.generator)
 
-# %% ../nbs/api/08_optim.ipynb #40558fb4
+# %% ../nbs/api/08_optim.ipynb #775f02ad
 class _Prepared(torch.optim.Optimizer):
     "Weights, settings, groups of parameters"
     def __init__(self, base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward):
@@ -544,7 +547,9 @@ class _Prepared(torch.optim.Optimizer):
         if params: groups.append(dict(params=params, lr=float(settings.beta), role='head'))
         super().__init__(groups, dict(lr=self.alpha, role='theta'))
         self.head = self._head_optimizer(params)
-        if in_backward: self.hooks = [p.param.register_post_accumulate_grad_hook(_in_backward(weakref.ref(self), p)) for p in self.weights]
+        for p in self.weights if in_backward else ():
+            hook = _in_backward(weakref.ref(self), weakref.ref(p))
+            self.hooks.append(p.param.register_post_accumulate_grad_hook(hook))
         if self.schedule is not None:
             self._move(self.schedule(0., self.target, self.settings.schedule_end))
             self._settle()
@@ -670,7 +675,7 @@ class _Launched(_Steps):
         place.param.grad = None
         self.learned = True
 
-# %% ../nbs/api/08_optim.ipynb #c6c59779
+# %% ../nbs/api/08_optim.ipynb #5435b0af
 def _processes():
     "How many processes train together"
     both = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -678,12 +683,11 @@ def _processes():
 
 def _in_backward(
     optimizer, # weak reference to the optimiser
-    place:LearningPlace
+    place # weak reference to the weight's `LearningPlace`: a hook that holds them would keep the model alive for good
 ): # a hook: weight -> None
     "What is done with the gradient of a weight as soon as it is there"
     def hook(param):
-        opt = optimizer()
-        if opt is not None: opt.learn_one(place)
+        if optimizer() is not None: optimizer().learn_one(place())
     return hook
 
 # %% ../nbs/api/08_optim.ipynb #24a3bcac

@@ -29,7 +29,7 @@ def _at_least_zero(**named):
         if isinstance(x, bool) or not isinstance(x, numbers.Real) or not 0<=x<math.inf:
             raise ValueError(f"{name} must be 0 or more, got {x!r}.")
 
-# %% ../nbs/api/03_theory.ipynb #c49f1a8c
+# %% ../nbs/api/03_theory.ipynb #e56157e5
 def mirror_step(
     alpha:float, # learning rate of theta (Eq. 5), plain gradient steps
     t_l:float, # forward temperature
@@ -43,7 +43,7 @@ def damping(
     theta:Tensor, # any shape; with a threshold, theta - tau
     t_s:float=1. # temperature of the surrogate slope
 ) -> Tensor: # s, elementwise in [0, 1] (0 only by underflow)
-    "How much the soft temperature shortens a step: `s = 4*sigmoid'(t_s*theta) = sech^2(t_s*theta/2)`, equation (1) of Theorem 1"
+    "How much the soft temperature shortens a step: `s = 4*sigmoid'(t_s*theta) = sech^2(t_s*theta/2)`, Theorem 1, equation (1)"
     _positive(t_s=t_s)
     p = torch.sigmoid(t_s*theta.abs())
     return (4*p*torch.sigmoid(-t_s*theta.abs())).clamp(max=1)
@@ -123,13 +123,13 @@ def bound(
     total,squares = sum(etas),sum(e*e for e in etas)
     return Bound(kl/total, (G+price*math.sqrt(d))**2/8*squares/total, bias(max_theta, t_s, G*math.sqrt(d) if grad_l1 is None else grad_l1))
 
-# %% ../nbs/api/03_theory.ipynb #459986de
+# %% ../nbs/api/03_theory.ipynb #d17888ab
 def best_step(
     kl:float, # KL(v*||v_1), in nats
     G:float, # G', bound on the 2-norm of s*g + lambda
     T:int # number of steps
 ) -> float: # eta
-    "The constant step that minimises the first two terms of Theorem 1: `sqrt(8*KL/T)/G`. They are then `G*sqrt(KL/(2*T))`"
+    "The constant step with the least start and step terms in Theorem 1, (2): `sqrt(8*KL/T)/G`; they are then `G*sqrt(KL/(2*T))`"
     _positive(kl=kl, G=G, T=T)
     return math.sqrt(8*kl/T)/G
 
@@ -145,13 +145,13 @@ def rounding_gap(
     else: theta = torch.sigmoid(-t_l*theta.abs()).square()
     return G*theta.sum(-1).sqrt()
 
-# %% ../nbs/api/03_theory.ipynb #e60812dc
+# %% ../nbs/api/03_theory.ipynb #0ee9a2e7
 def frank_wolfe_gap(
     v:Tensor, # (..., d), in [0, 1]
     grad:Tensor, # (..., d), gradient of the objective at v (with a price: that of F, plus lambda)
     keep:float=None # budget: compare with masks of sum at most this, instead of all
 ) -> Tensor: # (...), at least Phi(v) - min Phi for convex Phi
-    "The certificate, inequality (8): for a convex objective no point of the cube (or of the budget) is better than `v` by more than this"
+    "The certificate, inequality (8): for a convex objective no point of the cube (or the budget) beats `v` by more than this"
     if v.shape!=grad.shape: raise ValueError(f"v has shape {tuple(v.shape)} and grad {tuple(grad.shape)}: they must agree.")
     if keep is None: return torch.maximum(grad*v, -grad*(1-v)).sum(-1)
     d = v.shape[-1]
@@ -235,7 +235,7 @@ def best_masks(
     phi = loss + torch.as_tensor(price).reshape(-1, 1)*masks.sum(-1)
     return phi.amin(-1), masks[phi.argmin(-1)].bool()
 
-# %% ../nbs/api/03_theory.ipynb #41a16704
+# %% ../nbs/api/03_theory.ipynb #0c3c07ee
 def _exact_mask(one, price, keep, tol, rounds):
     "Value, mask and lower bound of a batch of one problem; scipy is loaded here, as training needs nothing of it"
     from scipy.optimize import Bounds, LinearConstraint, milp
