@@ -43,14 +43,14 @@ def _chosen(names, weights):
     kept = [n for n in names if any(_matches(n, p) for p in keep)]
     return [n for n in kept if not any(_matches(n, p) for p in drop)]
 
-# %% ../nbs/api/00_anatomy.ipynb #b1dafc80
+# %% ../nbs/api/00_anatomy.ipynb #bf61a885
 def maskable(
     model:nn.Module, # any module; wrappers such as `DataParallel` do not show in the names
     weights='all' # 'all', 'encoder', a pattern such as '*attention*weight', or a list of patterns ('!pattern' excludes)
 ) -> dict: # name -> `nn.Parameter`, in the order of the model; a tied matrix stands once, under its first name
     "The weight matrices that a pattern chooses: floating-point parameters of two or more dimensions. None raises `ValueError`"
     named = unwrap(model).named_parameters()
-    matrices = {plain_name(n): p for n,p in named if p.is_floating_point() and p.ndim>=2}
+    matrices = {plain_name(n): p for n,p in named if p.is_floating_point() and p.ndim>=2 and p.numel()}
     chosen = _chosen(matrices, weights)
     if chosen: return {n: matrices[n] for n in chosen}
     have = ', '.join(list(matrices)[:6]) or f'no floating-point weight matrix ({type(unwrap(model)).__name__})'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['steps', 'Rule', 'write', 'step_of', 'adam_step', 'update', 'write_many', 'update_many', 'OneLaunch', 'inside',
-           'remember']
+           'equal_to', 'remember']
 
 # %% ../nbs/api/07_kernels.ipynb #b2ddbe83
 import math
@@ -166,7 +166,7 @@ def update_many(
     torch._foreach_add_(thetas, ds, alpha=-lr)
     write_many(ws, w0s, thetas, taus, rule.t_l)
 
-# %% ../nbs/api/07_kernels.ipynb #69d7dd6b
+# %% ../nbs/api/07_kernels.ipynb #79b06701
 try: import triton, triton.language as tl
 except ImportError:
     triton = None
@@ -178,7 +178,7 @@ _jit = triton.jit if triton else lambda f: f
 def _moved(g, z, t, tau, lr, t_s, SIGN:tl.constexpr, STRAIGHT:tl.constexpr):
     "Eq. 4 and 5 for a block"
     d = g.to(tl.float32)*z.to(tl.float32)
-    bad = d-d                                   # 0, or NaN where d is not finite: found at the next threshold update
+    bad = tl.where(tl.abs(d)<float('inf'), 0., float('nan'))           # found at the next threshold update; d-d would be fused with the product
     if SIGN: d = tl.where(d>0, 1., tl.where(d<0, -1., d))
     elif not STRAIGHT:
         p = tl.sigmoid((t-tau)*t_s)
@@ -228,7 +228,7 @@ def _step_kernel(which, start, size, group, w_at, z_at, t_at, g_at, taus, lr, t_
             tl.store(t+at, theta, mask=inside)
     tl.store(w+at, _gated(base, theta, tau, t_l, HARD).to(TYPE), mask=inside)
 
-# %% ../nbs/api/07_kernels.ipynb #15e72640
+# %% ../nbs/api/07_kernels.ipynb #080b4635
 _block = 4096
 
 class OneLaunch:
@@ -242,10 +242,10 @@ class OneLaunch:
         self.device,self.dtype = ws[0].device,ws[0].dtype
         self.tensors = ws,w0s,thetas
         sizes = [len(w) for w in ws]
-        starts = [torch.arange(0, n, _block) for n in sizes]
-        counts = torch.tensor([len(s) for s in starts])
+        starts = [torch.arange(0, n, _block, device='cpu') for n in sizes]
+        counts = torch.tensor([len(s) for s in starts], device='cpu')
         self.first = [0, *counts.cumsum(0).tolist()]
-        self.which = torch.repeat_interleave(torch.arange(len(ws)), counts).to(self.device, torch.int32)
+        self.which = torch.repeat_interleave(torch.arange(len(ws), device='cpu'), counts).to(self.device, torch.int32)
         self.start = torch.cat(starts).to(self.device)
         self.size,self.group = self._on_device(sizes), self._on_device(groups)
         self.fixed = [self._on_device([t.data_ptr() for t in ts]) for ts in self.tensors]
@@ -253,7 +253,7 @@ class OneLaunch:
 
     def _on_device(self, numbers):
         "Whole numbers on the device, copied without waiting for it"
-        host = torch.tensor(numbers, dtype=torch.int64)
+        host = torch.tensor(numbers, dtype=torch.int64, device='cpu')
         if self.device.type!='cuda': return host
         return host.pin_memory().to(self.device, non_blocking=True)
 
@@ -288,7 +288,7 @@ class OneLaunch:
         "Write every weight, and leave the thetas where they are"
         self._launch(None, taus, 0., rule, self.aligned, (0, self.first[-1]))
 
-# %% ../nbs/api/07_kernels.ipynb #07c6e347
+# %% ../nbs/api/07_kernels.ipynb #68ce6559
 @_jit
 def _inside_kernel(x_at, n, lo_at, hi_at, counts, out, room, BLOCK:tl.constexpr):
     "Count what lies below a bracket, and collect what lies inside, NaN included"
@@ -313,7 +313,7 @@ def inside(
     "The two facts that `mask.locate` asks of a bracket, in one pass"
     n = sum(len(f) for f in flat)
     while True:
-        out = torch.empty(int(n*room)+1024, device=flat[0].device)
+        out = torch.empty(int(n*room)+1024, dtype=torch.float32, device=flat[0].device)
         counts = torch.zeros(2, dtype=torch.int64, device=out.device)
         with torch.cuda.device_of(out):
             for f in flat:
@@ -322,7 +322,31 @@ def inside(
         if n_in<=len(out): return n_low, out[:n_in]
         room = 1.
 
-# %% ../nbs/api/07_kernels.ipynb #92247848
+# %% ../nbs/api/07_kernels.ipynb #1c505e19
+@_jit
+def _equal_kernel(x_at, n, tau_at, count, out, room, BLOCK:tl.constexpr):
+    "Collect the positions of what equals the threshold"
+    at = tl.program_id(0).to(tl.int64)*BLOCK + tl.arange(0, BLOCK)
+    same = (tl.load(x_at+at, mask=at<n, other=float('nan'))==tl.load(tau_at)).to(tl.int32)
+    first = tl.atomic_add(count, tl.sum(same).to(tl.int64))
+    place = first + tl.cumsum(same, 0)-1
+    tl.store(out+place, at, mask=(same==1) & (place<room))
+
+def equal_to(
+    flat:Tensor, # (n,) float32 on a GPU
+    tau:Tensor, # 0-d
+    room:int=2**16 # how many there is room for at first
+) -> Tensor: # their positions, in order
+    "The thetas that equal the threshold, in one pass"
+    while True:
+        out = torch.empty(room, dtype=torch.int64, device=flat.device)
+        count = torch.zeros(1, dtype=torch.int64, device=flat.device)
+        _equal_kernel[(triton.cdiv(len(flat), _block),)](flat, len(flat), tau, count, out, room, BLOCK=_block, num_warps=8)
+        n = int(count)
+        if n<=room: return out[:n].sort()[0]
+        room = n
+
+# %% ../nbs/api/07_kernels.ipynb #0f20253d
 @_jit
 def _remember_kernel(t_at, n, tau, gone_at, BLOCK:tl.constexpr):
     "Set the bits of what lies at or below the threshold"
@@ -346,4 +370,4 @@ def remember(
         return
     size = 2**22 if theta.is_cuda else 2**17
     for t,g in zip(theta.split(size), gone.split(size//8)):
-        for x in pieces(t): g |= pack_bits(torch.as_tensor(x<=tau))
+        for x in pieces(t): g |= pack_bits(torch.as_tensor(x<=tau, device=theta.device))

@@ -114,15 +114,16 @@ def kth_smallest(
     "The exact k-th smallest score over all tensors"
     return locate(scores, k)[0]
 
-# %% ../nbs/api/01_mask.ipynb #b2a4c6dd
+# %% ../nbs/api/01_mask.ipynb #43bdd816
 def draw_survivors(
     n:int, # how many scores tie at the threshold
     go:int, # how many of them have to be pruned
     seed:int=0
 ) -> Tensor: # (n,) bool, True where the weight survives
     "Which of some tied weights are kept: a seeded choice that favours no place in the network"
-    keep = torch.ones(n, dtype=torch.bool)
-    keep[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:go]] = False
+    keep = torch.ones(n, dtype=torch.bool, device='cpu')
+    order = torch.randperm(n, generator=torch.Generator('cpu').manual_seed(seed), device='cpu')
+    keep[order[:go]] = False
     return keep
 
 def split_at(
@@ -229,7 +230,7 @@ class Mask(_Algebra):
     def __repr__(self):
         return f"Mask({len(self)} weights, {self.kept:,} of {self.numel:,} kept, sparsity {self.sparsity:.4f})"
 
-# %% ../nbs/api/01_mask.ipynb #a94ea42b
+# %% ../nbs/api/01_mask.ipynb #51631a7c
 def pack_bits(
     mask:Tensor # bool, any shape, any device
 ) -> Tensor: # uint8, (ceil(n/8),), first weight in the lowest bit
@@ -237,7 +238,7 @@ def pack_bits(
     m = mask.reshape(-1)
     if m.device.type=='cpu': return torch.from_numpy(np.packbits(m.numpy(), bitorder='little'))
     m = torch.nn.functional.pad(m, (0, -len(m)%8)).view(torch.uint8).view(torch.int64)      # eight values in one number, one a byte
-    return (m.mul(0x0102040810204080)>>56).to(torch.uint8)                                  # the product gathers their lowest bits in its top byte
+    return (m.mul(0x0102040810204080)>>56).to(torch.uint8)              # the product gathers their lowest bits in its top byte
 
 def unpack_bits(
     packed:Tensor, # uint8, as from `pack_bits`

@@ -6,11 +6,12 @@
 __all__ = ['choices', 'MaskSettings', 'fitted_reach', 'fitted_alpha', 'Place', 'LearningPlace', 'Group', 'MovingGroup', 'Frozen',
            'MaskedWeights', 'WrittenWeights', 'MaskOptimizer']
 
-# %% ../nbs/api/08_optim.ipynb #d1f8f02a
+# %% ../nbs/api/08_optim.ipynb #c90b75bd
 import hashlib, math, warnings, weakref
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
-# %% ../nbs/api/08_optim.ipynb #0cf6aba4
+# %% ../nbs/api/08_optim.ipynb #84b0fd5a
 import torch
 from torch import Tensor, nn
 from . import kernels
@@ -18,14 +19,14 @@ from .anatomy import maskable, plain_name, unwrap
 from .kernels import OneLaunch, Rule
 from .mask import Mask, check_sparsity, group_names, locate, n_pruned, pack_bits, pieces, unpack_bits
 from .scores import start_theta, starts
-from .sparsity import Shards, decays, rate_factor, schedules, sharded_threshold, threshold
+from .sparsity import Shards, decays, equal_to, rate_factor, schedules, sharded_threshold, threshold
 
-# %% ../nbs/api/08_optim.ipynb #b2f7f90a
+# %% ../nbs/api/08_optim.ipynb #32539095
 @dataclass(frozen=True)
 class MaskSettings:
     "The choices of the algorithm, in the paper's symbols. A value that no run can use raises `ValueError`"
     weights:str = 'all' # which weights get a mask, as in `maskable`
-    start:str = 'activation' # initial theta: the rank of 'activation' or 'gradient' scores, 'rank' (of |w0|), 'normal', 'constant', 'uniform'
+    start:str = 'activation' # initial theta: rank of 'activation' or 'gradient' scores or of |w0| ('rank'), 'normal', 'constant', 'uniform'
     spread:float = .05 # width of a rank or uniform start, height of a constant one
     mean:float = .01 # mean of a normal start
     std:float = .001 # standard deviation of a normal start
@@ -52,11 +53,11 @@ class MaskSettings:
             raise ValueError(f"Unknown {name} {getattr(self, name)!r}: use one of {', '.join(known)}.")
         for name in ('spread', 'std', 'alpha', 'reach', 'beta', 'gamma'):
             x = getattr(self, name)
-            if x is not None and not 0<=x<math.inf: raise ValueError(f"{name} must be 0 or more, got {x!r}.")
+            if x is not None and not (isinstance(x, Real) and 0<=x<math.inf): raise ValueError(f"{name} must be 0 or more, got {x!r}.")
         for name in ('schedule_end', 'warmup'):
             x = getattr(self, name)
-            if not 0<=x<=1: raise ValueError(f"{name} must be a fraction of the steps, 0 to 1, got {x!r}.")
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every<1:
+            if not (isinstance(x, Real) and 0<=x<=1): raise ValueError(f"{name} must be a fraction of the steps, 0 to 1, got {x!r}.")
+        if isinstance(self.every, bool) or not isinstance(self.every, Integral) or self.every<1:
             raise ValueError(f"every must be a number of steps, 1 or more, got {self.every!r}.")
         if self.reach==0: raise ValueError("reach must be positive, got 0: for a theta that does not move, alpha=0.")
 
@@ -193,7 +194,7 @@ class LearningPlace(Place):
         for w,z,t in zip(*(x.split(2**18) for x in (self.weight, self.w0, self.theta))):
             kernels.write(w, z, t, self.group.tau, t_l)
 
-# %% ../nbs/api/08_optim.ipynb #913d7271
+# %% ../nbs/api/08_optim.ipynb #968411ed
 class Group:
     "Places that share a threshold, and their thetas"
     def __init__(self,
@@ -207,7 +208,7 @@ class Group:
         self.cut()
         sizes = [p.param.numel() for p in places]
         self.n = sum(sizes)
-        self.begins = torch.tensor([0, *sizes]).cumsum(0)[:-1]
+        self.begins = _whole_numbers([0, *sizes]).cumsum(0)[:-1]
         self.shards = None
         if hasattr(places[0].param, 'to_local'): self.shards = Shards(self._numbers, _shard_group(places[0].param))
         self.k = 0
@@ -219,10 +220,10 @@ class Group:
 
     def _numbers(self, at):
         "The places of some local thetas among all of the group"
-        ends = torch.tensor([p.n for p in self.places]).cumsum(0)
+        ends = _whole_numbers(p.n for p in self.places).cumsum(0)
         which = torch.searchsorted(ends, at.cpu(), right=True)
-        first = ends-torch.tensor([p.n for p in self.places])
-        offsets = torch.tensor([p.offset for p in self.places])
+        first = ends-_whole_numbers(p.n for p in self.places)
+        offsets = _whole_numbers(p.offset for p in self.places)
         return at.cpu()-first[which]+offsets[which]+self.begins[which]
 
     def to(self, device):
@@ -235,25 +236,30 @@ class Group:
         self.cut()
         for p,mv in zip(self.places, moments): p.m,p.v = mv
 
+def _whole_numbers(ns): return torch.tensor(list(ns), dtype=torch.int64, device='cpu')
+
 def _shard_group(param):
     "The process group over which a parameter is spread"
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #9ea14140
+# %% ../nbs/api/08_optim.ipynb #22905b59
 class MovingGroup(Group):
     "A group whose threshold is moved"
     def move(self, sparsity):
         "Set the threshold to the quantile of theta for a sparsity: the gap is the gamma of Eq. 7"
         self.k = n_pruned(self.n, sparsity)
         if self.shards: tau,alive = sharded_threshold(self.theta, self.k, self.shards)
-        else: tau,alive = threshold(self.theta, self.k, self._find)
+        else: tau,alive = threshold(self.theta, self.k, self._find, self._equal)
         if len(alive): self.theta[alive] = torch.nextafter(tau, torch.full_like(tau, torch.inf))
         self.tau = tau.item()
 
     def _find(self, scores, k):
         if not scores[0].is_cuda or not kernels.triton: return locate(scores, k)
         return locate(scores, k, kernels.inside)
+
+    def _equal(self, flat, tau):
+        return kernels.equal_to(flat, tau) if flat.is_cuda and kernels.triton else equal_to(flat, tau)
 
     def _count(self, bits):
         "The sum of some counts over pieces and processes"
@@ -262,7 +268,7 @@ class MovingGroup(Group):
 
     def pruned(self) -> int:
         "How many weights are pruned"
-        return self._count(torch.as_tensor((t<=self.tau).sum()) for t in pieces(self.theta))
+        return self._count(int((t<=self.tau).sum()) for t in pieces(self.theta))
 
     def farthest(self) -> float:
         "The largest finite `|theta-tau|`"
@@ -287,8 +293,16 @@ class MovingGroup(Group):
         "What is pruned stays so"
         self.theta.masked_fill_(self.theta<=self.tau, -torch.inf)
 
-# %% ../nbs/api/08_optim.ipynb #c66a462b
+# %% ../nbs/api/08_optim.ipynb #9bdf0d5e
+def _float32(x): return torch.tensor(x, dtype=torch.float32, device='cpu')       # whatever the default type and device are
+
+# %% ../nbs/api/08_optim.ipynb #1d33c4d7
 _owners = weakref.WeakValueDictionary()     # id of a parameter -> what masks it
+
+def _owner(p):
+    "What masks a parameter; None for nothing"
+    owner = _owners.get(id(p))
+    return owner if owner is not None and owner.holds(p) else None
 
 class Frozen:
     "The base of an adaptation: what learns is made trainable, what does not is frozen, and both flags come back"
@@ -299,13 +313,14 @@ class Frozen:
     ):
         self.base,self.tables = unwrap(base),{}
         if not isinstance(base, nn.Module):
-            raise ValueError(f"base must be a module, whose weights get masks, got {type(base).__name__}: give the module, not its parameters.")
+            raise ValueError(f"base must be a module, whose weights get masks, got {type(base).__name__}: "
+                "give the module, not its parameters.")
         mine = set(map(id, head))
         self.chosen = {n: p for n,p in maskable(base, weights).items() if id(p) not in mine}
         if not self.chosen: raise ValueError(f"All weights that {weights!r} chooses are parameters of the head: give another base.")
         for n,p in self.chosen.items(): self._check_free(n, p)
         for p in self.chosen.values(): _owners[id(p)] = self
-        outside = [p for p in self.base.parameters() if id(p) not in mine]
+        outside = [p for p in self.base.parameters() if id(p) not in mine and _owner(p) in (None, self)]
         self.flags = [(p, p.requires_grad) for p in [*outside, *head]]
         for p in outside: p.requires_grad_(False)
         for p in [*self.chosen.values(), *head]: p.requires_grad_(True)
@@ -317,7 +332,7 @@ class Frozen:
         if p.is_inference(): raise ValueError(f"The weight {name!r} was made in inference mode: load the model outside of it.")
         if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             raise ValueError(f"The weight {name!r} is {p.dtype}: masks need float32, bfloat16, float16 or float64.")
-        if id(p) in _owners and _owners[id(p)].holds(p):
+        if _owner(p) is not None:
             raise ValueError(f"The weight {name!r} has a mask optimiser already: `close()` that one first.")
 
     def holds(self, p): return any(p is q for q in self.chosen.values())
@@ -339,7 +354,7 @@ class Frozen:
             if _owners.get(id(p)) is self: del _owners[id(p)]
         self.flags,self.tables = [],{}
 
-# %% ../nbs/api/08_optim.ipynb #f130909a
+# %% ../nbs/api/08_optim.ipynb #bafe605d
 class MaskedWeights(Frozen):
     "The masked weights of a model, which is at every moment the network that would ship"
     def __init__(self, base, head=(), weights='all', budget='global', thetas=None, t_l=math.inf):
@@ -354,6 +369,9 @@ class MaskedWeights(Frozen):
     def _begin(self, budget, thetas):
         "Give each weight its theta, and each group its weights"
         names = group_names(self.chosen, budget)
+        if len({str(g) for g in names})<len(names):
+            raise ValueError("Some groups of the budget print alike, and a state could not tell them apart: "
+                f"{', '.join(map(repr, names))}.")
         self.places = {n: LearningPlace(n, p) for n,p in self.chosen.items()}
         self._check_together()
         starts = {n: p.part(thetas(n, _whole(p.param.detach()))) for n,p in self.places.items()}
@@ -390,7 +408,7 @@ class MaskedWeights(Frozen):
     def taus(self):
         "The thresholds on the device, copied when they have changed"
         now = [g.tau for g in self.groups]
-        if self.thresholds is None or self.thresholds[0]!=now: self.thresholds = now,torch.tensor(now).to(self.device, non_blocking=True)
+        if self.thresholds is None or self.thresholds[0]!=now: self.thresholds = now,_float32(now).to(self.device, non_blocking=True)
         return self.thresholds[1]
 
     def one_launch(self):
@@ -469,9 +487,11 @@ def _gathered(t, param):
     whole = DTensor.from_local(t.to(torch.uint8), param.device_mesh, param.placements, shape=param.shape, stride=param.stride())
     return whole.full_tensor().bool()
 
-# %% ../nbs/api/08_optim.ipynb #2c52f757
+# %% ../nbs/api/08_optim.ipynb #2de9480e
 def _parameters(head):
     "The parameters of a head: a module, or parameters"
+    if head is None: return []
+    if isinstance(head, nn.Parameter): return [head]
     ps = list(head.parameters() if isinstance(head, nn.Module) else head)
     for p in ps:
         if isinstance(p, Tensor) and p.is_leaf: continue
@@ -480,7 +500,7 @@ def _parameters(head):
     return ps
 
 def _check_steps(steps, settings, sparsity):
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps<1:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps<1:
         raise ValueError(f"steps must be the number of optimiser steps of the run, 1 or more, got {steps!r}.")
     if settings.schedule=='none' and not settings.gamma and sparsity:
         raise ValueError("Without a schedule, gamma is what prunes, and it is 0: give gamma=..., or use schedule='cubic'.")
@@ -490,12 +510,12 @@ def _changed(settings, changes):
         raise ValueError(f"MaskOptimizer has no setting {bad[0]!r}: they are {', '.join(MaskSettings.__dataclass_fields__)}.")
     return replace(settings, **changes)
 
-# %% ../nbs/api/08_optim.ipynb #668d831f
+# %% ../nbs/api/08_optim.ipynb #92d1f5ca
 class _Starts:
     "Where theta starts, for each weight"
     def __init__(self, settings, scores, seed):
         self.settings,self.scores = settings,scores
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator('cpu').manual_seed(seed)
         self.start = settings.start
         if scores is None and self.start in ('activation', 'gradient'):
             warnings.warn(f"No scores were given for start={self.start!r}, so theta starts from the rank of |w0|. Pass "
@@ -510,12 +530,12 @@ class _Starts:
             start = self.scores[name]
         return start_theta(w0, start, spread=s.spread, mean=s.mean, std=s.std, generator=self.generator)
 
-# %% ../nbs/api/08_optim.ipynb #e51248c2
+# %% ../nbs/api/08_optim.ipynb #f5d93afc
 class _Prepared(torch.optim.Optimizer):
     "Weights, settings, groups of parameters"
     def __init__(self, base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward):
         self.settings,self.target,self.steps = settings,check_sparsity(sparsity),steps
-        self.alpha,self.rule = fitted_alpha(settings, steps, sparsity),settings.rule
+        self.alpha,self.rule = float(fitted_alpha(settings, steps, sparsity)),settings.rule
         self.every = settings.every if settings.recovery else 1
         self.schedule = schedules[settings.schedule]
         self.i,self.done,self.closed = 0,False,False
@@ -524,10 +544,10 @@ class _Prepared(torch.optim.Optimizer):
         self.weights = WrittenWeights(base, params, settings.weights, settings.budget, _Starts(settings, scores, seed), settings.t_l)
         if sparse_grad and settings.step!='adam': self.weights.sparse_tables()
         groups = [dict(params=[p.param for p in self.weights], lr=self.alpha, role='theta')]
-        if params: groups.append(dict(params=params, lr=settings.beta, role='head'))
+        if params: groups.append(dict(params=params, lr=float(settings.beta), role='head'))
         super().__init__(groups, dict(lr=self.alpha, role='theta'))
         self.head = self._head_optimizer(params)
-        if in_backward: self.hooks = [p.param.register_post_accumulate_grad_hook(_in_backward(weakref.ref(self), p)) for p in self.weights]
+        if in_backward: self.hooks = [p.param.register_post_accumulate_grad_hook(_in_backward(weakref.ref(self), weakref.ref(p))) for p in self.weights]
         if self.schedule is not None:
             self._move(self.schedule(0., self.target, self.settings.schedule_end))
             self._settle()
@@ -558,7 +578,7 @@ class _Prepared(torch.optim.Optimizer):
         return FloatingPointError(f"Theta holds NaN at step {self.i} (first in {first}): a gradient was not finite. "
             "Lower the learning rates, clip gradients, or look at the last batches.")
 
-# %% ../nbs/api/08_optim.ipynb #51785bb2
+# %% ../nbs/api/08_optim.ipynb #c7943aab
 class _Steps(_Prepared):
     "Eq. 5 to 7, one step at a time"
     def factor(self):
@@ -591,13 +611,14 @@ class _Steps(_Prepared):
         "Refuse a step that cannot be right"
         if self.done: raise RuntimeError(f"The run of {self.steps} steps is over after step {self.i}: "
             "for a longer one make the optimiser with a larger steps=...")
-        if self.closed: raise RuntimeError("This optimiser is closed, and the weights are no longer its own: make a new one, and load its state.")
+        if self.closed: raise RuntimeError("This optimiser is closed, and the weights are no longer its own: "
+            "make a new one, and load its state.")
         self.follow()
         self.weights.check_untouched()
         learned,self.learned = self.learned,False
         if learned or any(p.param.grad is not None for p in self.weights): return
-        raise RuntimeError("No masked weight has a gradient: call `loss.backward()` before `step()`, and see that the loss depends on the base "
-            "and that the base still holds the parameters that it had when the optimiser was made.")
+        raise RuntimeError("No masked weight has a gradient: call `loss.backward()` before `step()`, and see that the loss depends on "
+            "the base and that the base still holds the parameters that it had when the optimiser was made.")
 
     def follow(self):
         "Go where the model is, with the state of the head"
@@ -612,7 +633,7 @@ class _Steps(_Prepared):
         elif self.rule.step!='adam' and self.weights.one_launch(): self._learn_at_once(lr)
         else: self.learn_many(ready, lr, i)
 
-# %% ../nbs/api/08_optim.ipynb #21e12bbf
+# %% ../nbs/api/08_optim.ipynb #c14b72f3
 class _Launched(_Steps):
     "The step of theta on a GPU, and inside the backward pass"
     def _learn_at_once(self, lr):
@@ -640,6 +661,9 @@ class _Launched(_Steps):
         "One matrix, as soon as its gradient is there, which is then freed"
         if self.done: raise RuntimeError(f"The run of {self.steps} steps is over: make the optimiser with a larger steps=...")
         if place.moved(): self.follow()
+        if not hasattr(place.param, 'to_local') and _processes()>1:
+            raise RuntimeError("in_backward=True takes a gradient before `DistributedDataParallel` has averaged it: "
+                "leave it out, or use `fully_shard`.")
         lr,grad = self.lr('theta'),_local(place.param.grad)
         if self.rule.step!='adam' and self.weights.one_launch() and not grad.is_sparse:
             launch,at = place.launch
@@ -649,25 +673,29 @@ class _Launched(_Steps):
         place.param.grad = None
         self.learned = True
 
-# %% ../nbs/api/08_optim.ipynb #b9e13979
+# %% ../nbs/api/08_optim.ipynb #5435b0af
+def _processes():
+    "How many processes train together"
+    both = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if both else 1
+
 def _in_backward(
     optimizer, # weak reference to the optimiser
-    place:LearningPlace
+    place # weak reference to the weight's `LearningPlace`: a hook that holds them would keep the model alive for good
 ): # a hook: weight -> None
     "What is done with the gradient of a weight as soon as it is there"
     def hook(param):
-        opt = optimizer()
-        if opt is not None: opt.learn_one(place)
+        if optimizer() is not None: optimizer().learn_one(place())
     return hook
 
-# %% ../nbs/api/08_optim.ipynb #a829f073
+# %% ../nbs/api/08_optim.ipynb #24a3bcac
 class _Thresholds(_Launched):
     "Eq. 7 and the exact schedule"
     def _press(self):
         "Eq. 7: theta - gamma is tau + gamma"
         gamma = self.settings.gamma*(self.lr('theta')/self.alpha if self.alpha else self.factor())
         if self.schedule is not None or not gamma: return
-        for g in self.weights.groups: g.tau = torch.tensor(g.tau+gamma).item()
+        for g in self.weights.groups: g.tau = _float32(g.tau+gamma).item()
         self.weights.write()
 
     def _update_threshold(self):
@@ -684,7 +712,7 @@ class _Thresholds(_Launched):
         self._settle()
         self.weights.write()
 
-# %% ../nbs/api/08_optim.ipynb #8f153a1e
+# %% ../nbs/api/08_optim.ipynb #d2a119ef
 class _Report(_Thresholds):
     "Counts and the mask"
     def sparsity(self) -> float:
@@ -712,8 +740,8 @@ class _Report(_Thresholds):
         want = sum(n_pruned(g.n, self.target) for g in self.weights.groups)/self.weights.n
         short = self.schedule is not None and abs(mask.sparsity-want)>1e-9 or self.schedule is None and not self.done
         if short:
-            warnings.warn(f"This mask has sparsity {mask.sparsity:.4f}, the target is {self.target:g}: the optimiser is at step {self.i} of "
-                f"{self.steps}{', and the model was changed since' if self.done else ''}.")
+            warnings.warn(f"This mask has sparsity {mask.sparsity:.4f}, the target is {self.target:g}: the optimiser is at step "
+                f"{self.i} of {self.steps}{', and the model was changed since' if self.done else ''}.")
         return mask
 
     def base_weights(self) -> dict:
@@ -732,7 +760,7 @@ class _Report(_Thresholds):
         self.hooks,self.closed = [],True
         self.weights.release()
 
-# %% ../nbs/api/08_optim.ipynb #fda71134
+# %% ../nbs/api/08_optim.ipynb #d8f6596d
 class MaskOptimizer(_Report):
     "Adapting by pruning as an optimiser (Gao et al. 2021, Eq. 2 to 7): it learns which weights of a frozen base to keep"
     def __init__(self,
@@ -749,13 +777,14 @@ class MaskOptimizer(_Report):
     ):
         settings = _changed(settings, changes)
         _check_steps(steps, settings, check_sparsity(sparsity))
-        try: super().__init__(base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward)
+        try: super().__init__(base, head, sparsity, int(steps), scores, settings, seed, sparse_grad, in_backward)
         except BaseException:
             if hasattr(self, 'weights'): self.close()
             raise
 
     def __repr__(self):
-        return f"MaskOptimizer({self.weights.n:,} weights in {len(self.weights.places)} tensors, step {self.i} of {self.steps}, target {self.target:g})"
+        size = f"{self.weights.n:,} weights in {len(self.weights.places)} tensors"
+        return f"MaskOptimizer({size}, step {self.i} of {self.steps}, target {self.target:g})"
 
     def add_param_group(self, param_group):
         "Refuse what comes late: all that learns is given when the optimiser is made"
@@ -806,11 +835,15 @@ class MaskOptimizer(_Report):
         theirs = {n: len(s['theta']) for n,s in own['groups'].items()}
         if mine!=theirs:
             differ = sorted(set(mine.items()) ^ set(theirs.items()))[0][0]
-            raise ValueError(f"This state is of other weights or another budget: the group {differ!r} differs. Use the same base, weights and budget.")
+            raise ValueError(f"This state is of other weights or another budget: the group {differ!r} differs. "
+                "Use the same base, weights and budget.")
         if own['base']!=self.fingerprint():
-            raise ValueError("This state was made on other base weights: load the base that it was trained on, then make the optimiser, then load its state.")
+            raise ValueError("This state was made on other base weights: load the base that it was trained on, "
+                "then make the optimiser, then load its state.")
         for name in ('steps', 'target'):
             if own[name]==getattr(self, name): continue
-            raise ValueError(f"This state is of a run with {name}={own[name]!r}, and the optimiser has {getattr(self, name)!r}: use the same.")
+            raise ValueError(f"This state is of a run with {name}={own[name]!r}, and the optimiser has {getattr(self, name)!r}: "
+                "use the same.")
 
-    def __getstate__(self): raise TypeError("A MaskOptimizer is bound to the weights of its model and cannot be copied or pickled: use state_dict().")
+    def __getstate__(self):
+        raise TypeError("A MaskOptimizer is bound to the weights of its model and cannot be copied or pickled: use state_dict().")

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from .anatomy import maskable, unwrap
 from .loss import model_loss
 
-# %% ../nbs/api/06_scores.ipynb #e500012a
+# %% ../nbs/api/06_scores.ipynb #7cefa47d
 starts = 'activation','gradient','rank','normal','constant','uniform'
 
 def _rank(scores):
     "The rank of each score over their number, in (0, 1); equal scores keep their order"
     order = scores.reshape(-1).float().argsort(stable=True)
-    ranks = torch.empty(order.shape, device=scores.device)
-    ranks[order] = torch.arange(.5, len(order), device=scores.device)
+    ranks = torch.empty(order.shape, dtype=torch.float32, device=scores.device)
+    ranks[order] = torch.arange(.5, len(order), dtype=torch.float32, device=scores.device)
     return ranks.div_(max(len(order), 1)).view(scores.shape)
 
 def start_theta(
@@ -39,9 +39,10 @@ def start_theta(
         if start.isnan().any(): raise ValueError("The scores hold NaN: look at the batches that they were computed on.")
         return _rank(start.detach().to(w0.device)).mul_(spread)
     if start=='rank': return _rank(w0.detach().abs()).mul_(spread)
-    if start=='normal': return torch.empty(w0.shape).normal_(mean, std, generator=generator).to(w0.device)
-    if start=='uniform': return torch.rand(w0.shape, generator=generator).mul_(spread).to(w0.device)
-    if start=='constant': return torch.full(w0.shape, float(spread), device=w0.device)
+    theta = torch.empty(w0.shape, dtype=torch.float32, device='cpu')           # the same numbers for every device and default type
+    if start=='normal': return theta.normal_(mean, std, generator=generator).to(w0.device)
+    if start=='uniform': return theta.uniform_(generator=generator).mul_(spread).to(w0.device)
+    if start=='constant': return theta.fill_(spread).to(w0.device)
     raise ValueError(f"Unknown start {start!r} of theta: use 'rank', 'normal', 'constant', 'uniform' or a tensor of scores.")
 
 # %% ../nbs/api/06_scores.ipynb #a61cba6c

@@ -63,7 +63,8 @@ def test_patterns():
     assert list(maskable(m, 'attn.*'))==[f'attn.{k}_proj_weight' for k in 'qkv']+['attn.out_proj.weight']
     assert list(maskable(m, ['*', '!attn*', '!pos*']))==['emb.weight', 'conv.weight', 'lin.weight']
     assert list(maskable(m, r're:^(emb|lin)\.'))==['emb.weight', 'lin.weight']
-    with pytest.raises(ValueError, match=r"No weight matrix matches 'decoder\.\*'\. This model has: emb\.weight, .*"): maskable(m, 'decoder.*')
+    with pytest.raises(ValueError, match=r"No weight matrix matches 'decoder\.\*'\. This model has: emb\.weight, .*"):
+        maskable(m, 'decoder.*')
     with pytest.raises(ValueError, match=r'no floating-point weight matrix \(LayerNorm\)'): maskable(nn.LayerNorm(3))
 
 def test_only_floating_matrices():

@@ -105,6 +105,14 @@ def test_fields_are_of_their_own_kind():
     assert got==dict(step='adam', every=2, alpha=1e-3, recovery=False, spread=.2) and cli._fields(None)=={}
     assert {k: type(v) for k,v in got.items()}==dict(step=str, every=int, alpha=float, recovery=bool, spread=float)
 
+@pytest.mark.parametrize('name', ['mine.csv', 'MINE.CSV', 'Mine.Tsv'])
+def test_extensions_in_any_case(name, tmp_path):
+    gap = ',' if name.lower().endswith('csv') else '\t'
+    rows = [f'"a day, {i}"{gap}{i%2}' for i in range(20)]
+    (tmp_path/name).write_text('\n'.join([f'words{gap}y', *rows])+'\n')
+    task,data = cli._data(None, tmp_path/name, None, ' words ', 'y', None)
+    assert task.labels==('0', '1') and data['train'].num_rows==18
+
 def test_none_unsets_a_field(): assert cli._fields('dropout=none,alpha=None,decay=none')==dict(dropout=None, alpha=None, decay='none')
 
 def test_unknown_option_is_refused():

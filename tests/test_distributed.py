@@ -19,8 +19,10 @@ class Net(nn.Module):
 X = torch.randint(0, 11, (3, 8, 4), generator=torch.Generator().manual_seed(0))
 Y = torch.randn(3, 8, 2, generator=torch.Generator().manual_seed(1), dtype=torch.double)
 weights = ['*', '!head*']
-runs = dict(sign=dict(), ties=dict(start='constant'), matrix=dict(budget='matrix', every=1), gone=dict(recovery=False), adam=dict(step='adam'),
-    soft=dict(step='plain', alpha=1e-2, t_l=100.), gamma=dict(schedule='none', gamma=6e-3, start='uniform', every=1))
+runs = dict(sign=dict(), ties=dict(start='constant'), matrix=dict(budget='matrix', every=1), gone=dict(recovery=False),
+    adam=dict(step='adam'),
+    soft=dict(step='plain', alpha=1e-2, t_l=100.), backward=dict(in_backward=True),
+    gamma=dict(schedule='none', gamma=6e-3, start='uniform', every=1))
 
 def net():
     torch.manual_seed(0)
@@ -38,7 +40,8 @@ def summary(opt):
     return dict(found, recovered=opt.recovered(), far=opt.max_theta())
 
 def start(rank, port):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), OMP_NUM_THREADS='1')
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', OMP_NUM_THREADS='1',
+        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo')
 
@@ -114,6 +117,9 @@ def refused():
     train(m, opt, 2)
     list(opt.weights)[1].theta.fill_(float('nan'))
     note('nan', lambda: train(m, opt, 1))
+    n = net()
+    early = optimizer(n, in_backward=True)
+    note('early', lambda: train(n, early, 1, model=nn.parallel.DistributedDataParallel(n)))
     return out
 
 def work(rank, port, folder):
@@ -173,4 +179,5 @@ def test_several_processes_refuse(both):
     for found in (both[0]['refused'], both[1]['refused']):
         assert 'only one is sharded: call `fully_shard` on the whole base' in found['mixed']
         assert 'RuntimeError: No masked weight has a gradient' in found['late']
+        assert 'RuntimeError: in_backward=True takes a gradient before `DistributedDataParallel` has averaged it' in found['early']
         assert 'FloatingPointError: Theta holds NaN at step 3' in found['nan']

@@ -57,7 +57,8 @@ def test_lists_step_as_single_tensors(rule, dtype):
         else: torch.testing.assert_close(a, b, **dict(rtol=2e-2, atol=2e-2) if dtype.itemsize==2 else dict(rtol=1e-4, atol=1e-5))
     write_many(vs, [z for _,z,_ in parts], one, taus, rule.t_l)
     for j,(_,z,_) in enumerate(parts): write(ws[j], z, one[j], taus[j], rule.t_l)
-    for a,b in zip(ws, vs): torch.testing.assert_close(a, b, **dict(rtol=2e-2, atol=2e-2) if dtype.itemsize==2 else dict(rtol=1e-5, atol=1e-6))
+    tolerance = dict(rtol=2e-2, atol=2e-2) if dtype.itemsize==2 else dict(rtol=1e-5, atol=1e-6)
+    for a,b in zip(ws, vs): torch.testing.assert_close(a, b, **tolerance)
 
 @given(st.lists(st.sampled_from([-math.inf, -1., -1e-45, -0., 0., 1e-45, .5, 1.]), min_size=1, max_size=20), st.sampled_from([-1., 0., .5]),
     st.sampled_from(dtypes))
@@ -118,7 +119,8 @@ def test_what_was_pruned_is_remembered(n):
     assert torch.equal(unpack_bits(gone, n), (theta<=0) | (other<=-.5))
     if n%8: assert int(gone[-1])>>(n%8)==0
 
-@pytest.mark.parametrize('change,error', [(dict(step='newton'), "Unknown step 'newton' of theta"), (dict(t_l=0), 't_l must be positive, got 0'),
+@pytest.mark.parametrize('change,error', [(dict(step='newton'), "Unknown step 'newton' of theta"),
+    (dict(t_l=0), 't_l must be positive, got 0'),
     (dict(t_s=-1), 't_s must be 0 or more, got -1'), (dict(t_l=math.nan), 'got nan'), (dict(t_s=math.nan), 'got nan')], ids=str)
 def test_bad_rules(change, error):
     with pytest.raises(ValueError, match=error): Rule(**change)

@@ -98,7 +98,8 @@ def test_bad_temperatures(kwargs, error):
 # modules
 
 modules = {
-    'Linear': (lambda: nn.Linear(4, 3), (2, 4)), 'Conv1D': (lambda: Conv1D(3, 4), (2, 4)), 'Conv1d': (lambda: nn.Conv1d(4, 3, 2), (2, 4, 5)),
+    'Linear': (lambda: nn.Linear(4, 3), (2, 4)), 'Conv1D': (lambda: Conv1D(3, 4), (2, 4)),
+    'Conv1d': (lambda: nn.Conv1d(4, 3, 2), (2, 4, 5)),
     'Conv2d': (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)), 'ConvTranspose': (lambda: nn.ConvTranspose1d(4, 3, 2), (2, 4, 5))}
 
 @pytest.mark.parametrize('kind', modules)
@@ -208,7 +209,8 @@ def test_apply_mask_refuses():
     m = nn.Linear(3, 2)
     ones = lambda *s: torch.ones(s, dtype=torch.bool)
     with pytest.raises(ValueError, match="'decoder' that the model lacks"): apply_mask(m, Mask({'weight': ~ones(2, 3), 'decoder': ones(1)}))
-    with pytest.raises(ValueError, match=r"'weight' has shape \(2, 3\) in the model and \(3, 2\)"): apply_mask(m, Mask({'weight': ones(3, 2)}))
+    with pytest.raises(ValueError, match=r"'weight' has shape \(2, 3\) in the model and \(3, 2\)"):
+        apply_mask(m, Mask({'weight': ones(3, 2)}))
     assert m.weight.all()
 
 @pytest.mark.parametrize('family,kind', [('Bert', 'Model'), *tied])

@@ -3,7 +3,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from adaptprune.glue import compute_metrics, get_task, load_task
+from adaptprune.tasks import compute_metrics, get_task, load_task
 
 def bag_of_words(name):
     "Dev score of a linear model on word counts, the words of the two sentences counted apart"
