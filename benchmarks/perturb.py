@@ -1,9 +1,11 @@
-"""Is it the mask or only its densities? Masks shuffled within each matrix, and pre-trained weights with noise, each with a head trained anew (the paper's Table 3).
+"""Is it the mask or only its densities? Masks shuffled within each matrix, and pre-trained weights with noise, each
+with a head trained anew (the paper's Table 3).
 
     adaptprune sweep sweeps/cpu.toml --glue-dir PATH --out runs/again.jsonl     # first: learns the masks again, and keeps them in runs/masks
     python benchmarks/perturb.py --glue-dir PATH                                # adds what is missing to results/perturb.jsonl, about a minute a line on one core
 
-Masks are not in the repository; those that the folder lacks are passed over. The network stays frozen in all of them; only the head is trained, with as many steps as it had beside the mask."""
+Masks are not in the repository; those that the folder lacks are passed over. The network stays frozen in all of them;
+only the head is trained, with as many steps as it had beside the mask."""
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +44,15 @@ def run(task, change, mask, folder, glue_dir, seed, max_steps, mixed_precision, 
     res.report.update(task=s.task.name, metric=s.task.metric, seed=seed, split='dev', sparsity=kept.sparsity)
     return res
 
+def changes(row):
+    "The configurations that change the mask of a recorded run, or its weights"
+    cell = row['cell']
+    kinds = ['shuffle']
+    if cell['sparsity']==.5: kinds += [f'noise {s:g}' for s in noises]
+    same = {k: cell[k] for k in ('task', 'seed', 'sparsity', 'max_steps')}
+    same |= dict(mask=row['key'], recipe='features', mixed_precision=cell.get('mixed_precision', 'no'))
+    return [dict(same, name=k, change=k) for k in kinds]
+
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
     of:str=str(root/'results/paper_cpu.jsonl'), # the runs whose masks are changed
@@ -54,14 +65,14 @@ def main(
 ):
     "Run what is missing"
     torch.set_num_threads(threads)
-    cells = []
-    for r in sorted(read_results(of), key=lambda r: (r['cell']['seed'], r['cell']['sparsity'])):
-        c = r['cell']
-        if (c['recipe'], r['recipe']['start'])!=('default', start) or c.get('levels') or c['task'] not in tasks.split(',') or c['seed']>=seeds: continue
-        if not (Path(masks)/r['key']).exists(): continue
-        changes = ['shuffle']+[f'noise {s:g}' for s in noises]*(c['sparsity']==.5)
-        cells += [dict(name=ch, task=c['task'], change=ch, mask=r['key'], seed=c['seed'], sparsity=c['sparsity'], recipe='features', max_steps=c['max_steps'], mixed_precision=c.get('mixed_precision', 'no')) for ch in changes]
-    if not cells: raise SystemExit(f"{masks} holds no mask of these runs of {of}: run the sweep first.")
-    run_cells(cells, out, f'python benchmarks/perturb.py --glue-dir PATH --tasks {tasks} --seeds {seeds} --start {start}', run=partial(run, folder=masks), glue_dir=glue_dir)
+    def wanted(r):
+        cell = r['cell']
+        recipe = (cell['recipe'], r['recipe']['start'])==('default', start) and not cell.get('levels')
+        return recipe and cell['task'] in tasks.split(',') and cell['seed']<seeds and (Path(masks)/r['key']).exists()
+    rows = sorted(filter(wanted, read_results(of)), key=lambda r: (r['cell']['seed'], r['cell']['sparsity']))
+    if not rows: raise SystemExit(f"{masks} holds no mask of these runs of {of}: run the sweep first.")
+    command = f'python benchmarks/perturb.py --glue-dir PATH --tasks {tasks} --seeds {seeds} --start {start}'
+    cells = [c for r in rows for c in changes(r)]
+    run_cells(cells, out, command, run=partial(run, folder=masks), glue_dir=glue_dir)
 
 if __name__=='__main__': script(main)

@@ -2,10 +2,12 @@
 
     python benchmarks/theory_minilm.py            # a few minutes of one core (the record has the time); writes results/theory_minilm.json
 
-A head is trained on the frozen, dense encoder and then held still, dropout is off, and F is the mean loss of fixed training sentences, so that F is one function of the mask. Two runs
-of the method follow: plain steps (Eq. 5) at a moderate temperature, and the first default recipe (sign steps, t_l = 1e5). Both tighten the same cubic budget by the quantile of theta, for which Theorem 2 is not
-proved, and take their steps on all of the task's batches, not on F's sentences. Points and gradients are kept in float32.
-Nothing measured here is a guarantee: F is not convex in the mask, and how far from it is one of the things measured."""
+A head is trained on the frozen, dense encoder and then held still, dropout is off, and F is the mean loss of fixed
+training sentences, so that F is one function of the mask. Two runs of the method follow: plain steps (Eq. 5) at a
+moderate temperature, and the first default recipe (sign steps, t_l = 1e5). Both tighten the same cubic budget by the
+quantile of theta, for which Theorem 2 is not proved, and take their steps on all of the task's batches, not on F's
+sentences. Points and gradients are kept in float32. Nothing measured here is a guarantee: F is not convex in the mask,
+and how far from it is one of the things measured."""
 import json, math, time
 from datetime import datetime, timezone
 from itertools import chain, islice, repeat
@@ -99,7 +101,8 @@ def look(step, model, opt, batches):
     return row, v, g
 
 def plain_rate(opt, model, batches):
-    "The learning rate at which a weight with the root mean square gradient travels a twentieth of the start's width in the run; ten times more makes the loss rise"
+    """The learning rate at which a weight with the root mean square gradient travels a twentieth of the start's width
+    in the run; ten times more makes the loss rise"""
     s = opt.settings
     _,g = full_gradient(model, opt, batches)
     eta = .05*s.t_l*s.spread/(g.square().mean().sqrt().item()*opt.steps)
@@ -147,11 +150,15 @@ def follow(model, loader, batches, n_steps, every, sparsity, seed, **changes):
     return dict(recipe=dict(vars(s), alpha=group['lr']), sum_eta=total, looks=rows), points, grads, names
 
 def along_the_path(points, grads, rows):
-    "The convexity step of the proof, F(v_i)-F(v*) <= <g_i, v_i-v*>, with every other look of the run as v*; all in float32, summed in double"
+    """The convexity step of the proof, F(v_i)-F(v*) <= <g_i, v_i-v*>, with every other look of the run as v*; all in
+    float32, summed in double"""
     out = []
     for i,(v,g) in enumerate(zip(points, grads)):
         for j,w in enumerate(points):
-            if i!=j: out.append(dict(i=rows[i]['step'], j=rows[j]['step'], true=rows[i]['loss']-rows[j]['loss'], linear=(g.double()*(v.double()-w.double())).sum().item()))
+            if i==j: continue
+            linear = (g.double()*(v.double()-w.double())).sum().item()
+            true = rows[i]['loss']-rows[j]['loss']
+            out.append(dict(i=rows[i]['step'], j=rows[j]['step'], true=true, linear=linear))
     return out
 
 def chords(F, points, tolerance=1e-4):

@@ -2,8 +2,10 @@
 
     python benchmarks/theory_sweep.py             # a few minutes of one core (the record has the time); writes results/theory_sweep.json
 
-Each group of 50 problems shares one random setting (loss, size, steps, step, both temperatures, start, price). The best binary mask is found by brute force (d up to 16). With exact gradients every inequality
-holds surely, also (5) with (6), the bound from what the run recorded. With sampled gradients (2) and (7) bound a mean over runs, which is estimated from 20, and (5) bounds another thing (the regret on the samples)."""
+Each group of 50 problems shares one random setting (loss, size, steps, step, both temperatures, start, price). The best
+binary mask is found by brute force (d up to 16). With exact gradients every inequality holds surely, also (5) with (6),
+the bound from what the run recorded. With sampled gradients (2) and (7) bound a mean over runs, which is estimated from
+20, and (5) bounds another thing (the regret on the samples)."""
 import json, math, time
 from datetime import datetime, timezone
 from pathlib import Path

@@ -1,14 +1,18 @@
-"""Where the masks of a sweep prune: every table of `adaptprune.topology` for each saved mask, and the overlap of each pair that shares a sparsity.
+"""Where the masks of a sweep prune: every table of `adaptprune.topology` for each saved mask, and the overlap of each
+pair that shares a sparsity.
 
     adaptprune sweep sweeps/cpu.toml --glue-dir PATH --out runs/again.jsonl     # first: learns the masks again, and keeps them in runs/masks
     python benchmarks/topology.py --runs runs/again.jsonl                       # adds the tables that results/topology.json lacks
     python benchmarks/topology.py --runs runs/again.jsonl --afresh              # only the masks in the folder
 
 A table takes about ten seconds of one core.
-Masks are not in the repository, so the file grows: what it holds of a mask that is no longer in the folder stays, and pairs are compared where both masks are there.
-What a run was, stands in its `cell`; its `name` also says how its recipe differs from today's.
-Columns that are the same for all masks (names, sizes, the dense ranks) are stored once, under `shared`; floats are rounded to five digits.
-Overlap: `kappa` is agreement beyond the densities in each matrix, `kappa_size` beyond those in each hundredth of a matrix by |w|, `kappa_global` beyond the overall density."""
+Masks are not in the repository, so the file grows: what it holds of a mask that is no longer in the folder stays, and
+pairs are compared where both masks are there.
+What a run was, stands in its `cell`; its `name` also says what its recipe changes.
+Columns that are the same for all masks (names, sizes, the dense ranks) are stored once, under `shared`; floats are
+rounded to five digits.
+Overlap: `kappa` is agreement beyond the densities in each matrix, `kappa_size` beyond those in each hundredth of a
+matrix by |w|, `kappa_global` beyond the overall density."""
 import json, time
 from itertools import groupby
 from pathlib import Path
@@ -62,7 +66,8 @@ def compare(group, model):
 
 def seeds_by_component(group, cells):
     "The same by component, for pairs that differ in nothing but the seed"
-    def run(k): return json.dumps({f: v for f,v in cells[k].items() if f not in ('seed', 'mixed_precision')}, sort_keys=True)
+    def run(k):
+        return json.dumps({f: v for f,v in cells[k].items() if f not in ('seed', 'mixed_precision')}, sort_keys=True)
     same = [sorted(g) for _,g in groupby(sorted(group, key=run), key=run)]
     return [r for g in same if len(g)>1 for r in overlaps({k: group[k] for k in g}, 'component')]
 

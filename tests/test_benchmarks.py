@@ -21,7 +21,8 @@ def runs(tmp_path, monkeypatch):
     "Recorded runs and their masks: a function of cells"
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    BertModel(BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50), add_pooling_layer=False).save_pretrained('bert')
+    size = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50)
+    BertModel(BertConfig(**size), add_pooling_layer=False).save_pretrained('bert')
     base = load_encoder('bert')
     shapes = {n: p.shape for n,p in maskable(base).items()}
     def make(*cells):
@@ -30,7 +31,9 @@ def runs(tmp_path, monkeypatch):
             g = torch.Generator().manual_seed(c['seed'])
             mask = Mask({n: torch.rand(s, generator=g)>c['sparsity'] for n,s in shapes.items()})
             TaskMask(mask, base).save_pretrained(f'masks/{cell_key(c)}')
-            append_line('runs.jsonl', dict(key=cell_key(c), name=cell_name(c), cell=c, recipe=vars(cell_recipe(c)), report=dict(task='stsb', metric='spearman', metrics=dict(spearman=.5), seconds=1.)))
+            report = dict(task='stsb', metric='spearman', metrics=dict(spearman=.5), seconds=1.)
+            line = dict(key=cell_key(c), name=cell_name(c), cell=c, recipe=vars(cell_recipe(c)), report=report)
+            append_line('runs.jsonl', line)
         return [r['key'] for r in read_results('runs.jsonl')]
     return make
 
@@ -41,18 +44,22 @@ def test_topology_adds_to_what_it_has(runs):
     def go(**kw):
         main(masks='masks', runs='runs.jsonl', out='out.json', **kw)
         got = json.loads(Path('out.json').read_text())
-        return got, [{t: {**got['shared'].get(t, {}), **cols} if isinstance(cols, dict) and t!='cell' else cols for t,cols in m.items()} for m in got['masks']]
+        def whole(t, cols): return {**got['shared'].get(t, {}), **cols} if isinstance(cols, dict) and t!='cell' else cols
+        return got, [{t: whole(t, cols) for t,cols in m.items()} for m in got['masks']]
     first,tables = go()
     assert [m['key'] for m in tables]==sorted([a, b]) and {m['name'] for m in tables}=={'default'}
-    assert list(zip(first['overlap']['a'], first['overlap']['b']))==[tuple(sorted([a, b]))] and set(first['seeds']['component'])>={'query', 'embedding'}
+    assert list(zip(first['overlap']['a'], first['overlap']['b']))==[tuple(sorted([a, b]))]
+    assert set(first['seeds']['component'])>={'query', 'embedding'}
     shutil.rmtree(f'masks/{a}')
     *_,c,d = runs(dict(recipe='random', seed=0, sparsity=.5), dict(recipe='default', start='rank', seed=0, sparsity=.5))
     second,more = go()
-    assert {m['key']: m for m in more if m['key'] in (a, b)}=={m['key']: m for m in tables} and {m['key'] for m in more}=={a, b, c, d}
+    assert {m['key']: m for m in more if m['key'] in (a, b)}=={m['key']: m for m in tables}
+    assert {m['key'] for m in more}=={a, b, c, d}
     assert {m['name'] for m in more}=={'default', 'default, start=rank', 'random'}
     pairs = {frozenset(p) for p in zip(second['overlap']['a'], second['overlap']['b'])}
     assert pairs=={frozenset(p) for p in [(a, b), (b, c), (b, d), (c, d)]} and len(second['overlap']['a'])==4
-    assert set(zip(second['seeds']['a'], second['seeds']['b']))==set(zip(first['seeds']['a'], first['seeds']['b'])), 'recipes apart are no seeds of each other'
+    def of_seeds(record): return set(zip(record['seeds']['a'], record['seeds']['b']))
+    assert of_seeds(second)==of_seeds(first), 'recipes apart are no seeds of each other'
     again,_ = go()
     assert {k: v for k,v in again.items() if k!='seconds'}=={k: v for k,v in second.items() if k!='seconds'}
     fresh,_ = go(afresh=True)
@@ -63,7 +70,8 @@ def test_perturb_picks_the_masks_that_are_there(runs, monkeypatch):
     "A shuffle for every mask, noise at half, and nothing for masks that are gone or of another recipe"
     mod,seen = script('perturb'),[]
     monkeypatch.setattr(mod, 'run_cells', lambda cells, *args, **kwargs: seen.extend(cells))
-    a,b,c,d = runs(dict(recipe='default', seed=0, sparsity=.5), dict(recipe='default', seed=0, sparsity=.2), dict(recipe='default', start='rank', seed=0, sparsity=.2), dict(recipe='default', seed=1, sparsity=.2))
+    base = dict(recipe='default', seed=0, sparsity=.2)
+    a,b,c,d = runs(dict(base, sparsity=.5), base, dict(base, start='rank'), dict(base, seed=1))
     ask = dict(of='runs.jsonl', masks='masks', out='out.jsonl')
     mod.main(start='activation', **ask)
     assert [(x['mask'], x['change']) for x in seen]==[(b, 'shuffle'), (a, 'shuffle'), *[(a, f'noise {n:g}') for n in mod.noises]]
@@ -91,11 +99,15 @@ def test_limits_scores_seen_and_held_out_texts(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(mod, 'adapt_task', lambda task, data, **kw: seen.append(data) or real(task, data=data, **kw))
     mod.main(task='mini-sentiment', model=folder, max_steps=2, out='limits.jsonl', cache='cache')
     rows = read_results('limits.jsonl')
-    assert [(r['cell']['sparsity'], r['cell'].get('weights', 'all')) for r in rows]==[(.5, 'all'), (.9, 'all'), (.9, 'encoder')], 'with equal steps the last arm is the second'
+    arms = [(r['cell']['sparsity'], r['cell'].get('weights', 'all')) for r in rows]
+    assert arms==[(.5, 'all'), (.9, 'all'), (.9, 'encoder')], 'with equal steps the last arm is the second'
     for r in rows:
         rep = r['report']
-        assert {rep['metric'], f"{rep['metric']}_train"}<=set(rep['metrics']) and set(rep['metrics'])==set(rep['teacher_metrics'])
+        assert {rep['metric'], f"{rep['metric']}_train"}<=set(rep['metrics'])
+        assert set(rep['metrics'])==set(rep['teacher_metrics'])
         assert sum(p['kept'] for p in rep['parts'])==rep['kept']
     for d in seen:
         texts = {k: set(zip(*(d[k][c] for c in d[k].column_names))) for k in d}
-        assert len(d['dev'])==len(d['dev_train']) and texts['dev_train']<=texts['train'] and texts['dev'].isdisjoint(texts['train'])
+        assert len(d['dev'])==len(d['dev_train'])
+        assert texts['dev_train']<=texts['train']
+        assert texts['dev'].isdisjoint(texts['train'])
