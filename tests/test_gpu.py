@@ -356,3 +356,11 @@ def test_what_was_pruned_is_remembered(n):
     remember(theta, 0., gone)
     remember(-theta, -1., gone)
     assert torch.equal(unpack_bits(gone, n).cpu(), ((theta<=0) | (-theta<=-1)).cpu())
+
+@needs_triton
+@pytest.mark.parametrize('n', [1, 4096, 100_001])
+@pytest.mark.parametrize('room', [4, 2**16])
+def test_ties_are_found(n, room):
+    x = torch.randint(0, 7, (n,), generator=torch.Generator().manual_seed(0)).float().to(where)
+    found = kernels.equal_to(x, x[0], room)
+    assert torch.equal(found, (x==x[0]).nonzero()[:,0])

@@ -2,7 +2,7 @@
 import math
 import pytest,torch
 from hypothesis import example,given,strategies as st
-from adaptprune.sparsity import constant,cubic,ordered_bits,rate_factor,schedules,threshold
+from adaptprune.sparsity import constant,cubic,equal_to,ordered_bits,rate_factor,schedules,threshold
 
 @given(st.floats(0, 1), st.floats(0, 1), st.sampled_from(['linear', 'cosine', 'none']))
 def test_rate_factor(x, warmup, decay):
@@ -69,3 +69,13 @@ def test_ordered_bits_sort_as_floats_do(xs):
     b = ordered_bits(x)
     assert b.dtype==torch.int32
     assert torch.equal(b[:,None]<b[None], x[:,None]<x[None]) and torch.equal(b[:,None]==b[None], x[:,None]==x[None])
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_ties_are_found_in_order(xs):
+    flat = torch.tensor(xs).float()
+    for tau in range(4): assert torch.equal(equal_to(flat, torch.tensor(float(tau))), (flat==tau).nonzero()[:,0])
+
+def test_ties_over_several_pieces():
+    flat = torch.zeros(2**17*2+5)
+    flat[[0, 2**17-1, 2**17, 2**18+4]] = 1.
+    assert equal_to(flat, torch.tensor(1.)).tolist()==[0, 2**17-1, 2**17, 2**18+4]
