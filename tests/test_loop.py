@@ -347,7 +347,7 @@ def test_losses_on_a_gpu_are_read_every_ten_steps():
     with pytest.raises(FloatingPointError, match='was not finite'): f.check()
 
 @pytest.mark.parametrize('bad,says', [(lambda l: None, 'returned NoneType None'), (lambda l: l.item(), 'returned float'), (lambda l: l.detach(), 'without a graph'), (lambda l: l*torch.ones(3), r'shape \(3,\): take its mean'),
-    (lambda l: dict(logits=l), 'a dict without a loss'), (lambda l: (l, 1), 'returned tuple')], ids=str)
+    (lambda l: dict(logits=l), 'a dict without a loss'), (lambda l: (l, 1), 'returned tuple')], ids=['None', 'float', 'detached', 'vector', 'dict', 'tuple'])
 def test_losses_that_are_none(bad, says):
     model = Toy()
     before = state(model)
