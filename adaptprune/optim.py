@@ -11,13 +11,13 @@ import hashlib, math, warnings, weakref
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
-# %% ../nbs/api/08_optim.ipynb #84b0fd5a
+# %% ../nbs/api/08_optim.ipynb #f4af211f
 import torch
 from torch import Tensor, nn
 from . import kernels
 from .anatomy import maskable, plain_name, unwrap
 from .kernels import OneLaunch, Rule
-from .mask import Mask, check_sparsity, group_names, locate, n_pruned, pack_bits, pieces, unpack_bits
+from .mask import Mask, check_sparsity, count, group_names, locate, n_pruned, pack_bits, pieces, unpack_bits
 from .scores import start_theta, starts
 from .sparsity import Shards, decays, equal_to, rate_factor, schedules, sharded_threshold, threshold
 
@@ -243,7 +243,7 @@ def _shard_group(param):
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #22905b59
+# %% ../nbs/api/08_optim.ipynb #44dc8c67
 class MovingGroup(Group):
     "A group whose threshold is moved"
     def move(self, sparsity):
@@ -268,7 +268,7 @@ class MovingGroup(Group):
 
     def pruned(self) -> int:
         "How many weights are pruned"
-        return self._count(int((t<=self.tau).sum()) for t in pieces(self.theta))
+        return self._count(count(t<=self.tau) for t in pieces(self.theta))
 
     def farthest(self) -> float:
         "The largest finite `|theta-tau|`"

