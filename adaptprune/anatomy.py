@@ -29,7 +29,7 @@ def unwrap(
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): return unwrap(model.module)
     return unwrap(model._orig_mod) if hasattr(model, '_orig_mod') else model
 
-# %% ../nbs/api/00_anatomy.ipynb #556c430b
+# %% ../nbs/api/00_anatomy.ipynb #195f52e1
 _presets = {'all': ['*'], 'encoder': [r're:\.?\w+\.\d+\.']}
 
 def _matches(name, pattern):
@@ -37,6 +37,7 @@ def _matches(name, pattern):
 
 def _chosen(names, weights):
     "The names that patterns choose"
+    if not weights: raise ValueError(f"weights={weights!r} chooses nothing: give 'all', 'encoder', a pattern or a list of patterns.")
     patterns = _presets.get(weights, [weights]) if isinstance(weights, str) else list(weights)
     keep = [p for p in patterns if not p.startswith('!')] or ['*']
     drop = [p[1:] for p in patterns if p.startswith('!')]

@@ -152,7 +152,7 @@ class Hook:
     def end(self, run): "In every way out; `run.error` is None or the exception"
     def counts(self, run): "What a row of the history gets from this hook: name -> number"; return {}
 
-# %% ../nbs/api/13_loop.ipynb #a25a5204
+# %% ../nbs/api/13_loop.ipynb #4c2b3f2d
 class Course:
     "Where a run stands"
     step,seconds = 0,0.         # optimiser steps done, and seconds of earlier sessions
@@ -170,9 +170,11 @@ class Course:
     def first(self, n): return self.batches.first(n)
 
     def train_mode(self):
-        "The mode to learn in: a base that only extracts features has no dropout"
+        "The mode to learn in: a base that only extracts features has no dropout, and statistics of a frozen base stay"
         self.net.train()
         if not self.method.base_trains: self.base.eval()
+        for m in self.base.modules():
+            if self.method.masks and getattr(m, 'track_running_stats', False): m.eval()
 
     @contextmanager
     def showing(self):

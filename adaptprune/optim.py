@@ -6,9 +6,9 @@
 __all__ = ['choices', 'MaskSettings', 'fitted_reach', 'fitted_alpha', 'Place', 'LearningPlace', 'Group', 'MovingGroup', 'Frozen',
            'MaskedWeights', 'WrittenWeights', 'MaskOptimizer']
 
-# %% ../nbs/api/08_optim.ipynb #c90b75bd
+# %% ../nbs/api/08_optim.ipynb #e0c8ce5b
 import hashlib, math, warnings, weakref
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 
 # %% ../nbs/api/08_optim.ipynb #f4af211f
@@ -153,11 +153,13 @@ class Place:
         if not hasattr(self.param, 'to_local'): return self.flat(whole)
         return whole.reshape(-1)[self.offset:self.offset+self.n]
 
-# %% ../nbs/api/08_optim.ipynb #bfeb2545
+# %% ../nbs/api/08_optim.ipynb #24dfe229
 def _whole(p): return p.full_tensor() if hasattr(p, 'full_tensor') else p
 
 class LearningPlace(Place):
     "A masked weight with its theta"
+    took = None         # the step at which its gradient was taken inside the backward pass
+
     def begin(self,
         theta:Tensor, # (n,) float32, this place's part of the group
         group # the group whose threshold it has
@@ -296,7 +298,7 @@ class MovingGroup(Group):
 # %% ../nbs/api/08_optim.ipynb #9bdf0d5e
 def _float32(x): return torch.tensor(x, dtype=torch.float32, device='cpu')       # whatever the default type and device are
 
-# %% ../nbs/api/08_optim.ipynb #1d33c4d7
+# %% ../nbs/api/08_optim.ipynb #559399df
 _owners = weakref.WeakValueDictionary()     # id of a parameter -> what masks it
 
 def _owner(p):
@@ -319,6 +321,7 @@ class Frozen:
         self.chosen = {n: p for n,p in maskable(base, weights).items() if id(p) not in mine}
         if not self.chosen: raise ValueError(f"All weights that {weights!r} chooses are parameters of the head: give another base.")
         for n,p in self.chosen.items(): self._check_free(n, p)
+        self._check_modules()
         for p in self.chosen.values(): _owners[id(p)] = self
         outside = [p for p in self.base.parameters() if id(p) not in mine and _owner(p) in (None, self)]
         self.flags = [(p, p.requires_grad) for p in [*outside, *head]]
@@ -328,12 +331,26 @@ class Frozen:
     def _check_free(self, name, p):
         "A weight that holds values, and has no optimiser yet"
         if not p.is_leaf: raise ValueError(f"The weight {name!r} is no leaf of the graph: mask the parameter that it is computed from.")
+        if 'parametrizations' in name.split('.') or name.split('.')[-1] in ('weight_g', 'weight_v', 'weight_orig'):
+            warnings.warn(f"{name!r} is no weight but what one is computed from (weight or spectral norm, or another parametrisation), "
+                "so the weights that are kept will change. Take it off first (`remove_parametrizations`), or leave it out by weights=...")
         if p.is_meta: raise ValueError(f"The weight {name!r} is on the meta device and holds no values: load the model first.")
         if p.is_inference(): raise ValueError(f"The weight {name!r} was made in inference mode: load the model outside of it.")
         if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             raise ValueError(f"The weight {name!r} is {p.dtype}: masks need float32, bfloat16, float16 or float64.")
         if _owner(p) is not None:
             raise ValueError(f"The weight {name!r} has a mask optimiser already: `close()` that one first.")
+
+    def _check_modules(self):
+        "Modules that change weights by themselves, or keep statistics"
+        mine = set(map(id, self.chosen.values()))
+        for n,m in self.base.named_modules():
+            if getattr(m, 'max_norm', None) is not None and id(getattr(m, 'weight', None)) in mine:
+                warnings.warn(f"The module {n!r} may renormalise its own weight (max_norm={m.max_norm}), which then is no frozen one, and "
+                    f"stops the run: leave it out by weights=['*', '!{n}*'].")
+        moving = [n for n,m in self.base.named_modules() if getattr(m, 'track_running_stats', False) and m.training]
+        if moving: warnings.warn(f"The running statistics of {moving[0]!r} move in train mode, and a mask file does not hold them: "
+            "put such modules of the base into eval mode (`adapt` does).")
 
     def holds(self, p): return any(p is q for q in self.chosen.values())
 
@@ -354,7 +371,7 @@ class Frozen:
             if _owners.get(id(p)) is self: del _owners[id(p)]
         self.flags,self.tables = [],{}
 
-# %% ../nbs/api/08_optim.ipynb #bafe605d
+# %% ../nbs/api/08_optim.ipynb #87b3d959
 class MaskedWeights(Frozen):
     "The masked weights of a model, which is at every moment the network that would ship"
     def __init__(self, base, head=(), weights='all', budget='global', thetas=None, t_l=math.inf):
@@ -377,6 +394,14 @@ class MaskedWeights(Frozen):
         starts = {n: p.part(thetas(n, _whole(p.param.detach()))) for n,p in self.places.items()}
         self.groups = [MovingGroup(g, [self.places[n] for n in ns], starts) for g,ns in names.items()]
         self.n = sum(g.n for g in self.groups)
+        self._warn_of_zeros()
+
+    def _warn_of_zeros(self):
+        "A base with many zeros may have been pruned before, and would then be no base"
+        zeros = sum(int((p.w0==0).sum()) for p in self)/max(sum(p.n for p in self), 1)
+        if zeros<.02: return
+        warnings.warn(f"{zeros:.1%} of the weights are exactly 0 already. If a mask was learnt on this model before, "
+            "put its base back first: `opt.restore()`, or load it afresh.")
 
     def _check_together(self):
         "Refuse weights on several devices, and weights of which only some are spread over processes"
@@ -635,7 +660,7 @@ class _Steps(_Prepared):
         elif self.rule.step!='adam' and self.weights.one_launch(): self._learn_at_once(lr)
         else: self.learn_many(ready, lr, i)
 
-# %% ../nbs/api/08_optim.ipynb #c14b72f3
+# %% ../nbs/api/08_optim.ipynb #fe1eb4dc
 class _Launched(_Steps):
     "The step of theta on a GPU, and inside the backward pass"
     def _learn_at_once(self, lr):
@@ -663,6 +688,9 @@ class _Launched(_Steps):
         "One matrix, as soon as its gradient is there, which is then freed"
         if self.done: raise RuntimeError(f"The run of {self.steps} steps is over: make the optimiser with a larger steps=...")
         if place.moved(): self.follow()
+        if place.took==self.i:
+            raise RuntimeError(f"The weight {place.name!r} got a second gradient before `step()`: in_backward=True does not "
+                "go together with gradient accumulation. Leave it out, or step after each backward pass.")
         if not hasattr(place.param, 'to_local') and _processes()>1:
             raise RuntimeError("in_backward=True takes a gradient before `DistributedDataParallel` has averaged it: "
                 "leave it out, or use `fully_shard`.")
@@ -673,6 +701,7 @@ class _Launched(_Steps):
         else: place.learn(lr, self.rule, self.i+1)
         place.version = place.param._version
         place.param.grad = None
+        place.took = self.i
         self.learned = True
 
 # %% ../nbs/api/08_optim.ipynb #5435b0af
@@ -762,7 +791,7 @@ class _Report(_Thresholds):
         self.hooks,self.closed = [],True
         self.weights.release()
 
-# %% ../nbs/api/08_optim.ipynb #d8f6596d
+# %% ../nbs/api/08_optim.ipynb #f8dfc096
 class MaskOptimizer(_Report):
     "Adapting by pruning as an optimiser (Gao et al. 2021, Eq. 2 to 7): it learns which weights of a frozen base to keep"
     def __init__(self,
@@ -805,9 +834,11 @@ class MaskOptimizer(_Report):
 
     def state_dict(self):
         "The state, as tensors and plain values; it refers to the tensors of the optimiser"
-        groups = {str(g.name): dict(theta=g.theta, tau=g.tau, gone=g.gone, k=g.k) for g in self.weights.groups}
+        def of(g): return dict(names=[p.name for p in g.places], theta=g.theta, tau=g.tau, gone=g.gone, k=g.k)
+        groups = {str(g.name): of(g) for g in self.weights.groups}
         moments = {p.name: [p.m, p.v] for p in self.weights if p.m is not None}
-        own = dict(base=self.fingerprint(), i=self.i, done=self.done, steps=self.steps, target=self.target, groups=groups, moments=moments,
+        own = dict(base=self.fingerprint(), i=self.i, done=self.done, steps=self.steps, target=self.target, groups=groups,
+            moments=moments, settings=self._plain_settings(),
             head=self.head.state_dict() if self.head else None)
         return dict(super().state_dict(), mask=own)
 
@@ -831,6 +862,14 @@ class MaskOptimizer(_Report):
         self.weights.t_l = math.inf if self.done else self.settings.t_l
         self.weights.write()
 
+    def _plain_settings(self):
+        "The settings as plain values; a budget that is a function shows in the names of its groups"
+        at_start = 'start','spread','mean','std'                 # what only an initial theta depends on may differ
+        own = {n: x.item() if hasattr(x, 'item') else x for n,x in asdict(self.settings).items() if n not in at_start}
+        if callable(own['budget']): own['budget'] = 'function'
+        if not isinstance(own['weights'], str): own['weights'] = list(own['weights'])
+        return own
+
     def _check_state(self, own):
         "Refuse what belongs to another run or another base"
         mine = {str(g.name): len(g.theta) for g in self.weights.groups}
@@ -842,6 +881,17 @@ class MaskOptimizer(_Report):
         if own['base']!=self.fingerprint():
             raise ValueError("This state was made on other base weights: load the base that it was trained on, "
                 "then make the optimiser, then load its state.")
+        for g in self.weights.groups:
+            theirs = own['groups'][str(g.name)]['names']
+            if theirs==[p.name for p in g.places]: continue
+            raise ValueError(f"This state is of another budget: its group {g.name!r} holds {', '.join(theirs[:3])}, ... "
+                "Use the same budget.")
+        if (own['head'] is None)!=(self.head is None):
+            raise ValueError("This state is of a run with another head: the groups of parameters differ in number.")
+        mine = self._plain_settings()
+        for name,x in own['settings'].items():
+            if x==mine[name]: continue
+            raise ValueError(f"This state is of a run with {name}={x!r}, and the optimiser has {mine[name]!r}: use the same settings.")
         for name in ('steps', 'target'):
             if own[name]==getattr(self, name): continue
             raise ValueError(f"This state is of a run with {name}={own[name]!r}, and the optimiser has {getattr(self, name)!r}: "

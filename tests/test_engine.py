@@ -983,3 +983,37 @@ def test_a_scheduler_goes_on():
         train(n, again, 1, first=i)
         sched.step()
     assert again.mask()==opt.mask() and equal(state(m), state(n))
+
+def test_states_of_other_settings_and_members():
+    def make(m, **kw): return MaskOptimizer(m.base, m.head, .5, 20, start='rank', **kw)
+    m = net()
+    names = list(make(m).weights.places)
+    def budget(some): return lambda name: 'a' if name in some else 'b'
+    m = net()
+    saved = copy.deepcopy(make(m, budget=budget(names[:1])).state_dict())
+
+    n = net()
+    for kw in (dict(step='adam'), dict(every=3), dict(schedule='constant'), dict(recovery=False), dict(t_l=.01), dict(alpha=.5)):
+        n = net()
+        with pytest.raises(ValueError, match=f'a run with {next(iter(kw))}='): make(n, budget=budget(names[:1]), **kw).load_state_dict(copy.deepcopy(saved))
+
+def test_a_base_that_was_pruned_before_is_told():
+    m = net()
+    opt = optimizer(m)
+    train(m, opt, 20)
+    opt.close()
+    with pytest.warns(UserWarning, match='are exactly 0 already'): optimizer(m)
+
+def test_a_second_gradient_inside_the_backward_pass_is_refused():
+    m = net()
+    opt = optimizer(m, in_backward=True)
+    x = torch.randn(4, 6)
+    train(m, opt, 1)
+    with pytest.raises(RuntimeError, match='gradient accumulation'):
+        for _ in range(2): loss_of(m).backward()
+
+def test_modules_that_change_by_themselves():
+    with pytest.warns(UserWarning, match='may renormalise its own weight'): MaskOptimizer(nn.Embedding(10, 4, max_norm=.1), steps=3, start='rank')
+    with pytest.warns(UserWarning, match='running statistics'): MaskOptimizer(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), steps=3, start='rank')
+    with pytest.warns(UserWarning, match='is no weight but'): MaskOptimizer(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), steps=3, start='rank')
+    with pytest.raises(ValueError, match='chooses nothing'): MaskOptimizer(nn.Linear(3, 3), steps=3, start='rank', weights=[])
