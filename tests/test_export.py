@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np,pytest,torch
 from adaptprune import export
 from adaptprune.artifact import TaskMask
-from adaptprune.export import export_onnx,input_names,new_path,onnx_difference,save_plain
+from torch import nn
+from adaptprune.export import export_onnx,first_token_only,input_names,new_path,onnx_difference,read_output,save_plain,vocabulary
 from adaptprune.head import AdaptModel
 from adaptprune.mask import Mask
 
@@ -77,7 +78,8 @@ def test_what_cannot_be_exported(tiny, tmp_path):
     pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
     model,_ = adapted(tiny)
     with pytest.raises(ValueError, match='not a Hugging Face model'): save_plain(torch.nn.Linear(2, 2), tmp_path/'x')
-    with pytest.raises(ValueError, match='has no head'): export_onnx(tiny('Bert'), tmp_path/'x')
+    with pytest.raises(ValueError, match='Linear has no config'): export_onnx(nn.Linear(2, 2), tmp_path/'x')
+    with pytest.raises(ValueError, match='neither logits nor last_hidden_state'): read_output(torch.ones(2))
     with pytest.raises(ValueError, match='float32'): export_onnx(adapted(tiny)[0].bfloat16(), tmp_path/'x')
     assert not list(tmp_path.iterdir())
 
@@ -133,3 +135,125 @@ def test_large_models_have_their_weights_beside_them(tiny, tmp_path, monkeypatch
     assert onnx_difference(tmp_path/'b'/'m.onnx', model, input_names(model))<1e-5, 'the pair can be moved together'
     (tmp_path/'b'/'m.onnx').unlink()
     with pytest.raises(FileExistsError, match='m.onnx.data'): export_onnx(model, tmp_path/'b'/'m.onnx')
+
+class Bias(nn.Module):
+    "What is left of an output matrix without inputs"
+    def __init__(self, bias):
+        super().__init__()
+        self.bias = bias
+    def forward(self, x): return self.bias.expand(*x.shape[:2], -1)
+
+def cut(linear, rows=None, columns=None):
+    new = nn.Linear(1, 1)
+    new.weight = nn.Parameter(linear.weight[rows if rows is not None else slice(None)][:, columns if columns is not None else slice(None)].detach().clone())
+    new.bias = nn.Parameter((linear.bias if rows is None else linear.bias[rows]).detach().clone())
+    return new
+
+def uneven(model):
+    "A BERT whose first layer has one head of two, whose second has 5 neurons of 32"
+    first,last = getattr(model, 'base_model', model).encoder.layer
+    own,kept = first.attention.self,slice(8, 16)
+    for k in ('query', 'key', 'value'): setattr(own, k, cut(getattr(own, k), rows=kept))
+    first.attention.output.dense = cut(first.attention.output.dense, columns=kept)
+    last.intermediate.dense = cut(last.intermediate.dense, rows=slice(5))
+    last.output.dense = cut(last.output.dense, columns=slice(5))
+    return model
+
+class NoHeads(nn.Module):
+    "Attention without heads: nothing goes from token to token"
+    def forward(self, hidden_states, *args, **kwargs): return hidden_states, None
+
+def headless(model):
+    "A BERT whose last layer has no heads"
+    att = getattr(model, 'base_model', model).encoder.layer[-1].attention
+    att.self = NoHeads()
+    att.output.dense = Bias(nn.Parameter(att.output.dense.bias.detach().clone()))
+    return model
+
+def outputs(model, x):
+    with torch.no_grad(): return read_output(model(**x))[1]
+
+def test_uneven_is_another_model(tiny, tokens):
+    a,b = tiny('Bert'),uneven(tiny('Bert'))
+    assert not torch.allclose(outputs(a, tokens), outputs(b, tokens), atol=1e-3)
+
+firsts = [('Bert', 'ForSequenceClassification'), ('Roberta', 'ForSequenceClassification'), ('DistilBert', 'ForSequenceClassification'),
+    ('Electra', 'ForSequenceClassification'), ('MPNet', 'ForSequenceClassification'), ('Bert', 'Model'), ('MPNet', 'Model')]
+
+@pytest.fixture
+def make(tiny):
+    "A tiny model with weights large enough for attention to matter"
+    def f(family, kind='Model', **changes):
+        import transformers
+        if family not in ('MPNet', 'ModernBert'): m = tiny(family, kind, **changes)
+        else:
+            torch.manual_seed(0)
+            size = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50, max_position_embeddings=40, **changes)
+            m = getattr(transformers, family+kind)(getattr(transformers, family+'Config')(**size, pad_token_id=1)).eval()
+        with torch.no_grad(): [p.mul_(10) for n,p in m.named_parameters() if p.ndim==2 and 'embed' not in n]
+        return m
+    return f
+
+@pytest.mark.parametrize('family, kind', firsts)
+def test_first_token_is_exact(family, kind, make, tokens):
+    "Each family, with padding, in fewer operations; the model that it was made from stays as it was"
+    model = make(family, kind)
+    before = outputs(model, tokens)
+    new = first_token_only(model)
+    want = before if kind!='Model' else before[:, :1]
+    torch.testing.assert_close(outputs(new, tokens), want, rtol=1e-4, atol=1e-5)
+    assert torch.equal(outputs(model, tokens), before)
+    assert all(p is q for p,q in zip(model.parameters(), new.parameters())), 'the weights are shared'
+    rows = []
+    for m in (new, model): [l.register_forward_pre_hook(lambda l, x: rows.append(x[0].shape[:-1].numel())) for l in m.modules() if isinstance(l, nn.Linear)]
+    outputs(new, tokens); few = sum(rows); rows.clear(); outputs(model, tokens)
+    assert few<sum(rows)
+
+@pytest.mark.parametrize('attention', ['sdpa', 'eager'])
+def test_first_token_with_either_attention(attention, make, tokens):
+    model = make('Bert', 'ForSequenceClassification', attn_implementation=attention)
+    torch.testing.assert_close(outputs(first_token_only(model), tokens), outputs(model, tokens), rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('change', [uneven, headless, lambda m: headless(uneven(m))])
+def test_first_token_of_uneven_layers(change, make, tokens):
+    model = change(make('Bert', 'ForSequenceClassification'))
+    torch.testing.assert_close(outputs(first_token_only(model), tokens), outputs(model, tokens), rtol=1e-4, atol=1e-5)
+
+def test_first_token_with_a_scalar_mix(make, tokens):
+    "All layers are read, of the last only the first token"
+    torch.manual_seed(0)
+    model = AdaptModel(make('Bert'), 3).eval()
+    torch.testing.assert_close(outputs(first_token_only(model), tokens), outputs(model, tokens), rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('family, kind, why', [
+    ('Albert', 'ForSequenceClassification', '0 lists of 2 layers'), ('ModernBert', 'ForSequenceClassification', 'leave out first_token_only'),
+    ('GPT2', 'ForSequenceClassification', 'leave out first_token_only'), ('Bert', 'ForMaskedLM', 'leave out first_token_only')])
+def test_first_token_is_refused(family, kind, why, make):
+    changes = dict(pad_token_id=0) if family=='GPT2' else {}
+    with pytest.raises(ValueError, match=why): first_token_only(make(family, kind, **changes))
+
+@pytest.mark.parametrize('pooling', ['mean', 'last'])
+def test_first_token_is_refused_where_the_head_reads_others(pooling, make):
+    with pytest.raises(ValueError, match=f"pooling='{pooling}'"): first_token_only(AdaptModel(make('Bert'), 2, pooling=pooling).eval())
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first_token', [False, True])
+@pytest.mark.parametrize('kind, change', [('ForSequenceClassification', None), ('Model', None), ('ForSequenceClassification', uneven), ('ForSequenceClassification', headless)])
+def test_hugging_face_models_export(kind, change, first_token, make, tokens, tmp_path):
+    "Classifier and bare encoder, even and uneven, whole and for the first token"
+    ort = pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+    model = make('Bert', kind)
+    if change: model = change(model)
+    assert export_onnx(model, tmp_path/'m.onnx', first_token=first_token)<1e-4
+    s = ort.InferenceSession(tmp_path/'m.onnx')
+    out, = s.get_outputs()
+    name,want = ('last_hidden_state' if kind=='Model' else 'logits'),outputs(model, tokens)
+    if kind=='Model' and first_token: want = want[:, :1]
+    assert out.name==name and out.shape[0]=='batch'
+    x = dict(tokens, token_type_ids=torch.zeros_like(tokens['input_ids']))
+    np.testing.assert_allclose(s.run(None, {k: v.numpy() for k,v in x.items()})[0], want, atol=1e-4)
+
+def test_a_trimmed_vocabulary_is_believed(tiny):
+    model = tiny('Bert')
+    model.embeddings.word_embeddings = nn.Embedding(7, 16)
+    assert vocabulary(model)==7 and vocabulary(AdaptModel(model, 2))==7
