@@ -8,13 +8,13 @@ __all__ = ['Constant', 'NoHeads', 'is_compact', 'compact']
 # %% ../nbs/api/06_compact.ipynb #0a073c8d
 import copy
 
-# %% ../nbs/api/06_compact.ipynb #d2592522
+# %% ../nbs/api/06_compact.ipynb #e4801988
 import torch
 from torch import Tensor, nn
 from .anatomy import unwrap
 from .fisher import gated
 from .scores import evaluating
-from .units import Structure, Units, check_structure, find_units
+from .units import Structure, base_of, check_structure, find_units
 
 # %% ../nbs/api/06_compact.ipynb #f5b60972
 def _without(
@@ -146,16 +146,12 @@ def _check_same(small, base, structure):
     raise ValueError(f"{type(base).__name__} does not compute the same without these units (relative difference {worst:.1e}): "
         "its attention or feed-forward network is of a kind that `compact` does not know.")
 
-# %% ../nbs/api/06_compact.ipynb #d0dec00c
+# %% ../nbs/api/06_compact.ipynb #5a640b00
 def is_compact(
     model:nn.Module # any module
 ) -> bool: # was it made by `compact`, or loaded as such?
     "Has a network lost units already?"
-    return getattr(_base_of(model), 'structure', None) is not None
-
-def _base_of(model):
-    model = unwrap(model)
-    return getattr(model, 'base_model', model)
+    return getattr(base_of(model), 'structure', None) is not None
 
 def compact(
     model:nn.Module, # an encoder or decoder, or a model with a head whose `base_model` is one; stays as it is
@@ -165,14 +161,14 @@ def compact(
     "A network without the units that a structure drops. A structure of another network raises `ValueError`"
     if is_compact(model): raise ValueError("This model is compact already: start from the base that its structure was chosen on.")
     model = unwrap(model)
-    base = _base_of(model)
+    base = base_of(model)
     check_structure(find_units(base), structure)
     memo = {id(p): p for p in model.parameters()}
     small = copy.deepcopy(model, memo)                  # the big matrices are not copied, only cut
-    _shrink(_base_of(small), structure)
+    _shrink(base_of(small), structure)
     if not share: _own(small, model)
-    _base_of(small).structure = structure
-    _check_same(_base_of(small), base, structure)
+    base_of(small).structure = structure
+    _check_same(base_of(small), base, structure)
     return small
 
 def _own(small, model):
