@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unit_kinds', 'gated', 'unit_scores', 'choose_units', 'activation_units', 'magnitude_units', 'random_units',
-           'score_units']
+           'even_layers', 'score_units']
 
 # %% ../nbs/api/06_fisher.ipynb #23889ab4
 from contextlib import contextmanager
@@ -154,11 +154,22 @@ def random_units(
     g = torch.Generator().manual_seed(seed)
     return {u.out: torch.rand(u.n, generator=g)*u.cost for u in find_units(model)}
 
-# %% ../nbs/api/06_fisher.ipynb #6508f536
-unit_kinds = 'fisher','activation','magnitude','random'
+# %% ../nbs/api/06_fisher.ipynb #b40ee642
+def even_layers(
+    units:list, # of `Units`
+    remove:float # fraction of the layers to empty, in [0, 1)
+) -> Structure: # all units of some layers
+    "Whole layers at even distances"
+    layers = list(dict.fromkeys(u.layer for u in units))
+    n = max(1, round(len(layers)*(1-_check_remove(remove))))
+    stay = {layers[round(i*(len(layers)-1)/max(n-1, 1))] for i in range(n)}
+    return Structure({u.out: torch.full((u.n,), u.layer in stay) for u in units})
+
+# %% ../nbs/api/06_fisher.ipynb #85f0f4de
+unit_kinds = 'fisher','activation','magnitude','random','layers'
 
 def score_units(
-    kind:str, # one of `unit_kinds`
+    kind:str, # one of `unit_kinds` that gives scores
     model:nn.Module, # a network that is trained for the task
     batches, # some batches
     seed:int=0 # random seed of 'random'
@@ -168,4 +179,4 @@ def score_units(
     if kind=='activation': return activation_units(model, batches)
     if kind=='magnitude': return magnitude_units(model)
     if kind=='random': return random_units(model, seed)
-    raise ValueError(f"Unknown scores of units {kind!r}: use one of {', '.join(unit_kinds)}.")
+    raise ValueError(f"Unknown scores of units {kind!r}: use one of {', '.join(unit_kinds[:4])}.")

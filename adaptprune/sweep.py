@@ -301,9 +301,9 @@ def _run_shown(cells, path, bar, workers, scheduler, ask):
         with _runner(workers, scheduler) as each: return _run_missing(each, cells, path, show, **ask)
     except KeyboardInterrupt: raise _interrupted(cells, path) from None
 
-# %% ../nbs/api/26_sweep.ipynb #e665cefa
+# %% ../nbs/api/26_sweep.ipynb #6fce0ff9
 _arguments = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, sparsity=float, seed=0, max_steps=1,
-    round_steps=1, eval_every=0, accumulate=1, max_length=1, rank=1, validate=bool, tune_kept=bool)
+    round_steps=1, teacher_steps=1, eval_every=0, accumulate=1, max_length=1, rank=1, validate=bool, tune_kept=bool)
 _said = {str: 'a string', float: 'a number', bool: 'true or false', int: 'a whole number'}
 _mixed = 'no','bf16','fp16'
 

@@ -12,11 +12,11 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #62b76300
+# %% ../nbs/api/18_task.ipynb #00e8eb41
 from accelerate.state import PartialState
 from .anatomy import maskable
 from .compact import compact
-from .fisher import choose_units, score_units
+from .fisher import choose_units, even_layers, score_units
 from .identity import base_tensors
 from .loop import Adapted, Checkpoint, adapt, check_writable, count_steps
 from .loss import model_loss
@@ -41,7 +41,7 @@ def check_prunes(
     if method in (*phases, 'l0') and not s:
         raise ValueError(f"The method {method!r} needs a sparsity above 0; for none use the recipe 'features'.")
 
-# %% ../nbs/api/18_task.ipynb #9c17666b
+# %% ../nbs/api/18_task.ipynb #ce006ed2
 def _check_call(recipe, sparsity, kwargs):
     "Refuse what `adapt` would refuse, before a model is loaded"
     m = recipe.method
@@ -51,7 +51,10 @@ def _check_call(recipe, sparsity, kwargs):
         raise ValueError(f"The method {m!r} trains in several phases and cannot resume within one: leave out resume{remedy}.")
     if recipe.teacher and kwargs.get('loss_fn', model_loss) is not model_loss:
         raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
-    if kwargs.get('max_steps') is not None: count_steps(recipe, [0], kwargs['max_steps'])
+    for asked in (kwargs.get('max_steps'), kwargs.get('teacher_steps')):
+        if asked is not None: count_steps(recipe, [0], asked)
+    if kwargs.get('teacher_steps') and not recipe.teacher:
+        raise ValueError("teacher_steps is for a recipe with a teacher: leave it out, or use recipe='distilled'.")
 
 # %% ../nbs/api/18_task.ipynb #a61d975a
 def _entropy(density, n):
@@ -77,7 +80,7 @@ def sizes(
     bits = sum(_entropy(int(m.count_nonzero())/m.numel(), m.numel()) for m in res.mask.values())
     return dict(trainable=n, bytes=math.ceil((bits+units)/8))
 
-# %% ../nbs/api/18_task.ipynb #1f51bb8f
+# %% ../nbs/api/18_task.ipynb #27bcdfd5
 n_scored = 64   # batches that the units are scored on
 
 class Cut:
@@ -91,12 +94,17 @@ class Cut:
         began = time.perf_counter()
         base = setup.model.base_model
         self.units = find_units(base)
-        scores = score_units(recipe.units, teacher, setup.sample(n_scored), seed)
-        self.structure = choose_units(self.units, scores, recipe.remove)
+        self.structure = self._choose(setup, teacher, recipe, seed)
         names = {*maskable(base, recipe.weights), *(f'{n}.weight' for u in self.units for n in u.linears())}
         self.tensors = base_tensors(base, names)
         setup.model = compact(setup.model, self.structure)
         self.seconds = time.perf_counter()-began
+
+    def _choose(self, setup, teacher, recipe, seed):
+        "The units that stay"
+        if recipe.units=='layers': return even_layers(self.units, recipe.remove)
+        scores = score_units(recipe.units, teacher, setup.sample(n_scored), seed)
+        return choose_units(self.units, scores, recipe.remove)
 
     def note(self, res):
         "Say in a result what was taken out, and which base it was taken out of"
@@ -107,10 +115,10 @@ class Cut:
         res.report.update(removed=about['removed'], macs=about['macs'], **layers, cut_seconds=round(self.seconds, 1))
         res.report.update(structure=self.structure.to_dict())
 
-# %% ../nbs/api/18_task.ipynb #cc76948b
+# %% ../nbs/api/18_task.ipynb #57033abc
 _for_teacher = 'mixed_precision','progress','accelerator','accumulate','checkpoint_every'
 
-def _taught(setup, recipe, cache, about, max_steps, **kwargs):
+def _taught(setup, recipe, cache, about, max_steps, teacher_steps=None, **kwargs):
     "A run with a teacher"
     out,resume = kwargs.get('out'),kwargs.pop('resume', False)
     own = Path(out)/'.teacher' if out and not cache else None
@@ -118,7 +126,7 @@ def _taught(setup, recipe, cache, about, max_steps, **kwargs):
     maskable(setup.model.base_model, recipe.weights)
     Checkpoint(out, resume=resume)
     how = {k: kwargs[k] for k in _for_teacher if k in kwargs}
-    teacher,taught = make_teacher(recipe, cache or own, max_steps, how, **about)
+    teacher,taught = make_teacher(recipe, cache or own, teacher_steps or max_steps, how, **about)
     cut = Cut(setup, teacher, recipe, kwargs['seed']) if recipe.remove else None
     own_recipe = replace(recipe, remove=0., units='fisher')
     res = _run(setup, own_recipe, max_steps=max_steps, teacher_model=teacher, resume=resume, **kwargs)
@@ -158,7 +166,7 @@ def _writable(out, resume):
     if not at_teacher: Checkpoint(out, resume=resume)       # refuses a run that has nothing to resume
     check_writable(out)
 
-# %% ../nbs/api/18_task.ipynb #efa50108
+# %% ../nbs/api/18_task.ipynb #6fd66722
 def adapt_task(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -170,6 +178,7 @@ def adapt_task(
     max_length:int=128, # longest example, in tokens
     seed:int=0, # random seed, for head initialisation, data order and dropout
     max_steps:int=None, # optimiser steps, in each phase; by default as the recipe says
+    teacher_steps:int=None, # optimiser steps of the teacher; by default as `max_steps`
     cache=None, # folder for teachers and for the rounds of 'imp', so that one serves many runs
     round_steps:int=None, # optimiser steps of each round of 'imp'; by default as `max_steps`
     tune_kept:bool=False, # 'imp': one more round for `tuned_metrics` at the final mask
@@ -180,7 +189,7 @@ def adapt_task(
     recipe,kwargs = _split(recipe or ('structured' if kwargs.get('remove') else 'distilled'), kwargs)
     if sparsity is None: sparsity = default_sparsity(recipe)
     task = get_task(task)
-    _check_call(recipe, sparsity, dict(kwargs, max_steps=max_steps))
+    _check_call(recipe, sparsity, dict(kwargs, max_steps=max_steps, teacher_steps=teacher_steps))
     _writable(kwargs.get('out'), kwargs.get('resume', False))
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
     fresh = partial(set_up, batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
@@ -188,7 +197,7 @@ def adapt_task(
     if recipe.method in phases:
         key = [task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
         res = _in_phases(fresh, recipe, sparsity, dict(round_steps=round_steps, tune_kept=tune_kept), cache, key, **kwargs)
-    elif recipe.teacher: res = _taught(fresh(), recipe, cache, about, sparsity=sparsity, rank=rank, **kwargs)
+    elif recipe.teacher: res = _taught(fresh(), recipe, cache, about, sparsity=sparsity, rank=rank, teacher_steps=teacher_steps, **kwargs)
     else: res = _run(fresh(), recipe, sparsity=sparsity, rank=rank, **kwargs)
     split = 'validation' if validate else 'dev'
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split=split)
