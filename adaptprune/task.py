@@ -12,12 +12,13 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #00e8eb41
+# %% ../nbs/api/18_task.ipynb #7c7012b9
 from accelerate.state import PartialState
 from .anatomy import maskable
 from .compact import compact
 from .fisher import choose_units, even_layers, score_units
 from .identity import base_tensors
+from .layer import fingerprint
 from .loop import Adapted, Checkpoint, adapt, check_writable, count_steps
 from .loss import model_loss
 from .mask import check_sparsity
@@ -80,7 +81,7 @@ def sizes(
     bits = sum(_entropy(int(m.count_nonzero())/m.numel(), m.numel()) for m in res.mask.values())
     return dict(trainable=n, bytes=math.ceil((bits+units)/8))
 
-# %% ../nbs/api/18_task.ipynb #27bcdfd5
+# %% ../nbs/api/18_task.ipynb #5dc28509
 n_scored = 64   # batches that the units are scored on
 
 class Cut:
@@ -94,6 +95,7 @@ class Cut:
         began = time.perf_counter()
         base = setup.model.base_model
         self.units = find_units(base)
+        self.mark = fingerprint(base)
         self.structure = self._choose(setup, teacher, recipe, seed)
         names = {*maskable(base, recipe.weights), *(f'{n}.weight' for u in self.units for n in u.linears())}
         self.tensors = base_tensors(base, names)
@@ -113,7 +115,7 @@ class Cut:
         about = structure_report(self.units, self.structure)
         layers = {k: [row.get(k) for row in about['layers']] for k in ('heads', 'neurons')}
         res.report.update(removed=about['removed'], macs=about['macs'], **layers, cut_seconds=round(self.seconds, 1))
-        res.report.update(structure=self.structure.to_dict())
+        res.report.update(structure=self.structure.to_dict(), base=self.mark)
 
 # %% ../nbs/api/18_task.ipynb #57033abc
 _for_teacher = 'mixed_precision','progress','accelerator','accumulate','checkpoint_every'
