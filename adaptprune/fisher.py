@@ -52,13 +52,13 @@ def _summed(scores):
     for s in scores.values(): torch.distributed.all_reduce(s)
     return scores
 
-# %% ../nbs/api/06_fisher.ipynb #162ff548
+# %% ../nbs/api/06_fisher.ipynb #4772877a
 def unit_scores(
     model:nn.Module, # a network that is trained for the task
     batches, # some batches: a thousand examples are enough
     loss_fn=model_loss # (model, batch) -> loss of the labels, a tensor of one number
-) -> dict: # name of the layer behind the units -> (n,) float32: the squared gradient of each gate, summed over the batches
-    "The diagonal Fisher information of the units (Kwon et al. 2022). No batches, or a gradient that is not finite, raise `ValueError`"
+) -> dict: # name of the layer behind the units -> (n,) float32: squared gradients of the gates, summed
+    "Diagonal Fisher information of the units (Kwon et al. 2022). No batches, or gradients not finite, raise `ValueError`"
     units = find_units(model)
     device = next(model.parameters()).device
     gates = {u.out: torch.ones(u.n, device=device, requires_grad=True) for u in units}
@@ -72,10 +72,11 @@ def unit_scores(
             seen += 1
     if not seen: raise ValueError("There are no batches to score the units on: check the data and its filter.")
     bad = next((n for n,s in scores.items() if not s.isfinite().all()), None)
-    if bad: raise ValueError(f"The gates of {bad!r} have gradients that are not finite: look at the model's weights and the batches.")
+    if bad: raise ValueError(f"The gates of {bad!r} have gradients that are not finite: look at the model's weights "
+        "and the batches.")
     return {n: s.cpu() for n,s in _summed(scores).items()}
 
-# %% ../nbs/api/06_fisher.ipynb #be690326
+# %% ../nbs/api/06_fisher.ipynb #20c6639c
 def _check_remove(remove):
     if not isinstance(remove, bool) and isinstance(remove, (int, float)) and 0<=remove<1: return float(remove)
     raise ValueError(f"remove must be a fraction of the MACs in [0, 1), got {remove!r}: for seven tenths of them, 0.7.")
@@ -86,31 +87,33 @@ def _in_order(units, scores):
         s = scores.get(u.out)
         if s is None or s.shape!=(u.n,):
             got = 'none' if s is None else tuple(s.shape)
-            raise ValueError(f"The scores of {u.out!r} should have shape {(u.n,)}, got {got}: they are of another network.")
+            raise ValueError(f"The scores of {u.out!r} should have shape {(u.n,)}, got {got}: they are of another "
+                "network.")
         if s.isnan().any(): raise ValueError(f"The scores of {u.out!r} hold NaN.")
     worth = torch.cat([scores[u.out].double()/u.cost for u in units])
     return worth.argsort(stable=True)
 
-# %% ../nbs/api/06_fisher.ipynb #3d842503
+# %% ../nbs/api/06_fisher.ipynb #3328205a
 def choose_units(
     units:list, # of `Units`, as from `find_units`
     scores:dict, # name -> (n,) scores, as from `unit_scores`
     remove:float, # fraction of the MACs to take out, in [0, 1)
     costs:dict=None # name -> cost of one unit in any measure, such as milliseconds; by default its MACs
 ) -> Structure: # which units are kept
-    "The units that are worth most for their cost. A `remove` outside [0, 1), or one that leaves nothing, raises `ValueError`"
+    "The units worth most for their cost. A `remove` outside [0, 1), or one that leaves nothing, raises `ValueError`"
     remove = _check_remove(remove)
     order = _in_order(units, scores)
     cost = torch.cat([torch.full((u.n,), float((costs or {}).get(u.out, u.cost)), dtype=torch.float64) for u in units])
     gone = torch.cat([cost.new_zeros(1), cost[order].cumsum(0)])
     k = int((gone-remove*gone[-1]).abs().argmin())
-    if k==len(order): raise ValueError(f"remove={remove} leaves no unit of this network: at most {gone[-2]/gone[-1]:.4f} can go.")
+    if k==len(order): raise ValueError(f"remove={remove} leaves no unit of this network: at most "
+        f"{gone[-2]/gone[-1]:.4f} can go.")
     keep = torch.ones(len(order), dtype=torch.bool)
     keep[order[:k]] = False
     parts = keep.split([u.n for u in units])
     return Structure({u.out: p for u,p in zip(units, parts)})
 
-# %% ../nbs/api/06_fisher.ipynb #a646765b
+# %% ../nbs/api/06_fisher.ipynb #872cc2c8
 @torch.no_grad()
 def activation_units(
     model:nn.Module, # a network that is trained for the task
@@ -121,7 +124,8 @@ def activation_units(
     units = find_units(model)
     base = base_of(model)
     power = {u.out: torch.zeros(u.n*u.size) for u in units}
-    def watch(name): return lambda m, args: power[name].add_(args[0].detach().float().flatten(0, -2).square().sum(0).cpu())
+    def squares(x): return x.detach().float().flatten(0, -2).square().sum(0).cpu()
+    def watch(name): return lambda m, args: power[name].add_(squares(args[0]))
     hooks = [base.get_submodule(u.out).register_forward_pre_hook(watch(u.out)) for u in units]
     try:
         with evaluating(model):

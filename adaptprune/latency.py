@@ -18,7 +18,7 @@ from .files import write_file
 from .scores import evaluating
 from .units import Structure, base_of, find_units
 
-# %% ../nbs/api/06_latency.ipynb #ba5f3e49
+# %% ../nbs/api/06_latency.ipynb #55e21d3f
 def this_machine(
     device:str='cpu' # where the network runs
 ) -> str: # processor or GPU, and what runs on it
@@ -50,7 +50,8 @@ class Latency:
     ) -> dict: # name -> milliseconds of one unit, for `choose_units`
         "The cost of each unit; a table of another network raises `ValueError`"
         if _totals(units)!=self.units:
-            raise ValueError(f"This table is of a network with {self.units}, and yours has {_totals(units)}: measure yours.")
+            raise ValueError(f"This table is of a network with {self.units}, and yours has {_totals(units)}: "
+                "measure yours.")
         return {u.out: getattr(self, u.kind) for u in units}
 
     def remove_for(self,
@@ -61,7 +62,8 @@ class Latency:
             raise ValueError(f"speed must be how many times faster the network should be, 1 or more, got {speed!r}.")
         most = self.whole/self.fixed
         if speed>=most*.98:
-            raise ValueError(f"speed={speed:g} cannot be reached by removing units: without any, this network would be {most:.1f} times "
+            raise ValueError(f"speed={speed:g} cannot be reached by removing units: without any, this network would "
+                f"be {most:.1f} times "
                 f"faster on {self.machine} ({self.batch} x {self.tokens} tokens). Ask for at most {most*.95:.1f}, or add int8.")
         return 1-(self.whole/speed-self.fixed)/(self.whole-self.fixed)
 
@@ -71,7 +73,7 @@ def _totals(units):
     for u in units: totals[u.kind] = totals.get(u.kind, 0)+u.n
     return totals
 
-# %% ../nbs/api/06_latency.ipynb #977336ce
+# %% ../nbs/api/06_latency.ipynb #02683c51
 def _fraction(units, heads, neurons):
     "A structure that keeps a fraction of the heads and of the neurons in every layer"
     share = dict(heads=heads, neurons=neurons)
@@ -81,7 +83,8 @@ def _fraction(units, heads, neurons):
 def _tokens(base, batch, tokens):
     "Token ids for a network"
     vocab = getattr(getattr(base, 'config', None), 'vocab_size', None)
-    if not vocab: raise ValueError(f"{type(base).__name__} has no vocab_size in its config: only networks that take token ids are timed.")
+    if not vocab: raise ValueError(f"{type(base).__name__} has no vocab_size in its config: only networks that take "
+        "token ids are timed.")
     ids = torch.randint(1, vocab, (batch, tokens), generator=torch.Generator().manual_seed(0))
     device = next(base.parameters()).device
     return dict(input_ids=ids.to(device), attention_mask=torch.ones_like(ids).to(device))
@@ -95,7 +98,7 @@ def _milliseconds(model, inputs):
     if cuda: torch.cuda.synchronize()
     return 1e3*(time.perf_counter()-began)
 
-# %% ../nbs/api/06_latency.ipynb #8ccd3b06
+# %% ../nbs/api/06_latency.ipynb #ceafdbcf
 @torch.no_grad()
 def measure_latency(
     model:nn.Module, # the network, on the device and with the threads that it will run with
@@ -115,7 +118,8 @@ def measure_latency(
         for net,ts in zip(nets, times):
             ms = _milliseconds(net, inputs)
             if i>1: ts.append(ms)
-    return _fitted(units, structures, [statistics.median(ts) for ts in times], batch, tokens, inputs['input_ids'].device)
+    medians = [statistics.median(ts) for ts in times]
+    return _fitted(units, structures, medians, batch, tokens, inputs['input_ids'].device)
 
 def _fitted(units, structures, times, batch, tokens, device):
     "The table that fits some times best, by relative least squares"
@@ -124,10 +128,12 @@ def _fitted(units, structures, times, batch, tokens, device):
     t = np.array(times)
     fit = np.linalg.lstsq(rows/t[:,None], np.ones(len(t)), rcond=None)[0].clip(1e-9)
     error = float(np.abs(rows@fit/t-1).max())
-    about = dict(machine=this_machine(device), threads=torch.get_num_threads(), batch=batch, tokens=tokens, units=_totals(units))
-    return Latency(**about, fixed=float(fit[0]), heads=float(fit[1]), neurons=float(fit[2]), error=error)
+    where = dict(machine=this_machine(device), threads=torch.get_num_threads())
+    fixed,heads,neurons = fit.tolist()
+    what = dict(batch=batch, tokens=tokens, units=_totals(units))
+    return Latency(**where, **what, fixed=fixed, heads=heads, neurons=neurons, error=error)
 
-# %% ../nbs/api/06_latency.ipynb #12bcb589
+# %% ../nbs/api/06_latency.ipynb #94c108ee
 def save_latency(
     table:Latency,
     path # .json file
@@ -141,10 +147,13 @@ def read_latency(
 ) -> Latency:
     "A table of this machine; one of another machine or number of threads, or a damaged one, raises `ValueError`"
     try: table = Latency(**json.loads(Path(path).read_text()))
-    except (json.JSONDecodeError, TypeError) as e: raise ValueError(f"{path} is no latency table ({e}): measure anew.") from e
+    except (json.JSONDecodeError, TypeError) as e: raise ValueError(f"{path} is no latency table ({e}): measure "
+        "anew.") from e
     here = this_machine(device)
-    if table.machine!=here: raise ValueError(f"{path} was measured on {table.machine}, and this is {here}: measure anew, or name another file.")
+    if table.machine!=here: raise ValueError(f"{path} was measured on {table.machine}, and this is {here}: measure "
+        "anew, or name another file.")
     n = torch.get_num_threads()
     if table.threads==n: return table
-    raise ValueError(f"{path} was measured with {table.threads} threads, and PyTorch has {n} now: set `torch.set_num_threads("
+    raise ValueError(f"{path} was measured with {table.threads} threads, and PyTorch has {n} now: set "
+        "`torch.set_num_threads("
         f"{table.threads})`, or measure anew.")

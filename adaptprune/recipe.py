@@ -17,7 +17,7 @@ from .optim import MaskSettings, fitted_reach
 from .scores import starts
 from .sparsity import decays, schedules
 
-# %% ../nbs/api/11_recipe.ipynb #e411a9c2
+# %% ../nbs/api/11_recipe.ipynb #312248ef
 @dataclass(frozen=True)
 class Recipe(MaskSettings):
     "The choices of a run. `Recipe()` is the recipe 'default'"
@@ -32,7 +32,7 @@ class Recipe(MaskSettings):
     distil_t:float = 2. # temperature of these predictions
     distil_hidden:float = 0. # weight of the teacher's hidden states in the loss
     remove:float = 0. # fraction of the layers' multiply-accumulates to take out before the run; needs a teacher
-    units:str = 'fisher' # how heads and neurons are scored for that: 'fisher', or, to compare, 'activation', 'magnitude', 'random'
+    units:str = 'fisher' # how heads and neurons are scored for that; to compare: 'activation', 'magnitude', 'random', 'layers'
     lr:float = 1e-4 # learning rate of weights at its maximum, where weights learn: 'finetune', 'lora', 'bitfit', and teachers
     weight_decay:float = .01 # weight decay of AdamW, where weights learn
 
@@ -59,7 +59,7 @@ _flag = Values(bool, 'true or false')
 
 methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','bitfit'
 
-# %% ../nbs/api/11_recipe.ipynb #69be9a99
+# %% ../nbs/api/11_recipe.ipynb #40e97993
 rules = dict(
     weights=Values(str, "'all', 'encoder', a pattern of names, or a list of patterns"), start=_names(*starts),
     spread=_positive, mean=_any, std=_not_negative,
@@ -71,7 +71,8 @@ rules = dict(
     pooling=_names('first', 'last', 'mean', unset=True),
     dropout=_number("a probability below 1, or None for the model's own", lambda x: 0<=x<1, unset=True),
     teacher=_names('finetune', unset=True), distil=_fraction, distil_t=_positive, distil_hidden=_not_negative,
-    remove=_number('a fraction of the multiply-accumulates, 0 or more and below 1', lambda x: 0<=x<1), units=_names(*unit_kinds),
+    remove=_number('a fraction of the multiply-accumulates, 0 or more and below 1', lambda x: 0<=x<1),
+    units=_names(*unit_kinds),
     lr=_not_negative, weight_decay=_not_negative)
 
 # %% ../nbs/api/11_recipe.ipynb #9615a041
@@ -143,7 +144,7 @@ reads = dict(
     lora=(*_common, *_weights, *_structure),
     bitfit=(*_common, 'lr'))
 
-# %% ../nbs/api/11_recipe.ipynb #1ef903ee
+# %% ../nbs/api/11_recipe.ipynb #77d0a425
 def _unread(recipe):
     "The first field that is set and that nothing reads, or None"
     read = {*reads[recipe.method], *(_taught if recipe.teacher else ())}
@@ -156,7 +157,8 @@ def _check_read(recipe):
     where = f"A run with method {recipe.method!r}{' and no teacher' if recipe.method=='mask' else ''}"
     hint = ' (the learning rate of theta is alpha or reach, that of the head beta)' if name in _weights else ''
     read = ', '.join(reads[recipe.method])
-    raise ValueError(f"{where} does not read {name}, got {getattr(recipe, name)!r}: leave it out{hint}. It reads {read}.")
+    raise ValueError(f"{where} does not read {name}, got {getattr(recipe, name)!r}: leave it out{hint}. It reads "
+        f"{read}.")
 
 # %% ../nbs/api/11_recipe.ipynb #40696626
 _others = dict(min_steps=0, dropout=None)
@@ -178,7 +180,7 @@ recipes = {
     'lora': Recipe(method='lora', lr=1e-3, **_others),
     'bitfit': Recipe(method='bitfit', lr=3e-3, **_others)}
 
-# %% ../nbs/api/11_recipe.ipynb #47dc8530
+# %% ../nbs/api/11_recipe.ipynb #a4f78a45
 def _named(recipe):
     if isinstance(recipe, Recipe): return recipe
     if recipe in recipes: return recipes[recipe]
@@ -186,7 +188,8 @@ def _named(recipe):
 
 def _check_structure(recipe):
     if not recipe.remove or recipe.teacher: return
-    raise ValueError(f"remove={recipe.remove} needs a network that is trained for the task, whose heads and neurons are scored: "
+    raise ValueError(f"remove={recipe.remove} needs a network that is trained for the task, whose heads and neurons "
+        "are scored: "
         "give teacher='finetune', or use recipe='structured'.")
 
 def get_recipe(

@@ -42,14 +42,15 @@ def check_prunes(
     if method in (*phases, 'l0') and not s:
         raise ValueError(f"The method {method!r} needs a sparsity above 0; for none use the recipe 'features'.")
 
-# %% ../nbs/api/18_task.ipynb #ce006ed2
+# %% ../nbs/api/18_task.ipynb #54a6d444
 def _check_call(recipe, sparsity, kwargs):
     "Refuse what `adapt` would refuse, before a model is loaded"
     m = recipe.method
     check_prunes(m, sparsity)
     if m in ('magnitude', 'imp') and kwargs.get('resume'):
         remedy = ", and give cache=... to keep its rounds" if m=='imp' else ""
-        raise ValueError(f"The method {m!r} trains in several phases and cannot resume within one: leave out resume{remedy}.")
+        raise ValueError(f"The method {m!r} trains in several phases and cannot resume within one: leave out "
+            f"resume{remedy}.")
     if recipe.teacher and kwargs.get('loss_fn', model_loss) is not model_loss:
         raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
     for asked in (kwargs.get('max_steps'), kwargs.get('teacher_steps')):
@@ -168,12 +169,12 @@ def _writable(out, resume):
     if not at_teacher: Checkpoint(out, resume=resume)       # refuses a run that has nothing to resume
     check_writable(out)
 
-# %% ../nbs/api/18_task.ipynb #6fd66722
+# %% ../nbs/api/18_task.ipynb #7bb50b75
 def adapt_task(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
-    sparsity:float=None, # fraction of the weights to prune, in [0, 1), 0 for 'lora' and 'bitfit'; by default .5, or .2 of what `remove` leaves
-    recipe=None, # a name or a `Recipe`; by default 'distilled', or 'structured' with `remove`; 'default' does without a teacher
+    sparsity:float=None, # fraction of the weights to prune, in [0, 1); by default .5, or .2 of what `remove` leaves
+    recipe=None, # a name or a `Recipe`; by default 'distilled', or 'structured' with `remove`
     data=None, # splits as from `load_task` or `load_files`; by default those of the task
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev
@@ -199,8 +200,10 @@ def adapt_task(
     if recipe.method in phases:
         key = [task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
         res = _in_phases(fresh, recipe, sparsity, dict(round_steps=round_steps, tune_kept=tune_kept), cache, key, **kwargs)
-    elif recipe.teacher: res = _taught(fresh(), recipe, cache, about, sparsity=sparsity, rank=rank, teacher_steps=teacher_steps, **kwargs)
-    else: res = _run(fresh(), recipe, sparsity=sparsity, rank=rank, **kwargs)
+    else:
+        kwargs.update(sparsity=sparsity, rank=rank)
+        if recipe.teacher: res = _taught(fresh(), recipe, cache, about, teacher_steps=teacher_steps, **kwargs)
+        else: res = _run(fresh(), recipe, **kwargs)
     split = 'validation' if validate else 'dev'
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split=split)
     res.report.update(sizes(res, recipe.method))

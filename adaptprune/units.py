@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, nn
 from .anatomy import component_of, layer_number, layer_of, plain_name, unwrap
 
-# %% ../nbs/api/01_units.ipynb #7f81b77c
+# %% ../nbs/api/01_units.ipynb #007d9eb9
 @dataclass(frozen=True)
 class Source:
     "A linear layer whose rows compute units"
     name:str # path of the layer in the base
     size:int # rows of a unit, in each part
-    parts:int=1 # equal blocks of rows: 3 for query, key and value in one, 2 for the halves of a gated linear unit in one
+    parts:int=1 # equal blocks of rows: 3 for fused query, key and value, 2 for the halves of a gated linear unit
 
-# %% ../nbs/api/01_units.ipynb #e6e8f57b
+# %% ../nbs/api/01_units.ipynb #fa541eef
 @dataclass(frozen=True)
 class Units:
     "The heads, or the feed-forward neurons, of one layer"
-    kind:str # 'heads' or 'neurons'; a head with grouped queries is a group of query heads and the key and value that they share
+    kind:str # 'heads' or 'neurons'; with grouped queries, a head is the query heads that share a key and value
     layer:str # the numbered layer, such as `encoder.layer.3`
     out:str # path of the linear layer that reads the units: their name
     n:int # number of units
@@ -49,9 +49,10 @@ class Units:
         "The rows of the kept units in one of their sources"
         return kept.repeat_interleave(source.size).repeat(source.parts)
 
-# %% ../nbs/api/01_units.ipynb #a541cf76
+# %% ../nbs/api/01_units.ipynb #291f135d
 def _refuse(layer, why):
-    raise ValueError(f"The units of {layer} cannot be told apart: {why}. Structured pruning knows layers with one self-attention "
+    raise ValueError(f"The units of {layer} cannot be told apart: {why}. Structured pruning knows layers with one "
+        "self-attention "
         "(query, key and value apart, or fused as `Wqkv`) and one feed-forward network of linear layers.")
 
 def _one(found, what, layer):
@@ -107,7 +108,7 @@ def _neurons(parts, layer):
     cost = sum(m.in_features*n_parts for _,m in ups)+d.out_features
     return Units('neurons', layer, down, n, 1, sources, cost)
 
-# %% ../nbs/api/01_units.ipynb #f6925de6
+# %% ../nbs/api/01_units.ipynb #2b75caf5
 def _linear_by_layer(base):
     "Layer -> component -> list of (path, linear layer)"
     out = {}
@@ -134,14 +135,16 @@ def find_units(
         if any(c in parts for c in ('query', 'query+key+value')): found.append(_heads(parts, layer, base))
         if 'down' in parts: found.append(_neurons(parts, layer))
     if found: return found
-    raise ValueError(f"{type(base).__name__} has no heads or feed-forward neurons that structured pruning knows: it needs numbered "
+    raise ValueError(f"{type(base).__name__} has no heads or feed-forward neurons that structured pruning knows: it "
+        "needs numbered "
         "layers with attention and feed-forward networks of `nn.Linear` (GPT-2's `Conv1D` is none).")
 
-# %% ../nbs/api/01_units.ipynb #c35e10f8
+# %% ../nbs/api/01_units.ipynb #195d1d4f
 def _as_bits(name, kept):
     kept = torch.as_tensor(kept).detach().cpu()
     if kept.dtype!=torch.bool or kept.ndim!=1 or not len(kept):
-        raise ValueError(f"The structure of {name!r} must be one bool for each unit, got {kept.dtype} of shape {tuple(kept.shape)}.")
+        raise ValueError(f"The structure of {name!r} must be one bool for each unit, got {kept.dtype} of shape "
+            f"{tuple(kept.shape)}.")
     return kept.clone()
 
 class Structure(Mapping):
@@ -170,7 +173,7 @@ class Structure(Mapping):
         d:dict # as from `to_dict`; what cannot be right raises `ValueError`
     ): return cls({n: _bits(n, x) for n,x in d.items()})
 
-# %% ../nbs/api/01_units.ipynb #450a9f30
+# %% ../nbs/api/01_units.ipynb #3613806c
 def _hex(kept):
     "Bits as hexadecimal digits, four units a digit"
     text = ''.join('1' if k else '0' for k in kept.tolist())
@@ -182,12 +185,13 @@ def _bits(name, x):
     n,text = x['units'],x['kept']
     digits = -(-n//4)
     if len(text)!=digits or set(text)-set('0123456789abcdef'):
-        raise ValueError(f"The structure of {name!r} should be {digits} hexadecimal digits for {n} units, got {text[:20]!r}.")
+        raise ValueError(f"The structure of {name!r} should be {digits} hexadecimal digits for {n} units, got "
+            f"{text[:20]!r}.")
     bits = f'{int(text, 16):0{4*digits}b}'
     if '1' in bits[n:]: raise ValueError(f"The structure of {name!r} keeps a unit beyond its {n}.")
     return torch.tensor([b=='1' for b in bits[:n]])
 
-# %% ../nbs/api/01_units.ipynb #fe1f2959
+# %% ../nbs/api/01_units.ipynb #3ddc336d
 def check_structure(
     units:list, # of `Units`, as from `find_units`
     structure:Structure # which of them are kept
@@ -196,10 +200,12 @@ def check_structure(
     have = {u.out: u.n for u in units}
     for name in sorted(have.keys()^structure.keys()):
         where = 'the structure' if name in have else 'the model'
-        raise ValueError(f"The structure is of another network: {where} lacks {name!r}. Use the base that it was chosen on.")
+        raise ValueError(f"The structure is of another network: {where} lacks {name!r}. Use the base that it was "
+            "chosen on.")
     for name,kept in structure.items():
         if len(kept)==have[name]: continue
-        raise ValueError(f"The structure has {len(kept)} units in {name!r} and the model {have[name]}: it is of another network, "
+        raise ValueError(f"The structure has {len(kept)} units in {name!r} and the model {have[name]}: it is of "
+            "another network, "
             "or the model was made compact before.")
     if not any(k.any() for k in structure.values()): raise ValueError("The structure keeps no unit at all.")
 
