@@ -512,7 +512,7 @@ def taught_loss(
         return total+recipe.distil_hidden*distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #37528e3e
+# %% ../nbs/api/13_loop.ipynb #9cb00a2e
 @dataclass
 class Adapted:
     "What `adapt` returns"
@@ -523,6 +523,7 @@ class Adapted:
     base:nn.Module=None # the pre-trained part of `model`
     base_name:str='' # its path in `model`; '' for all of it
     tensors:dict=None # with a mask: what identifies the weights that it was learnt on, as `base_tensors`
+    structure:Mapping=None # which heads and neurons of the base are left, where some were taken out
 
 def _computes_bf16():
     "Has this processor instructions for bfloat16? Where torch cannot say, it is taken to have them"
@@ -562,7 +563,7 @@ def count_steps(
         raise ValueError(f"max_steps must be a whole number, 1 or more, got {max_steps!r}: leave it out for the recipe's epochs.")
     return max_steps
 
-# %% ../nbs/api/13_loop.ipynb #3ec94e12
+# %% ../nbs/api/13_loop.ipynb #2ac12399
 def _method_of(recipe, changes):
     "The method and the recipe: `method` may be a name, or an object that is made already"
     own = changes.pop('method', None)
@@ -578,6 +579,10 @@ def _check_teacher(recipe, loss_fn, teacher):
     remedy = "pass the trained model as teacher_model=..., or use `adapt_task`, which makes it"
     if teacher: remedy = "name its kind in the recipe as well"
     raise ValueError(f"The recipe's teacher is {recipe.teacher!r}: {remedy}.")
+
+def _refuse_remove(recipe):
+    raise ValueError(f"`adapt` trains the model that it is given, so it cannot take out units (remove={recipe.remove}): use `adapt_task`, "
+        "or cut first, `small = compact(model, structure)`, and adapt that with remove=0.")
 
 def _config(run, recipe, mark):
     "All that makes a run the one that a checkpoint belongs to"
@@ -598,7 +603,7 @@ def _report(run, recipe, base, mark):
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #fd0f8936
+# %% ../nbs/api/13_loop.ipynb #cc360077
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -625,6 +630,7 @@ def adapt(
     method,recipe = _method_of(recipe, changes)
     check_sparsity(sparsity)
     _check_teacher(recipe, loss_fn, teacher_model)
+    if recipe.remove: _refuse_remove(recipe)
     part = find_base(model, base)
     saver = Checkpoint(out, checkpoint_every, resume)
     acc = open_accelerator(mixed_precision, accumulate, accelerator)

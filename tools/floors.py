@@ -9,8 +9,8 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'files', 'identity'],
-    ['mask', 'theory'],
-    ['layer', 'loss', 'sparsity', 'scores', 'kernels', 'optim'],
+    ['mask', 'theory', 'units'],
+    ['layer', 'loss', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'compact', 'latency'],
     ['tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
     ['setup', 'teacher', 'prune', 'task'],
