@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np,pytest,torch
 from adaptprune import export
 from adaptprune.artifact import TaskMask
+from adaptprune.compact import compact
 from torch import nn
 from adaptprune.export import export_onnx,first_token_only,input_names,new_path,onnx_difference,read_output,save_plain,vocabulary
 from adaptprune.head import AdaptModel
 from adaptprune.mask import Mask
+from adaptprune.units import Structure,base_of,find_units
 
 def adapted(tiny, family='Bert', n_out=2):
     "A tiny model with half of its matrices' weights pruned, and its mask"
@@ -136,46 +138,17 @@ def test_large_models_have_their_weights_beside_them(tiny, tmp_path, monkeypatch
     (tmp_path/'b'/'m.onnx').unlink()
     with pytest.raises(FileExistsError, match='m.onnx.data'): export_onnx(model, tmp_path/'b'/'m.onnx')
 
-class Bias(nn.Module):
-    "What is left of an output matrix without inputs"
-    def __init__(self, bias):
-        super().__init__()
-        self.bias = bias
-    def forward(self, x): return self.bias.expand(*x.shape[:2], -1)
-
-def cut(linear, rows=None, columns=None):
-    new = nn.Linear(1, 1)
-    new.weight = nn.Parameter(linear.weight[rows if rows is not None else slice(None)][:, columns if columns is not None else slice(None)].detach().clone())
-    new.bias = nn.Parameter((linear.bias if rows is None else linear.bias[rows]).detach().clone())
-    return new
-
-def uneven(model):
-    "A BERT whose first layer has one head of two, whose second has 5 neurons of 32"
-    first,last = getattr(model, 'base_model', model).encoder.layer
-    own,kept = first.attention.self,slice(8, 16)
-    for k in ('query', 'key', 'value'): setattr(own, k, cut(getattr(own, k), rows=kept))
-    first.attention.output.dense = cut(first.attention.output.dense, columns=kept)
-    last.intermediate.dense = cut(last.intermediate.dense, rows=slice(5))
-    last.output.dense = cut(last.output.dense, columns=slice(5))
-    return model
-
-class NoHeads(nn.Module):
-    "Attention without heads: nothing goes from token to token"
-    def forward(self, hidden_states, *args, **kwargs): return hidden_states, None
-
-def headless(model):
-    "A BERT whose last layer has no heads"
-    att = getattr(model, 'base_model', model).encoder.layer[-1].attention
-    att.self = NoHeads()
-    att.output.dense = Bias(nn.Parameter(att.output.dense.bias.detach().clone()))
-    return model
+def smaller(model, empty=None):
+    "Half of the units at random; with `empty`, no heads or no neurons are left in the last layer"
+    units,keep = find_units(base_of(model)),{}
+    for i,u in enumerate(units):
+        keep[u.out] = torch.rand(u.n, generator=torch.Generator().manual_seed(i))>.5
+        keep[u.out][0] = True
+        if i>=len(units)-2 and u.kind==empty: keep[u.out][:] = False
+    return compact(model, Structure(keep))
 
 def outputs(model, x):
     with torch.no_grad(): return read_output(model(**x))[1]
-
-def test_uneven_is_another_model(tiny, tokens):
-    a,b = tiny('Bert'),uneven(tiny('Bert'))
-    assert not torch.allclose(outputs(a, tokens), outputs(b, tokens), atol=1e-3)
 
 firsts = [('Bert', 'ForSequenceClassification'), ('Roberta', 'ForSequenceClassification'), ('DistilBert', 'ForSequenceClassification'),
     ('Electra', 'ForSequenceClassification'), ('MPNet', 'ForSequenceClassification'), ('Bert', 'Model'), ('MPNet', 'Model')]
@@ -214,9 +187,12 @@ def test_first_token_with_either_attention(attention, make, tokens):
     model = make('Bert', 'ForSequenceClassification', attn_implementation=attention)
     torch.testing.assert_close(outputs(first_token_only(model), tokens), outputs(model, tokens), rtol=1e-4, atol=1e-5)
 
-@pytest.mark.parametrize('change', [uneven, headless, lambda m: headless(uneven(m))])
-def test_first_token_of_uneven_layers(change, make, tokens):
-    model = change(make('Bert', 'ForSequenceClassification'))
+@pytest.mark.parametrize('family', ['Bert', 'DistilBert', 'MPNet'])
+@pytest.mark.parametrize('empty', [None, 'heads', 'neurons'])
+def test_first_token_of_uneven_layers(family, empty, make, tokens):
+    whole = make(family, 'ForSequenceClassification')
+    model = smaller(whole, empty)
+    assert not torch.allclose(outputs(model, tokens), outputs(whole, tokens), atol=1e-3)
     torch.testing.assert_close(outputs(first_token_only(model), tokens), outputs(model, tokens), rtol=1e-4, atol=1e-5)
 
 def test_first_token_with_a_scalar_mix(make, tokens):
@@ -238,12 +214,12 @@ def test_first_token_is_refused_where_the_head_reads_others(pooling, make):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('first_token', [False, True])
-@pytest.mark.parametrize('kind, change', [('ForSequenceClassification', None), ('Model', None), ('ForSequenceClassification', uneven), ('ForSequenceClassification', headless)])
-def test_hugging_face_models_export(kind, change, first_token, make, tokens, tmp_path):
+@pytest.mark.parametrize('kind, empty', [('ForSequenceClassification', 'whole'), ('Model', 'whole'), ('Model', None), ('ForSequenceClassification', 'heads'), ('ForSequenceClassification', 'neurons')])
+def test_hugging_face_models_export(kind, empty, first_token, make, tokens, tmp_path):
     "Classifier and bare encoder, even and uneven, whole and for the first token"
     ort = pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
     model = make('Bert', kind)
-    if change: model = change(model)
+    if empty!='whole': model = smaller(model, empty)
     assert export_onnx(model, tmp_path/'m.onnx', first_token=first_token)<1e-4
     s = ort.InferenceSession(tmp_path/'m.onnx')
     out, = s.get_outputs()
