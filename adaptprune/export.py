@@ -194,16 +194,19 @@ class _FirstTokenAttention:
         if 'output' in self.parts: out = self.parts['output'](out)
         return (out, None)[:self.n_out]
 
-# %% ../nbs/api/23_export.ipynb #5cff392c
+# %% ../nbs/api/23_export.ipynb #a478fe46
 class _FirstTokenLayer:
     "A layer's own `forward`, for the first token"
-    def __init__(self, forward, attention):
-        self.own = forward
+    def __init__(self, layer, attention):
+        self.layer = layer
         self.attention = attention # None where the layer has no heads left
 
     def __call__(self, tokens, *args, **kwargs):
         if self.attention is not None: self.attention.tokens = tokens
-        return self.own(tokens[:, :1], *map(_first_row, args), **{k: _first_row(v) for k,v in kwargs.items()})
+        named = {k: _first_row(v) for k,v in kwargs.items()}
+        try: return type(self.layer).forward(self.layer, tokens[:, :1], *map(_first_row, args), **named)
+        finally:
+            if self.attention is not None: self.attention.tokens = None
 
 def _values_of(module, run):
     "How many values a module returns"
@@ -230,7 +233,7 @@ def _check_first(model, new, names):
         if why: raise ValueError(f"The last layer of {type(getattr(model, 'base_model', model)).__name__} cannot be computed "
             f"for the first token alone ({why}), or the head reads other tokens: leave out first_token_only.")
 
-# %% ../nbs/api/23_export.ipynb #1b5a1244
+# %% ../nbs/api/23_export.ipynb #b5419c7f
 def first_token_only(
     model:nn.Module, # model with a head on the first token, or a bare encoder, which then gives one vector; in eval mode
 ) -> nn.Module: # a copy for inference that shares the weights; one that would give another result raises `ValueError`
@@ -250,7 +253,7 @@ def first_token_only(
             raise ValueError(f"{type(module).__name__} does not say how wide a head is: leave out first_token_only.")
         with torch.no_grad(): attention = _FirstTokenAttention(module, parts, _values_of(module, lambda: new(**batch)))
         module.forward = attention
-    layer.forward = _FirstTokenLayer(layer.forward, attention)
+    layer.forward = _FirstTokenLayer(layer, attention)
     _check_first(model.eval(), new, names)
     return new
 
@@ -285,7 +288,13 @@ def _trace(model, names, path, large):
     finally:
         if cache: config.use_cache = cache
 
-# %% ../nbs/api/23_export.ipynb #d2fa7004
+# %% ../nbs/api/23_export.ipynb #f42d9c40
+def _strip(onnx, path):
+    "Take out where in which source file each node came from: it is of no use to others, and names folders of this machine"
+    made = onnx.load(str(path), load_external_data=False)
+    for n in made.graph.node: n.ClearField('metadata_props')
+    onnx.save(made, str(path))
+
 def _check_can_export(model):
     "Refuse what is no transformer, another precision or another device"
     if not hasattr(model, 'config'):
@@ -295,7 +304,7 @@ def _check_can_export(model):
 
 def _why(e): return (str(e).strip() or type(e).__name__).splitlines()[0][:300]
 
-# %% ../nbs/api/23_export.ipynb #7b1b96ac
+# %% ../nbs/api/23_export.ipynb #8f359b30
 def export_onnx(
     model:nn.Module, # an `AdaptModel` with the mask written in, or a Hugging Face model; on the CPU, in float32
     path, # .onnx file to make; a model of more than 1.5 GB gets its weights in a second file, path.data
@@ -319,6 +328,7 @@ def export_onnx(
         except Exception as e:
             kind = type(getattr(model, 'base_model', model)).__name__
             raise ValueError(f"PyTorch cannot export {kind} to ONNX: {_why(e)}") from e
+        _strip(onnx, new)
         onnx.checker.check_model(str(new))
         worst = onnx_difference(new, model, names)
         if not worst<=tol:
