@@ -1113,4 +1113,9 @@ d = { 'settings': { 'branch': 'main',
                                   'adaptprune.units.base_of': ('api/units.html#base_of', 'adaptprune/units.py'),
                                   'adaptprune.units.check_structure': ('api/units.html#check_structure', 'adaptprune/units.py'),
                                   'adaptprune.units.find_units': ('api/units.html#find_units', 'adaptprune/units.py'),
-                                  'adaptprune.units.structure_report': ('api/units.html#structure_report', 'adaptprune/units.py')}}}
+                                  'adaptprune.units.structure_report': ('api/units.html#structure_report', 'adaptprune/units.py')},
+            'adaptprune.vectors': { 'adaptprune.vectors._features': ('api/vectors.html#_features', 'adaptprune/vectors.py'),
+                                    'adaptprune.vectors._linear': ('api/vectors.html#_linear', 'adaptprune/vectors.py'),
+                                    'adaptprune.vectors._predicted': ('api/vectors.html#_predicted', 'adaptprune/vectors.py'),
+                                    'adaptprune.vectors.frozen_baselines': ('api/vectors.html#frozen_baselines', 'adaptprune/vectors.py'),
+                                    'adaptprune.vectors.mean_vectors': ('api/vectors.html#mean_vectors', 'adaptprune/vectors.py')}}}

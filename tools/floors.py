@@ -13,7 +13,7 @@ floors = [['anatomy', 'files', 'identity'],
     ['layer', 'loss', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'compact', 'latency'],
     ['tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
-    ['setup', 'teacher', 'prune', 'task'],
+    ['setup', 'vectors', 'teacher', 'prune', 'task'],
     ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'topology'],
     ['results', 'sweep', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
