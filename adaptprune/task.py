@@ -12,13 +12,14 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #b840f712
+# %% ../nbs/api/18_task.ipynb #c8700f9f
 from accelerate.state import PartialState
 from .anatomy import maskable
 from .loop import Adapted, Checkpoint, adapt, check_writable, count_steps
 from .loss import model_loss
 from .mask import check_sparsity
 from .methods import Lora, by_name, get_method
+from .pattern import check_pattern
 from .prune import phases
 from .recipe import get_recipe
 from .setup import digest, marks, set_up
@@ -37,11 +38,12 @@ def check_prunes(
     if method in (*phases, 'l0') and not s:
         raise ValueError(f"The method {method!r} needs a sparsity above 0; for none use the recipe 'features'.")
 
-# %% ../nbs/api/18_task.ipynb #9c17666b
+# %% ../nbs/api/18_task.ipynb #4331f2ff
 def _check_call(recipe, sparsity, kwargs):
     "Refuse what `adapt` would refuse, before a model is loaded"
     m = recipe.method
     check_prunes(m, sparsity)
+    check_pattern(recipe.pattern, {}, sparsity)
     if m in ('magnitude', 'imp') and kwargs.get('resume'):
         remedy = ", and give cache=... to keep its rounds" if m=='imp' else ""
         raise ValueError(f"The method {m!r} trains in several phases and cannot resume within one: leave out resume{remedy}.")
@@ -72,7 +74,7 @@ def sizes(
     bits = sum(_entropy(int(m.count_nonzero())/m.numel(), m.numel()) for m in res.mask.values())
     return dict(trainable=n, bytes=math.ceil(bits/8))
 
-# %% ../nbs/api/18_task.ipynb #c33eb65c
+# %% ../nbs/api/18_task.ipynb #019f7712
 _for_teacher = 'mixed_precision','progress','accelerator','accumulate','checkpoint_every'
 
 def _taught(setup, recipe, cache, about, max_steps, **kwargs):
@@ -80,7 +82,7 @@ def _taught(setup, recipe, cache, about, max_steps, **kwargs):
     out,resume = kwargs.get('out'),kwargs.pop('resume', False)
     own = Path(out)/'.teacher' if out and not cache else None
     if own and own.exists() and not (own.parent/'checkpoint.pt').exists(): resume = False       # stopped while the teacher learnt
-    maskable(setup.model.base_model, recipe.weights)
+    check_pattern(recipe.pattern, maskable(setup.model.base_model, recipe.weights), kwargs['sparsity'])
     Checkpoint(out, resume=resume)
     how = {k: kwargs[k] for k in _for_teacher if k in kwargs}
     teacher,taught = make_teacher(recipe, cache or own, max_steps, how, **about)

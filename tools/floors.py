@@ -10,7 +10,7 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'files', 'identity'],
     ['mask', 'theory'],
-    ['layer', 'loss', 'sparsity', 'scores', 'kernels', 'optim'],
+    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim'],
     ['tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
     ['setup', 'teacher', 'prune', 'task'],
