@@ -8,11 +8,11 @@ __all__ = ['gate', 'slope', 'MaskedWeight', 'masked_layer', 'apply_mask', 'finge
 # %% ../nbs/api/02_layer.ipynb #6ff68f46
 import hashlib, math
 
-# %% ../nbs/api/02_layer.ipynb #8c360d6c
+# %% ../nbs/api/02_layer.ipynb #4c37da2d
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from .anatomy import plain_name, unwrap
+from .identity import weights_of
 from .mask import Mask
 
 # %% ../nbs/api/02_layer.ipynb #7af611cd
@@ -69,14 +69,14 @@ def masked_layer(
     parametrize.register_parametrization(module, attr, masked)
     return masked
 
-# %% ../nbs/api/02_layer.ipynb #f35cff9e
+# %% ../nbs/api/02_layer.ipynb #4651ef02
 @torch.no_grad()
 def apply_mask(
     model:nn.Module, # plain; its weights are changed in place
     mask:Mask # names of weights of `model`; other names or shapes raise `ValueError`
 ) -> nn.Module: # the same module, with zeros where the mask prunes
     "Zero the pruned weights of a plain model"
-    params = {plain_name(n): p for n,p in unwrap(model).named_parameters()}
+    params = weights_of(model)
     for n,m in mask.items():
         if n not in params:
             raise ValueError(f"The mask has a weight {n!r} that the model lacks: is it a mask for another architecture?")
@@ -85,16 +85,14 @@ def apply_mask(
     for n,m in mask.items(): params[n].masked_fill_(~m.to(params[n].device), 0)
     return model
 
-# %% ../nbs/api/02_layer.ipynb #1b16ab2f
+# %% ../nbs/api/02_layer.ipynb #5c62048f
 def fingerprint(
     model:nn.Module, # any module
     names=None # names of the parameters to include, as in `plain_name`; all of them by default
 ) -> str: # hex SHA-256 over names, shapes, dtypes and bytes
     "A hash of the weights of a model"
     h = hashlib.sha256()
-    named = {plain_name(n): p for n,p in unwrap(model).named_parameters()}
-    for n,p in sorted(named.items()):
-        if names is not None and n not in names: continue
+    for n,p in sorted(weights_of(model, names).items()):
         h.update(f'{n}|{tuple(p.shape)}|{p.dtype}'.encode())
         h.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()

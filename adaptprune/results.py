@@ -11,10 +11,10 @@ import json, math, os, platform
 from importlib.metadata import version
 from pathlib import Path
 
-# %% ../nbs/api/25_results.ipynb #dd7cc5f4
+# %% ../nbs/api/25_results.ipynb #75235b9c
 import torch
-from filelock import FileLock
 from . import __version__
+from .files import lock_of
 from .recipe import retired, rules
 
 # %% ../nbs/api/25_results.ipynb #25ef89fd
@@ -35,15 +35,14 @@ def environment() -> dict: # versions of the libraries, and the GPU, or the proc
 # %% ../nbs/api/25_results.ipynb #958cd1bd
 engine_version = 2 # the engine that makes new lines
 
-# %% ../nbs/api/25_results.ipynb #e33ae013
+# %% ../nbs/api/25_results.ipynb #cbee4ded
 def lock_beside(
     path, # a .jsonl file of results
     name:str # name of the lock
-) -> FileLock: # for a `with` block; free again as soon as its process ends
+): # a `FileLock`, for a `with` block; free again as soon as its process ends
     "A lock between processes that work on the same file of results"
     folder = Path(path).resolve().parent/'runs'/Path(path).stem
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder/f'{name}.lock')
+    return lock_of(folder/f'{name}.lock')
 
 # %% ../nbs/api/25_results.ipynb #f2aa4bdc
 def _ends_within_a_line(f):

@@ -11,10 +11,10 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-# %% ../nbs/api/16_teacher.ipynb #3a8d88d1
+# %% ../nbs/api/16_teacher.ipynb #6db78ebe
 import torch
 from accelerate.state import PartialState
-from filelock import FileLock
+from .files import lock_of
 from .loop import adapt, save_state
 from .recipe import Recipe, get_recipe
 from .setup import Setup, digest, marks, set_up
@@ -64,7 +64,7 @@ def teach(
         shutil.rmtree(work, ignore_errors=True)
     return report
 
-# %% ../nbs/api/16_teacher.ipynb #0eb52946
+# %% ../nbs/api/16_teacher.ipynb #a5bdefe5
 def _loop_settings(how):
     "What of the arguments of `adapt` makes another teacher"
     acc = how.get('accelerator')
@@ -74,11 +74,9 @@ def _loop_settings(how):
 def _file(cache, task, recipe, max_steps, how, about):
     plain = {k: v if isinstance(v, (int, type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
     key = digest([task.name, plain, asdict(recipe), max_steps, _loop_settings(how), marks(about.get('data'))])
-    file = Path(cache)/f"teacher-{key}.pt"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file
+    return Path(cache)/f"teacher-{key}.pt"
 
-# %% ../nbs/api/16_teacher.ipynb #0912923e
+# %% ../nbs/api/16_teacher.ipynb #dab0e553
 def make_teacher(
     recipe:Recipe, # of the mask
     cache=None, # folder to keep teachers in
@@ -91,5 +89,5 @@ def make_teacher(
     s = set_up(batch_size=own.batch_size, pooling=own.pooling, **about)
     file = _file(cache, s.task, own, max_steps, how, about) if cache else None
     alone = os.environ.get('WORLD_SIZE', '1')=='1'      # processes that train together must not wait for each other
-    lock = FileLock(file.with_suffix('.lock')) if file and alone else nullcontext()
+    lock = lock_of(file.with_suffix('.lock')) if file and alone else nullcontext()
     with lock: return s.model, teach(s, own, file, max_steps, seed=about.get('seed', 0), **how)

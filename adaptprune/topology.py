@@ -13,11 +13,12 @@ import math, re
 from collections.abc import Mapping
 from itertools import chain, combinations
 
-# %% ../nbs/api/24_topology.ipynb #5f9dab9f
+# %% ../nbs/api/24_topology.ipynb #6162d527
 import matplotlib.pyplot as plt, numpy as np, torch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
-from .anatomy import components, matrices, plain_name, unwrap
+from .anatomy import components, matrices
+from .identity import weights_of
 from .mask import Mask
 
 # %% ../nbs/api/24_topology.ipynb #32706b50
@@ -266,10 +267,10 @@ def plot_overlap(
     ax.tick_params(axis='x', rotation=30)
     return ax
 
-# %% ../nbs/api/24_topology.ipynb #14752cd3
+# %% ../nbs/api/24_topology.ipynb #68db5791
 def _weights_under(mask, model):
     "The weights that a mask is of, from the base model or a dict"
-    if isinstance(model, nn.Module): model = {plain_name(n): p for n,p in unwrap(model).named_parameters()}
+    if isinstance(model, nn.Module): model = weights_of(model)
     for n,m in mask.items():
         if n not in model:
             raise ValueError(f"No weight {n!r}: give the base model that the mask is of, or a dict of its weights.")
