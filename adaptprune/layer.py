@@ -35,7 +35,7 @@ def slope(
     p = (theta-tau).mul_(t_s).sigmoid_()
     return (1-p).mul_(p).mul_(t_s)
 
-# %% ../nbs/api/02_layer.ipynb #750c0286
+# %% ../nbs/api/02_layer.ipynb #05af5f20
 class MaskedWeight(nn.Module):
     "A parametrisation `w0 -> w0*m`: Eq. 2 forward, Eq. 4 backward. A temperature that is not positive raises `ValueError`"
     def __init__(self,
@@ -49,7 +49,8 @@ class MaskedWeight(nn.Module):
         if not t_s>=0: raise ValueError(f"t_s must be 0 or more, got {t_s!r}: the paper uses 1; 0 is a slope of 1 everywhere.")
         self.theta = nn.Parameter(theta if theta.dtype==torch.float64 else theta.float())
         self.register_buffer('tau', torch.as_tensor(tau, dtype=self.theta.dtype, device=theta.device))
-        self.t_l,self.t_s = t_l,t_s
+        self.t_l = t_l
+        self.t_s = t_s
 
     def forward(self, w0):
         shift = self.theta-self.tau

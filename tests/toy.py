@@ -34,7 +34,7 @@ def ce(model, batch): return F.cross_entropy(model(batch[0]).float(), batch[1])
 
 def go(model=None, data=None, loss=ce, **kwargs):
     "A short run, by default of three epochs from the rank of the weights"
-    kw = dict(epochs=3, progress=False, recipe='default')
+    kw = dict(progress=False, recipe='default', **({} if 'max_steps' in kwargs else dict(epochs=3)))
     if kwargs.get('recipe', 'default') in ('default', 'paper'): kw.update(every=2, start='rank', dropout=None)
     return adapt(Toy() if model is None else model, loader() if data is None else data, loss, **{**kw, **kwargs})
 
