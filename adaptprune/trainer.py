@@ -30,7 +30,7 @@ class _Watching(TrainerCallback):
             "load_best_model_at_end and early stopping may choose a step before the target is reached. "
             "Leave them out, or take the last checkpoint.")
 
-# %% ../nbs/api/14_trainer.ipynb #28daa2dc
+# %% ../nbs/api/14_trainer.ipynb #9e00d53e
 class MaskCallback(_Watching):
     "Looks after a `MaskOptimizer` in a `Trainer`: its number of steps, its state and its target; and logs the sparsity"
     def __init__(self,
@@ -44,5 +44,5 @@ class MaskCallback(_Watching):
             raise ValueError(f"The Trainer takes {state.max_steps} steps and the mask optimiser was made for {self.opt.steps}: "
                 f"make it with steps={state.max_steps}.")
         if self.opt.i!=state.global_step:
-            raise ValueError(f"The Trainer is at step {state.global_step} and the mask optimiser at {self.opt.i}: resume from a checkpoint "
-                "that holds the optimiser's state (save_only_model=False), or start with a new optimiser.")
+            raise ValueError(f"The Trainer is at step {state.global_step} and the mask optimiser at {self.opt.i}: resume from a "
+                "checkpoint that holds the optimiser's state (save_only_model=False), or start with a new optimiser.")
