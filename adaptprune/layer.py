@@ -35,9 +35,9 @@ def slope(
     p = (theta-tau).mul_(t_s).sigmoid_()
     return (1-p).mul_(p).mul_(t_s)
 
-# %% ../nbs/api/02_layer.ipynb #05af5f20
+# %% ../nbs/api/02_layer.ipynb #ea4adcb4
 class MaskedWeight(nn.Module):
-    "A parametrisation `w0 -> w0*m`: Eq. 2 forward, Eq. 4 backward. A temperature that is not positive raises `ValueError`"
+    "A parametrisation `w0 -> w0*m`: Eq. 2 forward, Eq. 4 backward. A temperature that cannot be raises `ValueError`"
     def __init__(self,
         theta:Tensor, # shaped like the weight
         tau:float=0., # threshold
@@ -45,8 +45,10 @@ class MaskedWeight(nn.Module):
         t_s:float=1. # temperature of the surrogate slope; 0: straight through
     ):
         super().__init__()
-        if not t_l>0: raise ValueError(f"t_l must be positive, got {t_l!r}: the paper uses 1e5; infinity is the binary mask.")
-        if not t_s>=0: raise ValueError(f"t_s must be 0 or more, got {t_s!r}: the paper uses 1; 0 is a slope of 1 everywhere.")
+        if not t_l>0:
+            raise ValueError(f"t_l must be positive, got {t_l!r}: the paper uses 1e5; infinity is the binary mask.")
+        if not t_s>=0:
+            raise ValueError(f"t_s must be 0 or more, got {t_s!r}: the paper uses 1; 0 is a slope of 1 everywhere.")
         self.theta = nn.Parameter(theta if theta.dtype==torch.float64 else theta.float())
         self.register_buffer('tau', torch.as_tensor(tau, dtype=self.theta.dtype, device=theta.device))
         self.t_l = t_l
@@ -70,7 +72,7 @@ def masked_layer(
     parametrize.register_parametrization(module, attr, masked)
     return masked
 
-# %% ../nbs/api/02_layer.ipynb #4651ef02
+# %% ../nbs/api/02_layer.ipynb #dac07968
 @torch.no_grad()
 def apply_mask(
     model:nn.Module, # plain; its weights are changed in place
@@ -80,7 +82,7 @@ def apply_mask(
     params = weights_of(model)
     for n,m in mask.items():
         if n not in params:
-            raise ValueError(f"The mask has a weight {n!r} that the model lacks: is it a mask for another architecture?")
+            raise ValueError(f"The mask has a weight {n!r} that the model lacks: is it of another architecture?")
         if params[n].shape!=m.shape:
             raise ValueError(f"{n!r} has shape {tuple(params[n].shape)} in the model and {tuple(m.shape)} in the mask.")
     for n,m in mask.items(): params[n].masked_fill_(~m.to(params[n].device), 0)

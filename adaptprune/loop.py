@@ -59,7 +59,7 @@ def one_loss(
     if not out.requires_grad: _refuse_loss("a tensor without a graph: compute it without no_grad, detach or item")
     return out.reshape(())
 
-# %% ../nbs/api/13_loop.ipynb #29b94a10
+# %% ../nbs/api/13_loop.ipynb #295e3748
 class Finite:
     "Watches that losses are finite, without waiting for a GPU at each step"
     def __init__(self, every=10): # steps between two readings on a GPU
@@ -75,10 +75,10 @@ class Finite:
 
     def check(self, what='was not finite'):
         if self.bad is None or not self.bad: return
-        raise FloatingPointError(f"The loss {what}: lower the learning rates (alpha, beta or lr), or look at this batch. "
-            "The last checkpoint is untouched.")
+        raise FloatingPointError(f"The loss {what}: lower the learning rates (alpha, beta or lr), or look at this "
+            "batch. The last checkpoint is untouched.")
 
-# %% ../nbs/api/13_loop.ipynb #756c3ee8
+# %% ../nbs/api/13_loop.ipynb #5172e527
 def _generators(loader):
     "Generators of a loader's own"
     owners = loader, getattr(loader, 'sampler', None)
@@ -89,7 +89,8 @@ def rng_state(loader=None):
     kind,numbers,at,*_ = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     own = [g.get_state() for g in _generators(loader)]
-    return dict(torch=torch.get_rng_state(), cuda=cuda, numpy=[numbers.tolist(), int(at)], python=list(random.getstate()[1]), own=own)
+    cpu = dict(torch=torch.get_rng_state(), numpy=[numbers.tolist(), int(at)], python=list(random.getstate()[1]))
+    return dict(cpu, cuda=cuda, own=own)
 
 def set_rng_state(state, loader=None):
     "Put the random generators back"
@@ -130,7 +131,7 @@ class _Source:
         "Let the accelerator spread a `DataLoader` over its processes"
         self.placed = self.acc.prepare_data_loader(self.loader) if isinstance(self.loader, DataLoader) else self.loader
 
-# %% ../nbs/api/13_loop.ipynb #b9d28cc3
+# %% ../nbs/api/13_loop.ipynb #bc65f57a
 class Batches(_Source):
     "Training batches on the device, epoch after epoch, from any position"
     def __iter__(self):
@@ -150,7 +151,7 @@ class Batches(_Source):
         if hasattr(self.placed, 'set_epoch'): self.placed.set_epoch(self.epoch)
         batches = islice(chain(self.ahead, self.placed), self.at, None)
         self.ahead = []
-        batches = chain(list(islice(batches, 1)), batches)      # a loader draws its order when the first batch is asked for
+        batches = chain(list(islice(batches, 1)), batches)      # a loader draws its order at the first batch
         if again: set_rng_state(again, self.loader)
         for batch in batches:
             self.at += 1
@@ -307,7 +308,7 @@ class Interrupt(Hook):
     def end(self, run):
         if self.main: signal.signal(signal.SIGINT, self.old)
 
-# %% ../nbs/api/13_loop.ipynb #5b05dabd
+# %% ../nbs/api/13_loop.ipynb #3367cffc
 class Modes(Hook):
     "Dropout of a recipe, and the modes of all modules"
     def __init__(self, dropout=None): # probability in all `nn.Dropout` modules; None leaves them their own
@@ -336,7 +337,7 @@ class Wrapped(Hook):
     def end(self, run):
         run.acc.unwrap_model(run.net, keep_fp32_wrapper=False)
         for name in ('forward', '_original_forward', '_is_accelerate_prepared'):
-            if name not in self.own: vars(run.model).pop(name, None)        # else a copy would call this model's forward
+            if name not in self.own: vars(run.model).pop(name, None)    # else a copy would call this model's forward
 
 # %% ../nbs/api/13_loop.ipynb #84a67e5c
 class FrozenStay(Hook):
@@ -350,7 +351,7 @@ class FrozenStay(Hook):
         raise RuntimeError("The frozen weights changed during the run: something else trained them. "
             "The mask cannot be used with the base model.")
 
-# %% ../nbs/api/13_loop.ipynb #d555531e
+# %% ../nbs/api/13_loop.ipynb #9679e0f6
 _columns = 'step','loss','sparsity','recovered'
 
 def _plain(x): return x.item() if hasattr(x, 'item') and getattr(x, 'ndim', 0)==0 else x
@@ -360,21 +361,23 @@ def check_metrics(
 ) -> dict: # name -> plain number
     "The metrics of an evaluation"
     if not isinstance(out, Mapping):
-        raise ValueError(f"evaluate has to return a dict of metrics, name -> number; it returned {type(out).__name__} {out!r:.40}.")
+        raise ValueError("evaluate has to return a dict of metrics, name -> number; it returned "
+            f"{type(out).__name__} {out!r:.40}.")
     taken = [n for n in _columns if n in out]
     if not taken: return {n: _plain(v) for n,v in out.items()}
     raise ValueError(f"evaluate returned a metric {taken[0]!r}, and the history has a column of this name already: "
         f"give it another, such as 'eval_{taken[0]}'.")
 
-# %% ../nbs/api/13_loop.ipynb #913d4dfc
+# %% ../nbs/api/13_loop.ipynb #3b152c8e
 class Evaluate(Hook):
     "Measures the model every few steps, and at the end, where a failure is a warning"
     def __init__(self,
         measure, # model -> dict of metrics
         every:int=0 # steps between two evaluations; 0: only at the end
     ):
-        if not callable(measure): raise ValueError(f"evaluate has to be a function, model -> dict of metrics, got {measure!r}: "
-            "give one, or leave out evaluate and eval_every.")
+        if not callable(measure):
+            raise ValueError(f"evaluate has to be a function, model -> dict of metrics, got {measure!r}: "
+                "give one, or leave out evaluate and eval_every.")
         self.measure = measure
         self.every = _whole('eval_every', every)
 
@@ -392,8 +395,8 @@ class Evaluate(Hook):
         "Keep what was trained, without metrics"
         run.metrics = {}
         run.unmeasured = f'{type(error).__name__}: {error}'
-        warnings.warn(f"The evaluation at the end of the run failed ({run.unmeasured}). What was trained is kept, without metrics: "
-            "mend evaluate, and call it on the model that you get.")
+        warnings.warn(f"The evaluation at the end of the run failed ({run.unmeasured}). What was trained is kept, without "
+            "metrics: mend evaluate, and call it on the model that you get.")
 
 # %% ../nbs/api/13_loop.ipynb #fac4daa5
 class History(Hook):
@@ -420,7 +423,7 @@ class History(Hook):
 
     def end(self, run): self.bar.close()
 
-# %% ../nbs/api/13_loop.ipynb #9537d9f2
+# %% ../nbs/api/13_loop.ipynb #301d49f6
 def save_state(
     path, # file to write; its folder is made
     state # what `torch.save` can write
@@ -437,21 +440,24 @@ def check_writable(
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b'x')
         probe.unlink()
-    except OSError as e: raise OSError(f"The folder {str(out)!r} cannot be written to ({e.strerror}): name another out.") from e
+    except OSError as e:
+        raise OSError(f"The folder {str(out)!r} cannot be written to ({e.strerror}): name another out.") from e
 
-# %% ../nbs/api/13_loop.ipynb #f7386ba5
+# %% ../nbs/api/13_loop.ipynb #8066ff79
 def read_checkpoint(
     path, # of a checkpoint
     config:dict # configuration of the run that wants to go on
 ) -> dict: # the state
     "A checkpoint of the same configuration; another one raises `ValueError` that names the difference"
     try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"{path} is not a readable checkpoint ({type(e).__name__}): delete it to start anew.") from e
+    except Exception as e:
+        raise ValueError(f"{path} is not a readable checkpoint ({type(e).__name__}): delete it to start anew.") from e
     old = state['run']['config']
     differ = sorted(k for k in old.keys()|config.keys() if old.get(k)!=config.get(k))
     if not differ: return state
     theirs,ours = (', '.join(f'{k}={c.get(k)!r}' for k in differ) for c in (old, config))
-    raise ValueError(f"The checkpoint was made with {theirs}, this run has {ours}: use the same values, or another folder.")
+    raise ValueError(f"The checkpoint was made with {theirs}, this run has {ours}: use the same values, or another "
+        "folder.")
 
 # %% ../nbs/api/13_loop.ipynb #c45ad84a
 class Parts:
@@ -484,7 +490,7 @@ class Parts:
         for name in ('epoch', 'at', 'start'): setattr(run.batches, name, at[name])
         run.batches.now = state['rng']
 
-# %% ../nbs/api/13_loop.ipynb #da3623a6
+# %% ../nbs/api/13_loop.ipynb #3891801b
 class Checkpoint(Parts, Hook):
     "Writes checkpoints, and goes on from one"
     def __init__(self,
@@ -497,7 +503,8 @@ class Checkpoint(Parts, Hook):
         self.resume = resume
         self.config = None
         if every and not out:
-            raise ValueError(f"checkpoint_every={every!r} writes nothing without a folder: give out=... as well, or leave it out.")
+            raise ValueError(f"checkpoint_every={every!r} writes nothing without a folder: give out=... as well, "
+                "or leave it out.")
         if resume and not (self.file and self.file.exists()):
             raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. "
                 "Leave out resume, or name the folder of the interrupted run.")
@@ -538,7 +545,7 @@ def name_of(
     kinds = type(part).__name__,type(unwrap(model)).__name__
     raise ValueError(f"The base ({kinds[0]}) is no part of the model ({kinds[1]}): give one of its modules.")
 
-# %% ../nbs/api/13_loop.ipynb #3c2df382
+# %% ../nbs/api/13_loop.ipynb #e9eb19aa
 @dataclass
 class Base:
     "The pre-trained part of a model"
@@ -551,8 +558,8 @@ class Base:
         names = untrained(self.module)
         if not names: return
         some = ', '.join(names[:3]) + (', ...' if len(names)>3 else '')
-        warnings.warn(f"The base ({self}) holds weights that look untrained: {some}. They are masked or frozen and never learn. "
-            "Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head; "
+        warnings.warn(f"The base ({self}) holds weights that look untrained: {some}. They are masked or frozen and never "
+            "learn. Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head; "
             "a pooler that nothing reads can go (pooler = None).")
 
 def find_base(
@@ -563,7 +570,7 @@ def find_base(
     base = getattr(unwrap(model), 'base_model', model) if base is None else base
     return Base(unwrap(base), name_of(base, model))
 
-# %% ../nbs/api/13_loop.ipynb #d49b81e7
+# %% ../nbs/api/13_loop.ipynb #1f914646
 def taught_loss(
     teacher:nn.Module, # trained, with the same outputs as the model
     recipe:Recipe, # says the mixture
@@ -579,10 +586,11 @@ def taught_loss(
         total = (1-recipe.distil)*out.loss
         if recipe.distil: total = total+recipe.distil*distil_logits(out.logits, ref.logits, recipe.distil_t)
         if not more: return total
-        return total+recipe.distil_hidden*distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
+        apart = distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
+        return total+recipe.distil_hidden*apart
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #6aa9f6eb
+# %% ../nbs/api/13_loop.ipynb #2f56495c
 @dataclass
 class Adapted:
     "What `adapt` returns"
@@ -594,6 +602,7 @@ class Adapted:
     base_name:str='' # its path in `model`; '' for all of it
     tensors:dict=None # with a mask: what identifies the weights that it was learnt on, as `base_tensors`
 
+# %% ../nbs/api/13_loop.ipynb #7f6f86be
 def _computes_bf16():
     "Has this processor instructions for bfloat16? Where torch cannot say, it is taken to have them"
     can = getattr(torch.cpu, 'get_capabilities', lambda: dict(bf16=True))()
@@ -613,10 +622,11 @@ def open_accelerator(
     AcceleratorState._reset_state()
     acc = Accelerator(mixed_precision=mixed_precision, gradient_accumulation_steps=accumulate)
     if mixed_precision=='bf16' and acc.device.type=='cpu' and not _computes_bf16():
-        warnings.warn("This processor does not compute in bfloat16: mixed_precision='bf16' may be many times slower here than 'no'.")
+        warnings.warn("This processor does not compute in bfloat16: mixed_precision='bf16' may be many times slower "
+            "here than 'no'.")
     return acc
 
-# %% ../nbs/api/13_loop.ipynb #b79434eb
+# %% ../nbs/api/13_loop.ipynb #1c7d8a71
 def _length(loader):
     try: return len(loader)
     except TypeError: return None
@@ -630,11 +640,12 @@ def count_steps(
     "How long a run is"
     n = _length(loader)
     if n==0: raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
-    if max_steps is None and n is None: raise ValueError("The loader has no length, so epochs cannot be counted: give max_steps=...")
+    if max_steps is None and n is None:
+        raise ValueError("The loader has no length, so epochs cannot be counted: give max_steps=...")
     if max_steps is None: return max(1, recipe.min_steps, round(recipe.epochs*-(-n//batches_a_step)))
     return _whole('max_steps', max_steps, 1, ": leave it out for the recipe's epochs")
 
-# %% ../nbs/api/13_loop.ipynb #2a0bb820
+# %% ../nbs/api/13_loop.ipynb #4b2f739c
 def _method_of(recipe, changes):
     "The method and the recipe: `method` may be a name, or an object that is made already"
     own = changes.pop('method', None)
@@ -646,7 +657,8 @@ def _method_of(recipe, changes):
 def _check_length(changes, max_steps):
     beside = [f'{n}={changes[n]!r}' for n in ('epochs', 'min_steps') if changes.get(n) is not None]
     if max_steps is None or not beside: return
-    raise ValueError(f"max_steps={max_steps!r} is the length of the run, and nothing reads {beside[0]} beside it: leave one of them out.")
+    raise ValueError(f"max_steps={max_steps!r} is the length of the run, and nothing reads {beside[0]} beside it: "
+        "leave one of them out.")
 
 def _check_gamma(recipe):
     if recipe.schedule=='none' or not recipe.gamma: return
@@ -660,7 +672,7 @@ def _checked(recipe, changes, max_steps):
     _check_gamma(recipe)
     return method, recipe
 
-# %% ../nbs/api/13_loop.ipynb #28586cec
+# %% ../nbs/api/13_loop.ipynb #d62c451a
 def _check_teacher(recipe, loss_fn, teacher):
     if recipe.teacher and loss_fn is not model_loss:
         raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
@@ -673,7 +685,8 @@ def _config(run, recipe, mark):
     "All that makes a run the one that a checkpoint belongs to"
     settings = dict(asdict(recipe), budget=getattr(recipe.budget, '__name__', recipe.budget))
     acc = run.acc
-    how = dict(accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
+    how = dict(accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision),
+        processes=acc.num_processes)
     what = dict(sparsity=run.sparsity, seed=run.seed, n_steps=run.steps, base=mark, batches=_length(run.batches.loader))
     return {**settings, **run.method.config(), **what, **how}
 
@@ -689,7 +702,7 @@ def _report(run, recipe, base, mark):
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #55f0f449
+# %% ../nbs/api/13_loop.ipynb #34b330e4
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -697,7 +710,7 @@ def adapt(
     sparsity:float=.5, # fraction of the base's weights to prune, in [0, 1)
     recipe='default', # a name or a `Recipe`
     base=None, # the pre-trained part of `model`; by default its `base_model`, or all of it
-    evaluate=None, # model -> dict of metrics, which take no name of a column of the history; at the end a failure is a warning
+    evaluate=None, # model -> dict of metrics, checked by `check_metrics`; a failure at the end is a warning
     eval_every:int=0, # steps between two evaluations; 0: only at the end
     max_steps:int=None, # length of the run in optimiser steps; by default as the recipe says
     seed:int=0, # random seed

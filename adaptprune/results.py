@@ -89,10 +89,11 @@ def read_results(
         rows.append(row)
     return rows
 
-# %% ../nbs/api/25_results.ipynb #4ad7eb23
+# %% ../nbs/api/25_results.ipynb #acc98d75
 def _steps(row):
     "Optimiser steps of a run, all phases and rounds: of the whole network, and of the head alone"
-    report,method = row['report'],row['recipe']['method']
+    report = row['report']
+    method = row['recipe']['method']
     n = report.get('steps', 0)
     if method in ('features', 'random'): return 0, n
     if method=='magnitude': return n, n
@@ -104,12 +105,13 @@ def _metric(report, which='metrics'):
     metrics = report.get(which) or {}
     return next((v for k,v in metrics.items() if k.split('_')[0]==report['metric']), None)
 
-# %% ../nbs/api/25_results.ipynb #aeffbc50
+# %% ../nbs/api/25_results.ipynb #5c9ff524
 _precisions = dict(no='float32', bf16='bfloat16', fp16='float16')
 
 def _row(r):
     "One row of the table"
-    cell,report = r['cell'],r['report']
+    cell = r['cell']
+    report = r['report']
     steps,alone = _steps(r)
     asked = dict(sparsity=cell.get('sparsity', .5), seed=cell.get('seed', 0))
     scores = dict(metric=report['metric'], value=_metric(report))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .anatomy import maskable, unwrap
 from .loss import model_loss
 
-# %% ../nbs/api/06_scores.ipynb #7cefa47d
+# %% ../nbs/api/06_scores.ipynb #469f0f99
 starts = 'activation','gradient','rank','normal','constant','uniform'
 
 def _rank(scores):
@@ -26,7 +26,7 @@ def _rank(scores):
 
 def start_theta(
     w0:Tensor, # the frozen weight
-    start='rank', # 'rank' (of |w0| in its matrix), 'normal' (the paper's), 'constant', 'uniform', or a tensor of scores shaped like w0
+    start='rank', # 'rank' (of |w0|), 'normal' (the paper's), 'constant', 'uniform', or a tensor of scores shaped like w0
     spread:float=.05, # 'rank' lies evenly and 'uniform' at random in (0, spread); 'constant' is spread everywhere
     mean:float=.01, # mean of the 'normal' start
     std:float=.001, # its standard deviation: how we read the paper's "variance 0.001"
@@ -39,11 +39,12 @@ def start_theta(
         if start.isnan().any(): raise ValueError("The scores hold NaN: look at the batches that they were computed on.")
         return _rank(start.detach().to(w0.device)).mul_(spread)
     if start=='rank': return _rank(w0.detach().abs()).mul_(spread)
-    theta = torch.empty(w0.shape, dtype=torch.float32, device='cpu')           # the same numbers for every device and default type
+    theta = torch.empty(w0.shape, dtype=torch.float32, device='cpu')    # the same numbers for every device and default type
     if start=='normal': return theta.normal_(mean, std, generator=generator).to(w0.device)
     if start=='uniform': return theta.uniform_(generator=generator).mul_(spread).to(w0.device)
     if start=='constant': return theta.fill_(spread).to(w0.device)
-    raise ValueError(f"Unknown start {start!r} of theta: use 'rank', 'normal', 'constant', 'uniform' or a tensor of scores.")
+    raise ValueError(f"Unknown start {start!r} of theta: use 'rank', 'normal', 'constant', 'uniform' "
+        "or a tensor of scores.")
 
 # %% ../nbs/api/06_scores.ipynb #7d219406
 @contextmanager
@@ -57,15 +58,15 @@ def evaluating(
     finally:
         for m,mode in modes.items(): m.training = mode
 
-# %% ../nbs/api/06_scores.ipynb #6598091a
+# %% ../nbs/api/06_scores.ipynb #c57fe86f
 def check_batch(
     batch, # what a loader gives
     loss_fn=model_loss # (model, batch) -> loss
 ):
     "Refuse a batch that is no dict, where the loss is the model's own: `ValueError`"
     if loss_fn is not model_loss or hasattr(batch, 'keys'): return
-    raise ValueError(f"The model's own loss takes batches that are dicts (input_ids, labels, ...), and this one is a {type(batch).__name__}: "
-        "give loss_fn=..., a function (model, batch) -> loss, or a loader that gives dicts.")
+    raise ValueError("The model's own loss takes batches that are dicts (input_ids, labels, ...), and this one is a "
+        f"{type(batch).__name__}: give loss_fn=..., a function (model, batch) -> loss, or a loader that gives dicts.")
 
 def _on(model, batches, loss_fn):
     "Batches that the loss can take, on the device of a model"
@@ -75,13 +76,15 @@ def _on(model, batches, loss_fn):
         check_batch(b, loss_fn)
         yield send_to_device(b, device)
 
-# %% ../nbs/api/06_scores.ipynb #9664a13c
+# %% ../nbs/api/06_scores.ipynb #509e3088
 def _input_power(m, x):
     "How strongly each column of a linear layer, or each row of an embedding, is used by an input"
     if isinstance(m, nn.Linear): return x.float().reshape(-1, x.shape[-1]).square().sum(0)
     return torch.bincount(x.reshape(-1), minlength=m.num_embeddings).float()
 
-def _watchable(m): return isinstance(m, nn.Linear) or isinstance(m, nn.Embedding) and type(m).forward is nn.Embedding.forward
+def _is_plain(m): return isinstance(m, nn.Embedding) and type(m).forward is nn.Embedding.forward
+
+def _watchable(m): return isinstance(m, nn.Linear) or _is_plain(m)
 
 def _scale(m, power):
     "What |w| is multiplied with; a row that was never looked up counts as one that was once"
