@@ -233,8 +233,30 @@ class _Learning(Course):
         if self.scheduler: self.scheduler.step()
         return loss.detach()
 
-# %% ../nbs/api/13_loop.ipynb #07bf1090
-class Run(_Learning):
+# %% ../nbs/api/13_loop.ipynb #518e4350
+class _Hooked(_Learning):
+    "The steps of a run and its hooks"
+    def train(self):
+        "Begin the hooks, learn until the run is over, and end the hooks in every way out"
+        self.model.to(self.device)
+        with ExitStack() as stack:
+            try:
+                for h in self.hooks:
+                    h.begin(self)
+                    stack.callback(self._end, h)
+                self._learn()
+            except BaseException as e:
+                self.error = e
+                raise
+
+    def _end(self, hook):
+        try: hook.end(self)
+        except BaseException as e:
+            self.error = self.error or e
+            raise
+
+# %% ../nbs/api/13_loop.ipynb #589cf736
+class Run(_Hooked):
     "Algorithm 1, hardened"
     def __init__(self,
         model:nn.Module, # changed in place
@@ -265,25 +287,6 @@ class Run(_Learning):
         self.notes = {}
         self.began = time.perf_counter()
 
-    def train(self):
-        "Begin the hooks, learn until the run is over, and end the hooks in every way out"
-        self.model.to(self.device)
-        with ExitStack() as stack:
-            try:
-                for h in self.hooks:
-                    h.begin(self)
-                    stack.callback(self._end, h)
-                self._learn()
-            except BaseException as e:
-                self.error = e
-                raise
-
-    def _end(self, hook):
-        try: hook.end(self)
-        except BaseException as e:
-            self.error = self.error or e
-            raise
-
 # %% ../nbs/api/13_loop.ipynb #5885436f
 class Interrupt(Hook):
     "The first Ctrl-C ends the run after the step that it is at; the second acts at once"
@@ -308,7 +311,7 @@ class Interrupt(Hook):
     def end(self, run):
         if self.main: signal.signal(signal.SIGINT, self.old)
 
-# %% ../nbs/api/13_loop.ipynb #3367cffc
+# %% ../nbs/api/13_loop.ipynb #810bc844
 class Modes(Hook):
     "Dropout of a recipe, and the modes of all modules"
     def __init__(self, dropout=None): # probability in all `nn.Dropout` modules; None leaves them their own
@@ -326,6 +329,7 @@ class Modes(Hook):
         else:
             for m,mode in self.modes: m.training = mode
 
+# %% ../nbs/api/13_loop.ipynb #dc838c41
 class Wrapped(Hook):
     "The model, optimiser and batches as the accelerator wants them; at the end its wrapper comes off"
     def begin(self, run):
@@ -423,7 +427,7 @@ class History(Hook):
 
     def end(self, run): self.bar.close()
 
-# %% ../nbs/api/13_loop.ipynb #301d49f6
+# %% ../nbs/api/13_loop.ipynb #19261f2d
 def save_state(
     path, # file to write; its folder is made
     state # what `torch.save` can write
@@ -431,6 +435,7 @@ def save_state(
     "Write a state in one step: there is the old file or the new one, never half a file"
     write_file(path, lambda f: torch.save(state, f))
 
+# %% ../nbs/api/13_loop.ipynb #5430087a
 def check_writable(
     out # folder, made if it is not there
 ):
@@ -522,7 +527,7 @@ class Checkpoint(Parts, Hook):
         "What is over needs no checkpoint"
         if self.file and self.file.exists(): self.file.unlink()
 
-# %% ../nbs/api/13_loop.ipynb #8c1adea5
+# %% ../nbs/api/13_loop.ipynb #92ba5876
 _heads = {'classifier', 'classification_head', 'score', 'lm_head', 'qa_outputs', 'pooler'}
 
 def untrained(
@@ -534,6 +539,7 @@ def untrained(
     if loaded: return [n for n in named if n not in set(loaded)]
     return [n for n in named if _heads & set(n.split('.'))]
 
+# %% ../nbs/api/13_loop.ipynb #96a4b9b5
 def name_of(
     part:nn.Module, # a module inside `model`; another raises `ValueError`
     model:nn.Module # may be wrapped
@@ -545,7 +551,7 @@ def name_of(
     kinds = type(part).__name__,type(unwrap(model)).__name__
     raise ValueError(f"The base ({kinds[0]}) is no part of the model ({kinds[1]}): give one of its modules.")
 
-# %% ../nbs/api/13_loop.ipynb #e9eb19aa
+# %% ../nbs/api/13_loop.ipynb #b044ac42
 @dataclass
 class Base:
     "The pre-trained part of a model"
@@ -562,6 +568,7 @@ class Base:
             "learn. Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head; "
             "a pooler that nothing reads can go (pooler = None).")
 
+# %% ../nbs/api/13_loop.ipynb #bcf2f227
 def find_base(
     model:nn.Module, # may be wrapped
     base=None # the pre-trained part; by default the model's `base_model`, or all of it
@@ -645,7 +652,7 @@ def count_steps(
     if max_steps is None: return max(1, recipe.min_steps, round(recipe.epochs*-(-n//batches_a_step)))
     return _whole('max_steps', max_steps, 1, ": leave it out for the recipe's epochs")
 
-# %% ../nbs/api/13_loop.ipynb #4b2f739c
+# %% ../nbs/api/13_loop.ipynb #53230595
 def _method_of(recipe, changes):
     "The method and the recipe: `method` may be a name, or an object that is made already"
     own = changes.pop('method', None)
@@ -654,6 +661,7 @@ def _method_of(recipe, changes):
         return get_method(recipe), recipe
     return own, own.recipe
 
+# %% ../nbs/api/13_loop.ipynb #6516b57b
 def _check_length(changes, max_steps):
     beside = [f'{n}={changes[n]!r}' for n in ('epochs', 'min_steps') if changes.get(n) is not None]
     if max_steps is None or not beside: return
