@@ -146,7 +146,7 @@ def _units_at(out, n, found):
     cost = sum(s[0]//n*s[1] for _,s in made)+shape[0]*size
     return Units(kind, layer, out, n, size, sources, cost)
 
-# %% ../nbs/api/20_maskfile.ipynb #ae3b85fa
+# %% ../nbs/api/20_maskfile.ipynb #9fb87d45
 def units_in(
     structure:Structure, # which units are kept
     shapes:dict # name -> shape, of the matrices of the base
@@ -155,7 +155,8 @@ def units_in(
     found = _by_place(shapes)
     if long := [out for out in structure if len(out)>max_name]: _refuse(long[0], 'its name is too long')
     units = [_units_at(out, len(kept), found) for out,kept in structure.items()]
-    if len({(u.layer, u.kind) for u in units})<len(units): raise MaskFileError("The structure speaks twice of the same heads or neurons.")
+    if len({(u.layer, u.kind) for u in units})<len(units):
+        raise MaskFileError("The structure speaks twice of the same heads or neurons.")
     if not any(k.any() for k in structure.values()): raise MaskFileError("The structure keeps no unit at all.")
     return units
 
