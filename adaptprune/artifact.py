@@ -91,7 +91,7 @@ def _check_covers(shapes, n, m):
     shape = tuple(shapes[n])
     if shape!=m.shape: raise BaseMismatch(f"{n!r} has shape {shape} in the base and {tuple(m.shape)} in the mask.")
 
-# %% ../nbs/api/21_artifact.ipynb #64c26a1a
+# %% ../nbs/api/21_artifact.ipynb #7aa1cc44
 class _Held:
     "Mask, head, info, base and structure of a task"
     def __init__(self,
@@ -109,7 +109,8 @@ class _Held:
         self.head = head or {}
         self.info = info or {}
         self.structure = structure
-        for n,m in mask.items(): _check_covers(self.shapes, n, m)
+        shapes = self.shapes
+        for n,m in mask.items(): _check_covers(shapes, n, m)
 
     @property
     def shapes(self) -> dict:
@@ -228,7 +229,7 @@ def _own(model, ids):
 
 def _shapes_of(units): return {(u.out, u.n, u.size, frozenset(u.sources)) for u in units}
 
-# %% ../nbs/api/21_artifact.ipynb #e7e39191
+# %% ../nbs/api/21_artifact.ipynb #2d5c0367
 class _OnCompact(_OnBase):
     "Making a network compact"
     def _check_units(self, base):
@@ -252,8 +253,7 @@ class _OnCompact(_OnBase):
         self._check_units(base)
         mask = self.mask
         small = compact(model, self.structure, share=True)
-        inside = weights_of(base_of(small))
-        masked = {id(inside[n]) for n in mask}
+        masked = set(map(id, weights_of(base_of(small), mask).values()))
         whole = set(map(id, base.parameters())) if share else set()
         _own(small, set(map(id, unwrap(model).parameters()))-(whole-masked))
         apply_mask(base_of(small), mask)
@@ -289,7 +289,7 @@ def _bind(named, reference, tensors):
         raise MaskFileError(f"The reference has no mask of the shape of {n[:100]!r}.")
     return reference.mask
 
-# %% ../nbs/api/21_artifact.ipynb #2f002083
+# %% ../nbs/api/21_artifact.ipynb #1100d62c
 class _OnDisk(_OnCompact):
     "Saving and loading"
     def _code(self, reference):
@@ -307,11 +307,10 @@ class _OnDisk(_OnCompact):
     ) -> Path: # the folder
         "Write config and data in one step; what could not be read again raises `MaskFileError`, and the old files stay"
         if isinstance(reference, nn.Module): reference = self.check(reference)
-        return write_folder(folder, *self._pack(reference))
+        return write_folder(folder, *self._pack(*self._code(reference)))
 
-    def _pack(self, reference=None):
+    def _pack(self, coded, named):
         "The two files as bytes"
-        coded,named = self._code(reference)
         return pack_folder(coded, self.base, self.head, self.info, named, self.structure)
 
     def describe(self) -> dict:
@@ -322,8 +321,10 @@ class _OnDisk(_OnCompact):
         if about:
             left = {k: [row.get(k) for row in about['layers']] for k in ('heads', 'neurons')}
             out.update(removed=about['removed'], macs=about['macs'], **left)
+        alone = self._mask is None and self._coded.reference is None
+        files = self._pack(*((self._coded, None) if alone else self._code(None)))
         head = sum(t.nbytes for t in self.head.values())
-        return dict(out, bytes=sum(map(len, self._pack()))-head, head_bytes=head)
+        return dict(out, bytes=sum(map(len, files))-head, head_bytes=head)
 
     @classmethod
     def from_pretrained(cls,
@@ -548,7 +549,7 @@ def _head_of(model, base):
     everything = (*model.named_parameters(), *model.named_buffers())
     return {plain_name(n): t.detach().cpu().clone() for n,t in everything if id(t) not in inside and n in saved}
 
-# %% ../nbs/api/21_artifact.ipynb #03025ac5
+# %% ../nbs/api/21_artifact.ipynb #70cbb748
 def _facts_of(res, model, base):
     "What a file says of a run"
     import transformers, adaptprune
@@ -561,7 +562,14 @@ def _facts_of(res, model, base):
     if base is not usual: facts['base_name'] = plain_name(res.base_name)
     return facts
 
-# %% ../nbs/api/21_artifact.ipynb #31254f74
+def _cut_only(structure, tensors, mask):
+    "The matrices that a structure cuts and the mask does not cover"
+    if structure is None: return []
+    units = units_in(structure, {n: t['shape'] for n,t in tensors.items()})
+    cut = [f'{n}.weight' for u in units for n in u.linears()]
+    return [n for n in cut if n not in mask]
+
+# %% ../nbs/api/21_artifact.ipynb #b0e32205
 class TaskMask(_OnHub):
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     @classmethod
@@ -583,8 +591,8 @@ class TaskMask(_OnHub):
         name,revision = public_name(res.report.get('model') or getattr(config, 'name_or_path', None) or None)
         revision = revision or getattr(config, '_commit_hash', None)
         structure = getattr(res, 'structure', None)
-        cut = [] if structure is None else sorted(res.tensors.keys()-res.mask)
-        where = dict(model=name, revision=revision, tensors={n: res.tensors[n] for n in (*res.mask, *cut)})
+        names = [*res.mask, *_cut_only(structure, res.tensors, res.mask)]
+        where = dict(model=name, revision=revision, tensors={n: res.tensors[n] for n in names})
         return cls(res.mask, where, _head_of(model, base), dict(_facts_of(res, model, base), **info), structure)
 
 # %% ../nbs/api/21_artifact.ipynb #ac8af6ef
