@@ -9,15 +9,18 @@ __all__ = ['BaseMismatch', 'places_of_base', 'match_base', 'public_name', 'find_
 import math, os, re, tempfile, warnings
 from pathlib import Path
 
-# %% ../nbs/api/21_artifact.ipynb #56ccacb2
+# %% ../nbs/api/21_artifact.ipynb #cc94ec99
 import torch
 from torch import nn
 from .anatomy import plain_name, unwrap
 from .codec import CodedMask, MaskFileError, magnitude_mask, mask_hash
+from .compact import compact, is_compact
 from .identity import base_differences, base_tensors, weights_of
 from .layer import apply_mask
 from .mask import Mask, group_names, merge
 from .maskfile import config_name, data_pattern, pack_folder, read_config, read_folder, write_folder
+from .maskfile import mask_shapes, structure_of, units_in
+from .units import Structure, base_of, find_units, structure_report
 
 # %% ../nbs/api/21_artifact.ipynb #e171bb4b
 class BaseMismatch(ValueError): "A mask was put on other base weights than those it was learnt on"
@@ -70,36 +73,50 @@ def public_name(
     is_id = re.fullmatch(r'(?!.*\.\.)[\w.-]{1,200}(/[\w.-]{1,200})?', name) and not os.path.isdir(name)
     return (name if is_id else _safe_name(name)), None
 
-# %% ../nbs/api/21_artifact.ipynb #bcbee177
-def _tensors_for(mask, places):
-    "What identifies the weights of a mask, in the first place that has them"
+# %% ../nbs/api/21_artifact.ipynb #091ebe34
+def _tensors_for(mask, places, structure):
+    "What identifies the weights of a mask and the matrices that a structure cuts, in the first place that has them"
+    if structure is not None:
+        fits = [m for m in places if len(weights_of(m, [f'{n}.weight' for n in structure]))==len(structure)]
+        base = (fits or places)[0]
+        cut = [f'{n}.weight' for u in find_units(base) for n in u.linears()]
+        return base_tensors(base, dict.fromkeys([*mask, *cut]))
     want = {n: dict(shape=list(m.shape)) for n,m in mask.items()}
     fits = [m for m in places if _fits(m, want)]
     return base_tensors((fits or places)[0], mask)
 
-def _check_covers(tensors, n, m):
+def _check_covers(shapes, n, m):
     "Refuse a mask of a weight that the base lacks, or has in another shape"
-    if n not in tensors: raise BaseMismatch(f"The base has no weight {n!r}, which the mask covers.")
-    shape = tuple(tensors[n]['shape'])
+    if n not in shapes: raise BaseMismatch(f"The base has no weight {n!r}, which the mask covers.")
+    shape = tuple(shapes[n])
     if shape!=m.shape: raise BaseMismatch(f"{n!r} has shape {shape} in the base and {tuple(m.shape)} in the mask.")
 
-# %% ../nbs/api/21_artifact.ipynb #3facc5a3
+# %% ../nbs/api/21_artifact.ipynb #7aa1cc44
 class _Held:
-    "Mask, head, info and base of a task"
+    "Mask, head, info, base and structure of a task"
     def __init__(self,
-        mask:Mask, # names of weights of the base
-        base, # model whose weights it masks, or a dict of model, revision and tensors, as from `base_tensors`
+        mask:Mask, # names of weights of the base, or of what the structure leaves of it
+        base, # model whose weights it masks, whole; or a dict of model, revision and tensors, as from `base_tensors`
         head:dict=None, # name in the whole model's `state_dict` -> tensor
-        info:dict=None # anything that JSON can hold: task, labels, metrics, ...
+        info:dict=None, # anything that JSON can hold: task, labels, metrics, ...
+        structure:Structure=None # which heads and neurons of the base are left; None for all of them
     ):
         if isinstance(base, nn.Module):
-            base = dict(model=None, revision=None, tensors=_tensors_for(mask, places_of_base(base)))
+            base = dict(model=None, revision=None, tensors=_tensors_for(mask, places_of_base(base), structure))
         self._mask = mask
         self._coded = None
         self.base = base
         self.head = head or {}
         self.info = info or {}
-        for n,m in mask.items(): _check_covers(base['tensors'], n, m)
+        self.structure = structure
+        shapes = self.shapes
+        for n,m in mask.items(): _check_covers(shapes, n, m)
+
+    @property
+    def shapes(self) -> dict:
+        "Name of each masked weight -> its shape, in the compact network where there is a structure"
+        if self.structure is None: return {n: t['shape'] for n,t in self.base['tensors'].items()}
+        return mask_shapes(self._coded.heads if self._mask is None else self._mask, self.base['tensors'], self.structure)
 
     @property
     def mask(self) -> Mask: return self._decoded()
@@ -114,11 +131,11 @@ class _Held:
         self._coded = None
         return self._mask
 
-# %% ../nbs/api/21_artifact.ipynb #c1725885
+# %% ../nbs/api/21_artifact.ipynb #75c1b591
 class _Counted(_Held):
     "How much of it is kept"
     @property
-    def numel(self) -> int: return sum(math.prod(t['shape']) for t in self.base['tensors'].values())
+    def numel(self) -> int: return sum(map(math.prod, self.shapes.values()))
     @property
     def kept(self) -> int: return sum(kept for kept,_ in self._counts().values())
     @property
@@ -139,10 +156,18 @@ class _Counted(_Held):
     def __repr__(self):
         what = self.info.get('task') or 'a task'
         on = self.base.get('model') or 'a model'
-        n = len(self.base['tensors'])
-        return f"TaskMask({what!r} on {on}: {n} tensors, {self.numel:,} weights, sparsity {self.sparsity:.4f})"
+        shapes = self.shapes
+        weights = sum(map(math.prod, shapes.values()))
+        cut = '' if self.structure is None else f", {self.cut()['removed']:.1%} of the MACs removed"
+        return f"TaskMask({what!r} on {on}: {len(shapes)} tensors, {weights:,} weights, sparsity {self.sparsity:.4f}{cut})"
 
-# %% ../nbs/api/21_artifact.ipynb #50fdb2bb
+    def cut(self) -> dict: # as from `structure_report`: removed, macs, weights, bytes, layers; None without a structure
+        "What the structure removes and leaves, from the shapes of the base"
+        if self.structure is None: return None
+        shapes = {n: t['shape'] for n,t in self.base['tensors'].items()}
+        return structure_report(units_in(self.structure, shapes), self.structure)
+
+# %% ../nbs/api/21_artifact.ipynb #39e374e4
 class _OnBase(_Counted):
     "Comparing with a base, and pruning it"
     def check(self,
@@ -152,6 +177,8 @@ class _OnBase(_Counted):
         "Compare a model with the base that the mask was learnt on; a difference raises `BaseMismatch`"
         base,differ = match_base(model, self.base['tensors'], self.info.get('base_name') or '')
         if not differ: return base
+        if is_compact(base): raise BaseMismatch("This model is compact: it lost heads and neurons already. The mask belongs to "
+            f"the whole base ({self.base.get('model') or 'unnamed'}): load that afresh.")
         listed = ', '.join(f'{n} {words}' for n,words in list(differ.items())[:5])
         if len(differ)>5: listed += f' and {len(differ)-5} more'
         name = self.base.get('model') or 'unnamed'
@@ -167,16 +194,78 @@ class _OnBase(_Counted):
         model:nn.Module, # the base, or a model that contains it; its weights are changed in place
         check:bool=True # False: only warn of another base of the same shapes (unless the mask is stored relative to it)
     ) -> nn.Module: # the same model
-        "Zero what the mask prunes, on the base it was learnt on"
+        "Zero what the mask prunes, on the base it was learnt on. A mask with a structure on a whole base raises `BaseMismatch`"
+        if self.structure is not None: return self._apply_compact(model, check)
         needs_base = self._mask is None and self._coded.needs_base
         base = self.check(model, check or needs_base)
         apply_mask(base, self._decoded(base))
         return model
 
-# %% ../nbs/api/21_artifact.ipynb #7ec093c2
+    def _apply_compact(self, model, check):
+        "Zero what the mask prunes, in a network that has its structure"
+        small = next((m for m in places_of_base(model, self.info.get('base_name') or '') if is_compact(m)), None)
+        remedy = "`load_model(base)` gives the network of the task, `compact(model)` a compact copy of a model of yours."
+        if small is None:
+            raise BaseMismatch(f"This mask belongs to a compact network ({self.structure!r}) and this model is whole, "
+                f"so the mask cannot be put on in place: {remedy}")
+        if base_of(small).structure!=self.structure:
+            raise BaseMismatch("This model was made compact with another structure than the mask's "
+                f"({base_of(small).structure!r} and {self.structure!r}). Start from the whole base: {remedy}")
+        if check:
+            raise BaseMismatch("The base of a compact model cannot be checked any more, because the file's hashes are of whole "
+                f"matrices. Start from the whole base: {remedy} check=False puts the mask on all the same.")
+        apply_mask(base_of(small), self.mask)
+        return model
+
+# %% ../nbs/api/21_artifact.ipynb #d60557ea
+def _own(model, ids):
+    "Give a model parameters of its own in the place of some"
+    own = {}
+    for m in model.modules():
+        for n,p in m._parameters.items():
+            if id(p) not in ids: continue
+            if id(p) not in own: own[id(p)] = nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
+            m._parameters[n] = own[id(p)]
+
+def _shapes_of(units): return {(u.out, u.n, u.size, frozenset(u.sources)) for u in units}
+
+# %% ../nbs/api/21_artifact.ipynb #2d5c0367
+class _OnCompact(_OnBase):
+    "Making a network compact"
+    def _check_units(self, base):
+        "Refuse a base whose heads and neurons are not those that the structure was read with"
+        shapes = {n: t['shape'] for n,t in self.base['tensors'].items()}
+        if _shapes_of(units_in(self.structure, shapes))==_shapes_of(find_units(base)): return
+        raise BaseMismatch("The structure speaks of other heads or neurons than this base has, "
+            "though its weights agree: the file does not fit its own base.")
+
+    def compact(self,
+        model:nn.Module, # the whole base, or a model whose `base_model` is it; it stays as it is
+        check:bool=True, # as in `apply`
+        share:bool=False # share with the base what is neither cut nor masked
+    ) -> nn.Module: # a compact model of the same class, with the mask written in
+        "A compact copy of a model with the structure of this task. Without a structure, `ValueError`"
+        if self.structure is None: raise ValueError("This mask has no structure: `apply` puts it on a model.")
+        base = self.check(model, check)
+        if base is not base_of(model):
+            raise BaseMismatch(f"The base is a part of this model ({self.info.get('base_name')!r}), and not its `base_model`: "
+                "give the base itself.")
+        self._check_units(base)
+        mask = self.mask
+        small = compact(model, self.structure, share=True)
+        masked = set(map(id, weights_of(base_of(small), mask).values()))
+        whole = set(map(id, base.parameters())) if share else set()
+        _own(small, set(map(id, unwrap(model).parameters()))-(whole-masked))
+        apply_mask(base_of(small), mask)
+        return small
+
+# %% ../nbs/api/21_artifact.ipynb #4034a59f
 def _reference_of(reference, mask):
     "The mask that differences are taken from, and how the file names it"
     if reference is None: return None, None
+    if getattr(reference, 'structure', None) is not None:
+        raise ValueError("Differences are taken from a mask of the whole base, "
+            "and the reference has a structure: leave it out.")
     if isinstance(reference, nn.Module):
         weights = weights_of(reference, mask)
         largest = {n: magnitude_mask(weights[n], int(m.count_nonzero())) for n,m in mask.items()}
@@ -200,11 +289,13 @@ def _bind(named, reference, tensors):
         raise MaskFileError(f"The reference has no mask of the shape of {n[:100]!r}.")
     return reference.mask
 
-# %% ../nbs/api/21_artifact.ipynb #055aa68a
-class _OnDisk(_OnBase):
+# %% ../nbs/api/21_artifact.ipynb #1100d62c
+class _OnDisk(_OnCompact):
     "Saving and loading"
     def _code(self, reference):
         "The mask in code, and how the file names its reference"
+        if self.structure is not None and reference is not None:
+            raise ValueError("A mask of a compact network is stored on its own, not as a difference: leave out reference=.")
         if self._mask is None and self._coded.needs_base and reference is None:
             return self._coded, dict(kind='magnitude')
         mask,named = _reference_of(reference, self.mask)
@@ -216,8 +307,24 @@ class _OnDisk(_OnBase):
     ) -> Path: # the folder
         "Write config and data in one step; what could not be read again raises `MaskFileError`, and the old files stay"
         if isinstance(reference, nn.Module): reference = self.check(reference)
-        coded,named = self._code(reference)
-        return write_folder(folder, *pack_folder(coded, self.base, self.head, self.info, named))
+        return write_folder(folder, *self._pack(*self._code(reference)))
+
+    def _pack(self, coded, named):
+        "The two files as bytes"
+        return pack_folder(coded, self.base, self.head, self.info, named, self.structure)
+
+    def describe(self) -> dict:
+        "What the file says: task, base, sizes; with a structure also the MACs removed, and the heads and neurons left by layer"
+        base = self.base.get('model')
+        out = dict(task=self.info.get('task'), base=base, weights=self.numel, kept=self.kept, sparsity=self.sparsity)
+        about = self.cut()
+        if about:
+            left = {k: [row.get(k) for row in about['layers']] for k in ('heads', 'neurons')}
+            out.update(removed=about['removed'], macs=about['macs'], **left)
+        alone = self._mask is None and self._coded.reference is None
+        files = self._pack(*((self._coded, None) if alone else self._code(None)))
+        head = sum(t.nbytes for t in self.head.values())
+        return dict(out, bytes=sum(map(len, files))-head, head_bytes=head)
 
     @classmethod
     def from_pretrained(cls,
@@ -227,9 +334,10 @@ class _OnDisk(_OnBase):
     ) -> 'TaskMask':
         "Read a mask file; a damaged one raises `MaskFileError`, a missing one an `OSError`"
         c,streams,head = read_folder(find_folder(name, **kwargs))
-        shapes = {n: t['shape'] for n,t in c['base']['tensors'].items()}
         self = cls.__new__(cls)
         self._mask = None
+        self.structure = structure_of(c)
+        shapes = mask_shapes(c['mask'], c['base']['tensors'], self.structure)
         self._coded = CodedMask(c['mask'], streams, shapes, _bind(c['reference'], reference, c['base']['tensors']))
         self.base = c['base']
         self.head = head
@@ -237,7 +345,7 @@ class _OnDisk(_OnBase):
         if self._coded.needs_base and isinstance(reference, nn.Module): self._decoded(self.check(reference))
         return self
 
-# %% ../nbs/api/21_artifact.ipynb #7a220876
+# %% ../nbs/api/21_artifact.ipynb #9568287a
 class _WithHead(_OnDisk):
     "Putting the head on a model"
     def load_head(self,
@@ -263,10 +371,10 @@ class _WithHead(_OnDisk):
             f"outputs, and it has {tuple(bias.shape)}.")
 
     def load_model(self,
-        model=None, # 'minilm', a folder, a Hub id, or an encoder, which is changed; by default the base in the file
+        model=None, # 'minilm', a folder, a Hub id, or an encoder (which `apply` changes); by default the base in the file
         check:bool=True, # as in `apply`
         **kwargs # for `load_encoder`
-    ) -> nn.Module: # an `AdaptModel` in eval mode, mask written in and head loaded
+    ) -> nn.Module: # an `AdaptModel` in eval mode, compact where there is a structure, mask written in and head loaded
         "The model of this task"
         from adaptprune.head import AdaptModel, load_encoder
         n_out = self._n_out()
@@ -277,7 +385,8 @@ class _WithHead(_OnDisk):
         if model is None: kwargs.setdefault('revision', self.base['revision'])
         encoder = name if isinstance(name, nn.Module) else load_encoder(name, **kwargs)
         net = AdaptModel(encoder, n_out, self.info.get('pooling'))
-        self.apply(net, check)
+        if self.structure is None: self.apply(net, check)
+        else: net = self.compact(net, check, share=encoder is not name)
         return self.load_head(net).eval()
 
 # %% ../nbs/api/21_artifact.ipynb #17d72079
@@ -345,7 +454,7 @@ def _card_data(info, base_model, repo_id):
         library_name='adaptprune', tags=['adaptprune', 'pruning', 'mask'], pipeline_tag=kind,
         model_name=repo_id.split('/')[-1], eval_results=results or None)
 
-# %% ../nbs/api/21_artifact.ipynb #72246937
+# %% ../nbs/api/21_artifact.ipynb #a075f057
 _card = """---
 {meta}
 ---
@@ -353,7 +462,7 @@ _card = """---
 
 A binary mask over {numel:,} weights in {tensors} tensors ({sparsity:.2%} pruned) of the frozen base model,
 and a small head. No weight of the base was changed.
-
+{cut}
 {table}
 
 ```python
@@ -386,9 +495,18 @@ def _commit(repo_id, folder, private, token):
     operations = [*new.values(), *map(CommitOperationDelete, old)]
     return api.create_commit(repo_id, operations, commit_message='Mask file').commit_url
 
-# %% ../nbs/api/21_artifact.ipynb #50973075
+# %% ../nbs/api/21_artifact.ipynb #bec309ab
 class _OnHub(_WithHead):
     "Sharing"
+    def _said(self):
+        "What a card says of a structure; nothing without one"
+        if self.structure is None: return ''
+        about = self.describe()
+        left = ', '.join(f"{about[k]} {k}" for k in ('heads', 'neurons'))
+        return (f"\nThe base is made compact first: {about['removed']:.1%} of the multiply-accumulates of its layers "
+            f"are removed. By layer, {left} are left; the mask covers those. The file has {about['bytes']:,} bytes "
+            f"and a head of {about['head_bytes']:,}.\n")
+
     def model_card(self,
         repo_id='owner/name' # id of the repository on the Hub
     ) -> str: # README.md, with its metadata
@@ -397,8 +515,8 @@ class _OnHub(_WithHead):
         rows = [f'| {k} | {v:.4f} |' for k,v in _numbers(self.info.get('metrics')).items()]
         table = '\n'.join(['| metric | value |', '|---|---|', *rows]) if rows else ''
         return _card.format(meta=_card_data(self.info, on, repo_id).to_yaml(), task=self.info.get('task') or 'task',
-            on=on or 'a pre-trained model', numel=self.numel, tensors=len(self.base['tensors']), sparsity=self.sparsity,
-            table=table, repo_id=repo_id, revision=self.base.get('revision') or 'not recorded')
+            on=on or 'a pre-trained model', numel=self.numel, tensors=len(self.shapes), sparsity=self.sparsity,
+            cut=self._said(), table=table, repo_id=repo_id, revision=self.base.get('revision') or 'not recorded')
 
     def push_to_hub(self,
         repo_id:str, # owner/name; made if need be
@@ -415,8 +533,8 @@ class _OnHub(_WithHead):
             try: return _commit(repo_id, d, private, token)
             except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {_why_not_taken(e)}") from e
 
-# %% ../nbs/api/21_artifact.ipynb #7b5cb5d8
-_facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'method', 'steps', 'seed', 'recipe'
+# %% ../nbs/api/21_artifact.ipynb #287950d3
+_facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe'
 
 def _labels(task):
     from adaptprune.tasks import get_task
@@ -431,7 +549,7 @@ def _head_of(model, base):
     everything = (*model.named_parameters(), *model.named_buffers())
     return {plain_name(n): t.detach().cpu().clone() for n,t in everything if id(t) not in inside and n in saved}
 
-# %% ../nbs/api/21_artifact.ipynb #03025ac5
+# %% ../nbs/api/21_artifact.ipynb #70cbb748
 def _facts_of(res, model, base):
     "What a file says of a run"
     import transformers, adaptprune
@@ -444,7 +562,14 @@ def _facts_of(res, model, base):
     if base is not usual: facts['base_name'] = plain_name(res.base_name)
     return facts
 
-# %% ../nbs/api/21_artifact.ipynb #64d59d25
+def _cut_only(structure, tensors, mask):
+    "The matrices that a structure cuts and the mask does not cover"
+    if structure is None: return []
+    units = units_in(structure, {n: t['shape'] for n,t in tensors.items()})
+    cut = [f'{n}.weight' for u in units for n in u.linears()]
+    return [n for n in cut if n not in mask]
+
+# %% ../nbs/api/21_artifact.ipynb #b0e32205
 class TaskMask(_OnHub):
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     @classmethod
@@ -465,8 +590,10 @@ class TaskMask(_OnHub):
         config = getattr(base, 'config', None)
         name,revision = public_name(res.report.get('model') or getattr(config, 'name_or_path', None) or None)
         revision = revision or getattr(config, '_commit_hash', None)
-        where = dict(model=name, revision=revision, tensors={n: res.tensors[n] for n in res.mask})
-        return cls(res.mask, where, _head_of(model, base), dict(_facts_of(res, model, base), **info))
+        structure = getattr(res, 'structure', None)
+        names = [*res.mask, *_cut_only(structure, res.tensors, res.mask)]
+        where = dict(model=name, revision=revision, tensors={n: res.tensors[n] for n in names})
+        return cls(res.mask, where, _head_of(model, base), dict(_facts_of(res, model, base), **info), structure)
 
 # %% ../nbs/api/21_artifact.ipynb #ac8af6ef
 def _check_one_base(first, other):
@@ -478,7 +605,7 @@ def _check_one_base(first, other):
         raise BaseMismatch(f"{first!r} and {other!r} do not belong to the same weights ({n} "
             f"{words}): only masks of one base, over the same tensors, can be merged.")
 
-# %% ../nbs/api/21_artifact.ipynb #e0796eca
+# %% ../nbs/api/21_artifact.ipynb #ecc60027
 def merge_tasks(
     tasks:list, # `TaskMask`s on one base; different bases raise `BaseMismatch`
     how='union', # as in `merge`
@@ -486,6 +613,9 @@ def merge_tasks(
 ) -> list: # `TaskMask`s in the same order: the merged mask, with the head of each
     "One mask for several tasks"
     if len(tasks)<2: raise ValueError(f"Merging takes two tasks or more, got {len(tasks)}.")
+    cut = next((t for t in tasks if t.structure is not None), None)
+    if cut: raise ValueError(f"{cut!r} has a structure of its own, and masks can be merged only over the same weights: "
+        "hold such tasks beside one another in a `MultiTask`.")
     for t in tasks[1:]: _check_one_base(tasks[0], t)
     mask = merge([t.mask for t in tasks], how, **kwargs)
     names = [t.info.get('task') for t in tasks]

@@ -52,7 +52,7 @@ def _summed(scores):
     for s in scores.values(): torch.distributed.all_reduce(s)
     return scores
 
-# %% ../nbs/api/06_fisher.ipynb #4772877a
+# %% ../nbs/api/06_fisher.ipynb #fea190b3
 def unit_scores(
     model:nn.Module, # a network that is trained for the task
     batches, # some batches: a thousand examples are enough
@@ -65,7 +65,7 @@ def unit_scores(
     scores = {n: torch.zeros_like(g, requires_grad=False) for n,g in gates.items()}
     seen = 0
     with evaluating(model), _frozen(model), gated(model, gates):
-        for b in batches_on(model, batches):
+        for b in batches_on(model, batches, loss_fn):
             grads = torch.autograd.grad(loss_fn(model, b), list(gates.values()), allow_unused=True)
             for s,g in zip(scores.values(), grads):
                 if g is not None: s += g.float().square()
@@ -113,7 +113,7 @@ def choose_units(
     parts = keep.split([u.n for u in units])
     return Structure({u.out: p for u,p in zip(units, parts)})
 
-# %% ../nbs/api/06_fisher.ipynb #872cc2c8
+# %% ../nbs/api/06_fisher.ipynb #dce15bda
 @torch.no_grad()
 def activation_units(
     model:nn.Module, # a network that is trained for the task
@@ -129,7 +129,7 @@ def activation_units(
     hooks = [base.get_submodule(u.out).register_forward_pre_hook(watch(u.out)) for u in units]
     try:
         with evaluating(model):
-            for b in batches_on(model, batches): loss_fn(model, b)
+            for b in batches_on(model, batches, loss_fn): loss_fn(model, b)
     finally:
         for h in hooks: h.remove()
     def strength(u): return power[u.out]*base.get_submodule(u.out).weight.detach().float().square().sum(0).cpu()

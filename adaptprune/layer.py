@@ -8,11 +8,11 @@ __all__ = ['gate', 'slope', 'MaskedWeight', 'masked_layer', 'apply_mask', 'finge
 # %% ../nbs/api/02_layer.ipynb #6ff68f46
 import hashlib, math
 
-# %% ../nbs/api/02_layer.ipynb #8c360d6c
+# %% ../nbs/api/02_layer.ipynb #4c37da2d
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from .anatomy import plain_name, unwrap
+from .identity import weights_of
 from .mask import Mask
 
 # %% ../nbs/api/02_layer.ipynb #7af611cd
@@ -35,9 +35,9 @@ def slope(
     p = (theta-tau).mul_(t_s).sigmoid_()
     return (1-p).mul_(p).mul_(t_s)
 
-# %% ../nbs/api/02_layer.ipynb #750c0286
+# %% ../nbs/api/02_layer.ipynb #ea4adcb4
 class MaskedWeight(nn.Module):
-    "A parametrisation `w0 -> w0*m`: Eq. 2 forward, Eq. 4 backward. A temperature that is not positive raises `ValueError`"
+    "A parametrisation `w0 -> w0*m`: Eq. 2 forward, Eq. 4 backward. A temperature that cannot be raises `ValueError`"
     def __init__(self,
         theta:Tensor, # shaped like the weight
         tau:float=0., # threshold
@@ -45,11 +45,14 @@ class MaskedWeight(nn.Module):
         t_s:float=1. # temperature of the surrogate slope; 0: straight through
     ):
         super().__init__()
-        if not t_l>0: raise ValueError(f"t_l must be positive, got {t_l!r}: the paper uses 1e5; infinity is the binary mask.")
-        if not t_s>=0: raise ValueError(f"t_s must be 0 or more, got {t_s!r}: the paper uses 1; 0 is a slope of 1 everywhere.")
+        if not t_l>0:
+            raise ValueError(f"t_l must be positive, got {t_l!r}: the paper uses 1e5; infinity is the binary mask.")
+        if not t_s>=0:
+            raise ValueError(f"t_s must be 0 or more, got {t_s!r}: the paper uses 1; 0 is a slope of 1 everywhere.")
         self.theta = nn.Parameter(theta if theta.dtype==torch.float64 else theta.float())
         self.register_buffer('tau', torch.as_tensor(tau, dtype=self.theta.dtype, device=theta.device))
-        self.t_l,self.t_s = t_l,t_s
+        self.t_l = t_l
+        self.t_s = t_s
 
     def forward(self, w0):
         shift = self.theta-self.tau
@@ -69,32 +72,30 @@ def masked_layer(
     parametrize.register_parametrization(module, attr, masked)
     return masked
 
-# %% ../nbs/api/02_layer.ipynb #f35cff9e
+# %% ../nbs/api/02_layer.ipynb #dac07968
 @torch.no_grad()
 def apply_mask(
     model:nn.Module, # plain; its weights are changed in place
     mask:Mask # names of weights of `model`; other names or shapes raise `ValueError`
 ) -> nn.Module: # the same module, with zeros where the mask prunes
     "Zero the pruned weights of a plain model"
-    params = {plain_name(n): p for n,p in unwrap(model).named_parameters()}
+    params = weights_of(model)
     for n,m in mask.items():
         if n not in params:
-            raise ValueError(f"The mask has a weight {n!r} that the model lacks: is it a mask for another architecture?")
+            raise ValueError(f"The mask has a weight {n!r} that the model lacks: is it of another architecture?")
         if params[n].shape!=m.shape:
             raise ValueError(f"{n!r} has shape {tuple(params[n].shape)} in the model and {tuple(m.shape)} in the mask.")
     for n,m in mask.items(): params[n].masked_fill_(~m.to(params[n].device), 0)
     return model
 
-# %% ../nbs/api/02_layer.ipynb #1b16ab2f
+# %% ../nbs/api/02_layer.ipynb #5c62048f
 def fingerprint(
     model:nn.Module, # any module
     names=None # names of the parameters to include, as in `plain_name`; all of them by default
 ) -> str: # hex SHA-256 over names, shapes, dtypes and bytes
     "A hash of the weights of a model"
     h = hashlib.sha256()
-    named = {plain_name(n): p for n,p in unwrap(model).named_parameters()}
-    for n,p in sorted(named.items()):
-        if names is not None and n not in names: continue
+    for n,p in sorted(weights_of(model, names).items()):
         h.update(f'{n}|{tuple(p.shape)}|{p.dtype}'.encode())
         h.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()

@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['one_loss', 'Finite', 'rng_state', 'set_rng_state', 'Batches', 'Hook', 'Course', 'Run', 'Interrupt', 'Modes',
-           'Wrapped', 'FrozenStay', 'Evaluate', 'History', 'save_state', 'check_writable', 'read_checkpoint', 'Parts',
-           'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base', 'taught_loss', 'Adapted', 'open_accelerator',
-           'count_steps', 'adapt']
+           'Wrapped', 'FrozenStay', 'check_metrics', 'Evaluate', 'History', 'save_state', 'check_writable',
+           'read_checkpoint', 'Parts', 'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base', 'taught_loss',
+           'Adapted', 'open_accelerator', 'count_steps', 'adapt']
 
-# %% ../nbs/api/13_loop.ipynb #9f6f2dd3
+# %% ../nbs/api/13_loop.ipynb #43ec21f7
 import os, random, signal, threading, time, warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from numbers import Integral
 from pathlib import Path
 
-# %% ../nbs/api/13_loop.ipynb #15eb130e
+# %% ../nbs/api/13_loop.ipynb #8ed9ad90
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -27,12 +28,19 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from .anatomy import maskable, plain_name, unwrap
 from .files import write_file
-from .identity import base_tensors
+from .identity import base_tensors, weights_of
 from .layer import fingerprint
 from .loss import distil_hidden, distil_logits, model_loss
 from .mask import Mask, check_sparsity
 from .methods import Method, get_method
 from .recipe import Recipe, get_recipe
+from .scores import check_batch
+
+# %% ../nbs/api/13_loop.ipynb #3a862f3d
+def _whole(name, value, least=0, remedy=''):
+    "A whole number, as an int"
+    if isinstance(value, Integral) and not isinstance(value, bool) and value>=least: return int(value)
+    raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}{remedy}.")
 
 # %% ../nbs/api/13_loop.ipynb #b6b5ef28
 def _refuse_loss(got):
@@ -51,11 +59,12 @@ def one_loss(
     if not out.requires_grad: _refuse_loss("a tensor without a graph: compute it without no_grad, detach or item")
     return out.reshape(())
 
-# %% ../nbs/api/13_loop.ipynb #043ea762
+# %% ../nbs/api/13_loop.ipynb #295e3748
 class Finite:
     "Watches that losses are finite, without waiting for a GPU at each step"
     def __init__(self, every=10): # steps between two readings on a GPU
-        self.every,self.bad = every,None
+        self.every = every
+        self.bad = None
 
     def watch(self, loss, step):
         "Note a loss, which on a CPU raises `FloatingPointError` at once if it is not finite"
@@ -66,10 +75,10 @@ class Finite:
 
     def check(self, what='was not finite'):
         if self.bad is None or not self.bad: return
-        raise FloatingPointError(f"The loss {what}: lower the learning rates (alpha, beta or lr), or look at this batch. "
-            "The last checkpoint is untouched.")
+        raise FloatingPointError(f"The loss {what}: lower the learning rates (alpha, beta or lr), or look at this "
+            "batch. The last checkpoint is untouched.")
 
-# %% ../nbs/api/13_loop.ipynb #756c3ee8
+# %% ../nbs/api/13_loop.ipynb #5172e527
 def _generators(loader):
     "Generators of a loader's own"
     owners = loader, getattr(loader, 'sampler', None)
@@ -80,7 +89,8 @@ def rng_state(loader=None):
     kind,numbers,at,*_ = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     own = [g.get_state() for g in _generators(loader)]
-    return dict(torch=torch.get_rng_state(), cuda=cuda, numpy=[numbers.tolist(), int(at)], python=list(random.getstate()[1]), own=own)
+    cpu = dict(torch=torch.get_rng_state(), numpy=[numbers.tolist(), int(at)], python=list(random.getstate()[1]))
+    return dict(cpu, cuda=cuda, own=own)
 
 def set_rng_state(state, loader=None):
     "Put the random generators back"
@@ -91,17 +101,21 @@ def set_rng_state(state, loader=None):
     if state['cuda']: torch.cuda.set_rng_state_all(state['cuda'])
     for g,own in zip(_generators(loader), state['own']): g.set_state(own)
 
-# %% ../nbs/api/13_loop.ipynb #d0174678
-class Batches:
-    "Training batches on the device, epoch after epoch, from any position"
+# %% ../nbs/api/13_loop.ipynb #1f0d7547
+class _Source:
+    "What batches come from, and where a run stands in it"
+    epoch = at = 0          # passes that are over, and batches of this one handed out
+    start = now = None      # random states at the start of the epoch, and where a resumed run goes on
+    placed = None           # the loader as the accelerator wants it
+
     def __init__(self,
         loader, # a `DataLoader`, a list, or anything that gives batches
         acc:Accelerator # knows device and processes
     ):
-        self.loader,self.acc,self.epoch,self.at = loader,acc,0,0
-        self.start = self.now = None        # random states at the start of the epoch, and where a resumed run goes on
+        self.loader = loader
+        self.acc = acc
         self.once = hasattr(loader, '__next__')
-        self.ahead,self.placed = [],None
+        self.ahead = []
 
     def __len__(self): return len(self.loader)
 
@@ -117,6 +131,9 @@ class Batches:
         "Let the accelerator spread a `DataLoader` over its processes"
         self.placed = self.acc.prepare_data_loader(self.loader) if isinstance(self.loader, DataLoader) else self.loader
 
+# %% ../nbs/api/13_loop.ipynb #bc65f57a
+class Batches(_Source):
+    "Training batches on the device, epoch after epoch, from any position"
     def __iter__(self):
         while True:
             yield from self._pass()
@@ -125,15 +142,16 @@ class Batches:
 
     def _pass(self):
         "What is left of an epoch"
-        again,self.now = self.now,None
+        again = self.now
+        self.now = None
         if again: set_rng_state(self.start, self.loader)
         else:
             self.at = 0
             self.start = rng_state(self.loader)
         if hasattr(self.placed, 'set_epoch'): self.placed.set_epoch(self.epoch)
-        ahead,self.ahead = self.ahead,[]
-        batches = islice(chain(ahead, self.placed), self.at, None)
-        batches = chain(list(islice(batches, 1)), batches)      # a loader draws its order when the first batch is asked for
+        batches = islice(chain(self.ahead, self.placed), self.at, None)
+        self.ahead = []
+        batches = chain(list(islice(batches, 1)), batches)      # a loader draws its order at the first batch
         if again: set_rng_state(again, self.loader)
         for batch in batches:
             self.at += 1
@@ -152,12 +170,16 @@ class Hook:
     def end(self, run): "In every way out; `run.error` is None or the exception"
     def counts(self, run): "What a row of the history gets from this hook: name -> number"; return {}
 
-# %% ../nbs/api/13_loop.ipynb #4c2b3f2d
+# %% ../nbs/api/13_loop.ipynb #050919f3
 class Course:
     "Where a run stands"
-    step,seconds = 0,0.         # optimiser steps done, and seconds of earlier sessions
-    error,stop = None,None      # why the run ended early: an exception; and the wish to stop after this step, in words
+    step = 0                    # optimiser steps done
+    seconds = 0.                # of earlier sessions
+    error = None                # why the run ended early: an exception
+    stop = None                 # the wish to stop after this step, in words
     metrics = None              # of the end, where somebody evaluates
+    unmeasured = None           # why there are none, in words
+    resume = False              # does it go on from a checkpoint?
     opt = scheduler = None      # what the method makes
     net = optimizer = None      # model and optimiser as the accelerator wraps them
 
@@ -182,29 +204,38 @@ class Course:
         with self.method.showing(): yield self.acc.unwrap_model(self.net).eval()
         self.train_mode()
 
-# %% ../nbs/api/13_loop.ipynb #2a10d23e
-class Run(Course):
-    "Algorithm 1, hardened"
-    def __init__(self,
-        model:nn.Module, # changed in place
-        loader, # training batches
-        method:Method, # what learns
-        loss_fn=model_loss, # (model, batch) -> mean loss of the batch
-        steps:int=1000, # optimiser steps
-        base=None, # the pre-trained part of `model`; by default all of it
-        sparsity:float=.5, # fraction of the base's weights to prune, in [0, 1)
-        seed:int=0, # random seed
-        acc:Accelerator=None, # knows device, processes and precision
-        hooks=() # begun after the method, in this order
-    ):
-        self.model,self.method,self.loss_fn,self.steps = model,method,loss_fn,steps
-        self.base = model if base is None else base
-        self.sparsity,self.seed,self.resume = sparsity,seed,False
-        self.acc = acc or Accelerator()
-        self.device,self.sparse_grad = self.acc.device, self.acc.device.type=='cpu' and self.acc.num_processes==1
-        self.batches,self.hooks,self.finite = Batches(loader, self.acc), list(hooks), Finite()
-        self.history,self.notes,self.began = [],{},time.perf_counter()
+# %% ../nbs/api/13_loop.ipynb #f0e848a3
+class _Learning(Course):
+    "The steps of a run"
+    def _learn(self):
+        self.train_mode()
+        batches = iter(self.batches)
+        while not self.over:
+            loss = self._take(next(batches))                    # sample a batch
+            if loss is None: continue
+            self.step += 1
+            self.notes = {}
+            for h in self.hooks: h.after_step(self, loss)
+            if self.stop: raise KeyboardInterrupt(self.stop)
+        self.finite.check()
+        self.took = self.elapsed
 
+    def _take(self, batch):
+        "Learn from a batch: its loss where the optimiser made a step, else None"
+        check_batch(batch, self.loss_fn)
+        with self.acc.accumulate(self.net):
+            loss = one_loss(self.loss_fn(self.net, batch))      # Eq. 1 and 2
+            self.finite.watch(loss, self.step)
+            self.acc.backward(loss)                             # Eq. 3 and 4
+            self.optimizer.step()                               # Eq. 5 to 7
+            self.optimizer.zero_grad()
+        if not self.acc.sync_gradients or self.optimizer.step_was_skipped: return None
+        if self.scheduler: self.scheduler.step()
+        return loss.detach()
+
+# %% ../nbs/api/13_loop.ipynb #518e4350
+class _Hooked(_Learning):
+    "The steps of a run and its hooks"
     def train(self):
         "Begin the hooks, learn until the run is over, and end the hooks in every way out"
         self.model.to(self.device)
@@ -224,30 +255,37 @@ class Run(Course):
             self.error = self.error or e
             raise
 
-    def _learn(self):
-        self.train_mode()
-        batches = iter(self.batches)
-        while not self.over:
-            loss = self._take(next(batches))                    # sample a batch
-            if loss is None: continue
-            self.step += 1
-            self.notes = {}
-            for h in self.hooks: h.after_step(self, loss)
-            if self.stop: raise KeyboardInterrupt(self.stop)
-        self.finite.check()
-        self.took = self.elapsed
-
-    def _take(self, batch):
-        "Learn from a batch: its loss where the optimiser made a step, else None"
-        with self.acc.accumulate(self.net):
-            loss = one_loss(self.loss_fn(self.net, batch))      # Eq. 1 and 2
-            self.finite.watch(loss, self.step)
-            self.acc.backward(loss)                             # Eq. 3 and 4
-            self.optimizer.step()                               # Eq. 5 to 7
-            self.optimizer.zero_grad()
-        if not self.acc.sync_gradients or self.optimizer.step_was_skipped: return None
-        if self.scheduler: self.scheduler.step()
-        return loss.detach()
+# %% ../nbs/api/13_loop.ipynb #589cf736
+class Run(_Hooked):
+    "Algorithm 1, hardened"
+    def __init__(self,
+        model:nn.Module, # changed in place
+        loader, # training batches
+        method:Method, # what learns
+        loss_fn=model_loss, # (model, batch) -> mean loss of the batch
+        steps:int=1000, # optimiser steps
+        base=None, # the pre-trained part of `model`; by default all of it
+        sparsity:float=.5, # fraction of the base's weights to prune, in [0, 1)
+        seed:int=0, # random seed
+        acc:Accelerator=None, # knows device, processes and precision
+        hooks=() # begun after the method, in this order
+    ):
+        self.model = model
+        self.base = model if base is None else base
+        self.method = method
+        self.loss_fn = loss_fn
+        self.steps = steps
+        self.sparsity = sparsity
+        self.seed = seed
+        self.acc = acc or Accelerator()
+        self.device = self.acc.device
+        self.sparse_grad = self.device.type=='cpu' and self.acc.num_processes==1
+        self.batches = Batches(loader, self.acc)
+        self.hooks = list(hooks)
+        self.finite = Finite()
+        self.history = []
+        self.notes = {}
+        self.began = time.perf_counter()
 
 # %% ../nbs/api/13_loop.ipynb #5885436f
 class Interrupt(Hook):
@@ -273,7 +311,7 @@ class Interrupt(Hook):
     def end(self, run):
         if self.main: signal.signal(signal.SIGINT, self.old)
 
-# %% ../nbs/api/13_loop.ipynb #5b05dabd
+# %% ../nbs/api/13_loop.ipynb #810bc844
 class Modes(Hook):
     "Dropout of a recipe, and the modes of all modules"
     def __init__(self, dropout=None): # probability in all `nn.Dropout` modules; None leaves them their own
@@ -291,6 +329,7 @@ class Modes(Hook):
         else:
             for m,mode in self.modes: m.training = mode
 
+# %% ../nbs/api/13_loop.ipynb #dc838c41
 class Wrapped(Hook):
     "The model, optimiser and batches as the accelerator wants them; at the end its wrapper comes off"
     def begin(self, run):
@@ -302,13 +341,13 @@ class Wrapped(Hook):
     def end(self, run):
         run.acc.unwrap_model(run.net, keep_fp32_wrapper=False)
         for name in ('forward', '_original_forward', '_is_accelerate_prepared'):
-            if name not in self.own: vars(run.model).pop(name, None)        # else a copy would call this model's forward
+            if name not in self.own: vars(run.model).pop(name, None)    # else a copy would call this model's forward
 
-# %% ../nbs/api/13_loop.ipynb #5ff32a9d
+# %% ../nbs/api/13_loop.ipynb #84a67e5c
 class FrozenStay(Hook):
     "The proof that frozen weights stayed as they were; others raise `RuntimeError` at the end of the run"
     def begin(self, run):
-        self.names = {plain_name(n) for n,_ in run.base.named_parameters() if run.method.stays(plain_name(n))}
+        self.names = [n for n in weights_of(run.base) if run.method.stays(n)]
         self.mark = fingerprint(run.base, self.names)
 
     def end(self, run):
@@ -316,30 +355,62 @@ class FrozenStay(Hook):
         raise RuntimeError("The frozen weights changed during the run: something else trained them. "
             "The mask cannot be used with the base model.")
 
-# %% ../nbs/api/13_loop.ipynb #5dee9907
+# %% ../nbs/api/13_loop.ipynb #9679e0f6
+_columns = 'step','loss','sparsity','recovered'
+
+def _plain(x): return x.item() if hasattr(x, 'item') and getattr(x, 'ndim', 0)==0 else x
+
+def check_metrics(
+    out # what an evaluation returned; anything but a dict, or a name of a column of the history, raises `ValueError`
+) -> dict: # name -> plain number
+    "The metrics of an evaluation"
+    if not isinstance(out, Mapping):
+        raise ValueError("evaluate has to return a dict of metrics, name -> number; it returned "
+            f"{type(out).__name__} {out!r:.40}.")
+    taken = [n for n in _columns if n in out]
+    if not taken: return {n: _plain(v) for n,v in out.items()}
+    raise ValueError(f"evaluate returned a metric {taken[0]!r}, and the history has a column of this name already: "
+        f"give it another, such as 'eval_{taken[0]}'.")
+
+# %% ../nbs/api/13_loop.ipynb #3b152c8e
 class Evaluate(Hook):
-    "Measures the model every few steps, and at the end"
+    "Measures the model every few steps, and at the end, where a failure is a warning"
     def __init__(self,
         measure, # model -> dict of metrics
         every:int=0 # steps between two evaluations; 0: only at the end
-    ): self.measure,self.every = measure,every
+    ):
+        if not callable(measure):
+            raise ValueError(f"evaluate has to be a function, model -> dict of metrics, got {measure!r}: "
+                "give one, or leave out evaluate and eval_every.")
+        self.measure = measure
+        self.every = _whole('eval_every', every)
 
     def after_step(self, run, loss):
         if not self.every or run.step%self.every or run.over: return
-        with run.showing() as model: run.notes.update(self.measure(model))
+        with run.showing() as model: run.notes.update(check_metrics(self.measure(model)))
 
     def end(self, run):
         if run.error: return
-        run.metrics = self.measure(run.model.eval())
+        try: run.metrics = check_metrics(self.measure(run.model.eval()))
+        except Exception as e: self._failed(run, e)
         if run.history: run.history[-1].update(run.metrics)
 
-# %% ../nbs/api/13_loop.ipynb #9930845c
+    def _failed(self, run, error):
+        "Keep what was trained, without metrics"
+        run.metrics = {}
+        run.unmeasured = f'{type(error).__name__}: {error}'
+        warnings.warn(f"The evaluation at the end of the run failed ({run.unmeasured}). What was trained is kept, without "
+            "metrics: mend evaluate, and call it on the model that you get.")
+
+# %% ../nbs/api/13_loop.ipynb #fac4daa5
 class History(Hook):
     "Rows of step, loss, sparsity and what other hooks note, and a progress bar"
     def __init__(self,
         every:int=10, # steps between two rows
         progress:bool=True # show a progress bar
-    ): self.every,self.progress = every,progress
+    ):
+        self.every = every
+        self.progress = progress
 
     def begin(self, run):
         show = self.progress and run.acc.is_main_process
@@ -351,12 +422,12 @@ class History(Hook):
         row = dict(step=run.step, loss=loss.item())
         for h in run.hooks: row.update(h.counts(run) if hasattr(h, 'counts') else {})
         row.update(run.notes)
-        run.history.append(row)
+        run.history.append({k: _plain(v) for k,v in row.items()})
         self.bar.set_postfix({k: f'{v:.3f}' for k,v in row.items() if k!='step' and isinstance(v, (int, float))})
 
     def end(self, run): self.bar.close()
 
-# %% ../nbs/api/13_loop.ipynb #9537d9f2
+# %% ../nbs/api/13_loop.ipynb #19261f2d
 def save_state(
     path, # file to write; its folder is made
     state # what `torch.save` can write
@@ -364,6 +435,7 @@ def save_state(
     "Write a state in one step: there is the old file or the new one, never half a file"
     write_file(path, lambda f: torch.save(state, f))
 
+# %% ../nbs/api/13_loop.ipynb #5430087a
 def check_writable(
     out # folder, made if it is not there
 ):
@@ -373,23 +445,26 @@ def check_writable(
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b'x')
         probe.unlink()
-    except OSError as e: raise OSError(f"The folder {str(out)!r} cannot be written to ({e.strerror}): name another out.") from e
+    except OSError as e:
+        raise OSError(f"The folder {str(out)!r} cannot be written to ({e.strerror}): name another out.") from e
 
-# %% ../nbs/api/13_loop.ipynb #f7386ba5
+# %% ../nbs/api/13_loop.ipynb #8066ff79
 def read_checkpoint(
     path, # of a checkpoint
     config:dict # configuration of the run that wants to go on
 ) -> dict: # the state
     "A checkpoint of the same configuration; another one raises `ValueError` that names the difference"
     try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"{path} is not a readable checkpoint ({type(e).__name__}): delete it to start anew.") from e
+    except Exception as e:
+        raise ValueError(f"{path} is not a readable checkpoint ({type(e).__name__}): delete it to start anew.") from e
     old = state['run']['config']
     differ = sorted(k for k in old.keys()|config.keys() if old.get(k)!=config.get(k))
     if not differ: return state
     theirs,ours = (', '.join(f'{k}={c.get(k)!r}' for k in differ) for c in (old, config))
-    raise ValueError(f"The checkpoint was made with {theirs}, this run has {ours}: use the same values, or another folder.")
+    raise ValueError(f"The checkpoint was made with {theirs}, this run has {ours}: use the same values, or another "
+        "folder.")
 
-# %% ../nbs/api/13_loop.ipynb #58fa8aef
+# %% ../nbs/api/13_loop.ipynb #c45ad84a
 class Parts:
     "What of a run goes into a checkpoint"
     def learnt(self, run):
@@ -413,13 +488,14 @@ class Parts:
 
     @torch.no_grad()
     def load(self, run, state):
-        at,b = state['run'],run.batches
+        at = state['run']
         for n,t in self.learnt(run).items(): t.copy_(state['learnt'][n])
         for k,p in self.parts(run).items(): p.load_state_dict(state[k])
-        run.step,run.history,run.seconds = at['step'],at['history'],at['seconds']
-        b.epoch,b.at,b.start,b.now = at['epoch'],at['at'],at['start'],state['rng']
+        for name in ('step', 'history', 'seconds'): setattr(run, name, at[name])
+        for name in ('epoch', 'at', 'start'): setattr(run.batches, name, at[name])
+        run.batches.now = state['rng']
 
-# %% ../nbs/api/13_loop.ipynb #05e58195
+# %% ../nbs/api/13_loop.ipynb #3891801b
 class Checkpoint(Parts, Hook):
     "Writes checkpoints, and goes on from one"
     def __init__(self,
@@ -428,7 +504,12 @@ class Checkpoint(Parts, Hook):
         resume:bool=False # go on from the checkpoint in `out`
     ):
         self.file = Path(out)/'checkpoint.pt' if out else None
-        self.every,self.resume,self.config = every,resume,None
+        self.every = _whole('checkpoint_every', every)
+        self.resume = resume
+        self.config = None
+        if every and not out:
+            raise ValueError(f"checkpoint_every={every!r} writes nothing without a folder: give out=... as well, "
+                "or leave it out.")
         if resume and not (self.file and self.file.exists()):
             raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. "
                 "Leave out resume, or name the folder of the interrupted run.")
@@ -446,7 +527,7 @@ class Checkpoint(Parts, Hook):
         "What is over needs no checkpoint"
         if self.file and self.file.exists(): self.file.unlink()
 
-# %% ../nbs/api/13_loop.ipynb #8c1adea5
+# %% ../nbs/api/13_loop.ipynb #92ba5876
 _heads = {'classifier', 'classification_head', 'score', 'lm_head', 'qa_outputs', 'pooler'}
 
 def untrained(
@@ -458,6 +539,7 @@ def untrained(
     if loaded: return [n for n in named if n not in set(loaded)]
     return [n for n in named if _heads & set(n.split('.'))]
 
+# %% ../nbs/api/13_loop.ipynb #96a4b9b5
 def name_of(
     part:nn.Module, # a module inside `model`; another raises `ValueError`
     model:nn.Module # may be wrapped
@@ -469,7 +551,7 @@ def name_of(
     kinds = type(part).__name__,type(unwrap(model)).__name__
     raise ValueError(f"The base ({kinds[0]}) is no part of the model ({kinds[1]}): give one of its modules.")
 
-# %% ../nbs/api/13_loop.ipynb #3c2df382
+# %% ../nbs/api/13_loop.ipynb #b044ac42
 @dataclass
 class Base:
     "The pre-trained part of a model"
@@ -482,10 +564,11 @@ class Base:
         names = untrained(self.module)
         if not names: return
         some = ', '.join(names[:3]) + (', ...' if len(names)>3 else '')
-        warnings.warn(f"The base ({self}) holds weights that look untrained: {some}. They are masked or frozen and never learn. "
-            "Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head; "
+        warnings.warn(f"The base ({self}) holds weights that look untrained: {some}. They are masked or frozen and never "
+            "learn. Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head; "
             "a pooler that nothing reads can go (pooler = None).")
 
+# %% ../nbs/api/13_loop.ipynb #bcf2f227
 def find_base(
     model:nn.Module, # may be wrapped
     base=None # the pre-trained part; by default the model's `base_model`, or all of it
@@ -494,7 +577,7 @@ def find_base(
     base = getattr(unwrap(model), 'base_model', model) if base is None else base
     return Base(unwrap(base), name_of(base, model))
 
-# %% ../nbs/api/13_loop.ipynb #3a2ef5f6
+# %% ../nbs/api/13_loop.ipynb #1f914646
 def taught_loss(
     teacher:nn.Module, # trained, with the same outputs as the model
     recipe:Recipe, # says the mixture
@@ -504,27 +587,30 @@ def taught_loss(
     teacher.to(acc.device).eval().requires_grad_(False)
     more = dict(output_hidden_states=True) if recipe.distil_hidden else {}
     def loss(model, batch):
+        check_batch(batch)
         out = model(**batch, **more)
         with torch.no_grad(), acc.autocast(): ref = teacher(**batch, **more)
         total = (1-recipe.distil)*out.loss
         if recipe.distil: total = total+recipe.distil*distil_logits(out.logits, ref.logits, recipe.distil_t)
         if not more: return total
-        return total+recipe.distil_hidden*distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
+        apart = distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
+        return total+recipe.distil_hidden*apart
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #9cb00a2e
+# %% ../nbs/api/13_loop.ipynb #a2bc806d
 @dataclass
 class Adapted:
     "What `adapt` returns"
     model:nn.Module # in eval mode: a plain model, whose base holds zeros where the mask prunes
     mask:Mask # None where the method has no mask
     history:list # dicts of step, loss, sparsity, metrics
-    report:dict # what was asked and what came out
+    report:dict # what was asked and what came out; `evaluate_error` where the evaluation at the end failed
     base:nn.Module=None # the pre-trained part of `model`
     base_name:str='' # its path in `model`; '' for all of it
     tensors:dict=None # with a mask: what identifies the weights that it was learnt on, as `base_tensors`
     structure:Mapping=None # which heads and neurons of the base are left, where some were taken out
 
+# %% ../nbs/api/13_loop.ipynb #7f6f86be
 def _computes_bf16():
     "Has this processor instructions for bfloat16? Where torch cannot say, it is taken to have them"
     can = getattr(torch.cpu, 'get_capabilities', lambda: dict(bf16=True))()
@@ -536,14 +622,19 @@ def open_accelerator(
     accelerator=None # your own, in place of the other two
 ) -> Accelerator:
     "The `Accelerator` of a run. Bfloat16 on a processor that cannot compute in it is a warning"
+    accumulate = _whole('accumulate', accumulate, 1)
+    if accelerator and (accumulate, str(mixed_precision))!=(1, 'no'):
+        raise ValueError(f"Your own accelerator says how to accumulate and which precision to use, so nothing reads "
+            f"accumulate={accumulate!r} and mixed_precision={mixed_precision!r}: leave them out, or give them to it.")
     if accelerator: return accelerator
     AcceleratorState._reset_state()
     acc = Accelerator(mixed_precision=mixed_precision, gradient_accumulation_steps=accumulate)
     if mixed_precision=='bf16' and acc.device.type=='cpu' and not _computes_bf16():
-        warnings.warn("This processor does not compute in bfloat16: mixed_precision='bf16' may be many times slower here than 'no'.")
+        warnings.warn("This processor does not compute in bfloat16: mixed_precision='bf16' may be many times slower "
+            "here than 'no'.")
     return acc
 
-# %% ../nbs/api/13_loop.ipynb #418fe087
+# %% ../nbs/api/13_loop.ipynb #1c7d8a71
 def _length(loader):
     try: return len(loader)
     except TypeError: return None
@@ -557,21 +648,40 @@ def count_steps(
     "How long a run is"
     n = _length(loader)
     if n==0: raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
-    if max_steps is None and n is None: raise ValueError("The loader has no length, so epochs cannot be counted: give max_steps=...")
+    if max_steps is None and n is None:
+        raise ValueError("The loader has no length, so epochs cannot be counted: give max_steps=...")
     if max_steps is None: return max(1, recipe.min_steps, round(recipe.epochs*-(-n//batches_a_step)))
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps<1:
-        raise ValueError(f"max_steps must be a whole number, 1 or more, got {max_steps!r}: leave it out for the recipe's epochs.")
-    return max_steps
+    return _whole('max_steps', max_steps, 1, ": leave it out for the recipe's epochs")
 
-# %% ../nbs/api/13_loop.ipynb #2ac12399
+# %% ../nbs/api/13_loop.ipynb #53230595
 def _method_of(recipe, changes):
     "The method and the recipe: `method` may be a name, or an object that is made already"
     own = changes.pop('method', None)
     if not isinstance(own, Method):
         recipe = get_recipe(recipe, **({} if own is None else dict(method=own)), **changes)
-        return get_method(recipe),recipe
-    return own,own.recipe
+        return get_method(recipe), recipe
+    return own, own.recipe
 
+# %% ../nbs/api/13_loop.ipynb #6516b57b
+def _check_length(changes, max_steps):
+    beside = [f'{n}={changes[n]!r}' for n in ('epochs', 'min_steps') if changes.get(n) is not None]
+    if max_steps is None or not beside: return
+    raise ValueError(f"max_steps={max_steps!r} is the length of the run, and nothing reads {beside[0]} beside it: "
+        "leave one of them out.")
+
+def _check_gamma(recipe):
+    if recipe.schedule=='none' or not recipe.gamma: return
+    raise ValueError(f"A run with schedule={recipe.schedule!r} does not read gamma, got {recipe.gamma!r}: "
+        "leave it out (gamma=0), or give schedule='none', where gamma is what prunes.")
+
+def _checked(recipe, changes, max_steps):
+    "The method and the recipe, without settings that nothing reads"
+    _check_length(changes, max_steps)
+    method,recipe = _method_of(recipe, changes)
+    _check_gamma(recipe)
+    return method, recipe
+
+# %% ../nbs/api/13_loop.ipynb #37661e89
 def _check_teacher(recipe, loss_fn, teacher):
     if recipe.teacher and loss_fn is not model_loss:
         raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
@@ -588,22 +698,24 @@ def _config(run, recipe, mark):
     "All that makes a run the one that a checkpoint belongs to"
     settings = dict(asdict(recipe), budget=getattr(recipe.budget, '__name__', recipe.budget))
     acc = run.acc
-    how = dict(accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision), processes=acc.num_processes)
+    how = dict(accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision),
+        processes=acc.num_processes)
     what = dict(sparsity=run.sparsity, seed=run.seed, n_steps=run.steps, base=mark, batches=_length(run.batches.loader))
     return {**settings, **run.method.config(), **what, **how}
 
-# %% ../nbs/api/13_loop.ipynb #a2cfe95e
+# %% ../nbs/api/13_loop.ipynb #efaf5979
 def _report(run, recipe, base, mark):
     "What was asked and what came out"
     report = dict(method=recipe.method, steps=run.step, seconds=round(run.took, 1), base=mark, base_module=str(base))
     report.update(run.method.report())
     if run.metrics is not None: report['metrics'] = run.metrics
+    if run.unmeasured: report['evaluate_error'] = run.unmeasured
     if report.get('target_met', True): return report
     warnings.warn(f"The target sparsity {run.sparsity} was not met: the run ended at {report['sparsity']:.4f}. "
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #cc360077
+# %% ../nbs/api/13_loop.ipynb #e3846c63
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -611,7 +723,7 @@ def adapt(
     sparsity:float=.5, # fraction of the base's weights to prune, in [0, 1)
     recipe='default', # a name or a `Recipe`
     base=None, # the pre-trained part of `model`; by default its `base_model`, or all of it
-    evaluate=None, # model -> dict of metrics
+    evaluate=None, # model -> dict of metrics, checked by `check_metrics`; a failure at the end is a warning
     eval_every:int=0, # steps between two evaluations; 0: only at the end
     max_steps:int=None, # length of the run in optimiser steps; by default as the recipe says
     seed:int=0, # random seed
@@ -627,11 +739,13 @@ def adapt(
     **changes # fields of the recipe to change; `method` may be a `Method` of your own
 ) -> Adapted:
     "Adapting by pruning: Algorithm 1, for any module, loss and batches"
-    method,recipe = _method_of(recipe, changes)
+    method,recipe = _checked(recipe, changes, max_steps)
+    seed = _whole('seed', seed)
     check_sparsity(sparsity)
     _check_teacher(recipe, loss_fn, teacher_model)
     if recipe.remove: _refuse_remove(recipe)
     part = find_base(model, base)
+    measure = [] if evaluate is None and eval_every==0 else [Evaluate(evaluate, eval_every)]
     saver = Checkpoint(out, checkpoint_every, resume)
     acc = open_accelerator(mixed_precision, accumulate, accelerator)
     steps = count_steps(recipe, loader, max_steps, acc.num_processes*acc.gradient_accumulation_steps)
@@ -640,7 +754,6 @@ def adapt(
     set_seed(seed)
     if teacher_model: loss_fn = taught_loss(teacher_model, recipe, acc)
     run = Run(model, loader, method, loss_fn, steps, base=part.module, sparsity=sparsity, seed=seed, acc=acc)
-    measure = [Evaluate(evaluate, eval_every)] if evaluate else []
     before = [Interrupt(out), Modes(recipe.dropout), method, *measure, Wrapped(), FrozenStay()]
     run.hooks = [*before, *hooks, History(progress=progress), saver]
     run.resume = resume

@@ -10,12 +10,13 @@ import functools, sys, threading, warnings, weakref
 from collections import namedtuple
 from pathlib import Path
 
-# %% ../nbs/api/22_multitask.ipynb #f89ff181
+# %% ../nbs/api/22_multitask.ipynb #9065426e
 import torch
 from torch import Tensor, nn
 from .anatomy import plain_name, unwrap
 from .artifact import BaseMismatch, MaskFileError, TaskMask, find_folder, read_config
 from .mask import Mask
+from .units import base_of
 
 # %% ../nbs/api/22_multitask.ipynb #4153583c
 _piece = 3*2**16
@@ -78,8 +79,8 @@ def write_masked(
     _write(_pieces(out, w0, room), _split(planes), room.shifts)
     return out
 
-# %% ../nbs/api/22_multitask.ipynb #9d9b9b7a
-_Task = namedtuple('_Task', 'planes model')
+# %% ../nbs/api/22_multitask.ipynb #fcc84a36
+_Task = namedtuple('_Task', 'planes model small', defaults=[None])      # small: the compact base, of a task with a structure
 
 def _state(p): return id(p), p._version, p.dtype, p.device, p.data_ptr()
 
@@ -105,16 +106,20 @@ class _Weight:
         else: p.copy_(write_masked(torch.empty_like(self.w0), self.w0, torch.cat(planes)))
         self.seen = _state(p)
 
-# %% ../nbs/api/22_multitask.ipynb #2fa943d9
+# %% ../nbs/api/22_multitask.ipynb #d001bb93
 dense = 'dense'
 _open = weakref.WeakSet()
 
 def _warn_saved(now, module, prefix, keep_vars):
-    if now['task']==dense: return
+    if not now['masked']: return
     warnings.warn(f"These weights have the mask of the task {now['task']!r} written in, so this "
         f"state_dict is not the base's: `use({dense!r})` first if you want the base.")
 
-# %% ../nbs/api/22_multitask.ipynb #da17fca9
+def _refuse_call(now, module, args):
+    if now['compact']: raise RuntimeError(f"The task in use, {now['task']!r}, is compact: its network is not this base. Call the "
+        f"MultiTask itself or its `model`, or `use({dense!r})` first.")
+
+# %% ../nbs/api/22_multitask.ipynb #a8ca5d91
 class _Open:
     "A base, the tasks on it, and the weights that they mask"
     def __init__(self,
@@ -127,10 +132,12 @@ class _Open:
             raise ValueError("Another MultiTask is open on this model: add the tasks to that one, or `close` it first.")
         self._lock = threading.RLock()
         self._frames = [[(dense, None)]]
-        self._now = dict(task=dense)
+        self._now = dict(task=dense, masked=False, compact=False)
         self._whole = True
         self._dirty = set()
         self._weights = {}
+        self._seen = {}
+        self._guard = None
         self._tasks = {dense: _Task({}, model)}
         self._rooms = {}
         _open.add(self.base)
@@ -157,7 +164,7 @@ class _Open:
 
     def _live(self): return dict(self.base.named_parameters())
 
-# %% ../nbs/api/22_multitask.ipynb #477820ce
+# %% ../nbs/api/22_multitask.ipynb #35c7d9ef
 class _Closing(_Open):
     "Letting go of the base"
     def close(self):
@@ -166,6 +173,7 @@ class _Closing(_Open):
             if not self._frames: return
             self._hook.remove()
             self._hook = None
+            self._unwatch()
             live = self._live()
             bad = [n for n in self._dirty if self._weights[n].changed(live)]
             with torch.inference_mode(False), torch.no_grad():
@@ -173,23 +181,40 @@ class _Closing(_Open):
                     if w.name in live: w.write(live[w.name])
             _open.discard(self.base)
             for held in (self._frames, self._dirty, self._weights, self._tasks, self._rooms): held.clear()
-            self._now['task'] = dense
+            self._now.update(task=dense, masked=False, compact=False)
         if bad:
             warnings.warn(f"{len(bad)} weights, first {bad[0]!r}, had been changed "
                 "while a task was in use: they are the base's again.")
+
+    def _watch(self):
+        "From the first compact task on: notice a change of any weight, and a call of the base that means the compact network"
+        if self._guard: return
+        self._seen = {n: _state(p) for n,p in self._live().items()}
+        self._guard = self.base.register_forward_pre_hook(functools.partial(_refuse_call, self._now))
+
+    def _unwatch(self):
+        if self._guard: self._guard.remove()
+        self._guard = None
+        self._seen.clear()
 
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
     def __del__(self, exiting=sys.is_finalizing):
         if getattr(self, '_hook', None) is not None and not exiting(): self.close()
 
-# %% ../nbs/api/22_multitask.ipynb #9b5aac34
+# %% ../nbs/api/22_multitask.ipynb #d828fe75
 class _Switching(_Closing):
     "Writing another task into the base"
+    def _changed(self, live):
+        "Weights that were changed since the last switch; where a compact task was cut from the base, any of its weights"
+        ours = {w.name for w in self._weights.values()}
+        cut_from = [n for n,state in self._seen.items() if n not in ours and (n not in live or _state(live[n])!=state)]
+        return [n for n,w in self._weights.items() if w.changed(live)]+cut_from
+
     def _switch(self, name):
         self._ready(name)
         live = self._live()
-        bad = [n for n,w in self._weights.items() if w.changed(live)]
+        bad = self._changed(live)
         if bad:
             raise RuntimeError(f"{len(bad)} weights of the base were changed since the last switch, "
                 f"first {bad[0]!r}: trained, loaded, cast or moved? `close()` first, which "
@@ -203,10 +228,10 @@ class _Switching(_Closing):
                 w = self._weights[n]
                 w.write(live[w.name], planes.get(n))
         self._dirty = set(planes)
-        self._now['task'] = name
+        self._now.update(task=name, masked=bool(planes), compact=self._tasks[name].small is not None)
         self._whole = True
 
-# %% ../nbs/api/22_multitask.ipynb #906445a7
+# %% ../nbs/api/22_multitask.ipynb #7a51fb8b
 def _head_model(base, task):
     "An `AdaptModel` on a base, of the size of a task's head"
     from adaptprune.head import AdaptModel
@@ -222,13 +247,17 @@ def _head_model(base, task):
     model.training = base.training
     return model
 
-# %% ../nbs/api/22_multitask.ipynb #b940da4f
+def _check_tracked(n, p):
+    if p.is_inference(): raise ValueError(f"{n!r} was made under torch.inference_mode: load the base outside of it.")
+
+# %% ../nbs/api/22_multitask.ipynb #568cd0d4
 class _Packing(_Switching):
     "What a task needs to be held: planes, pristine copies, a model"
     def _checked(self, task, check, kwargs):
         "A task that fits the base, and its mask"
         if isinstance(task, (str, Path)): task = TaskMask.from_pretrained(task, **{'reference': self.base, **kwargs})
         if isinstance(task, Mask): return task, task
+        if getattr(task, 'structure', None) is not None: return task, None
         if not isinstance(task, TaskMask):
             raise TypeError("A task is a TaskMask, a Mask, or the folder or Hub "
                 f"id of a mask file, got {type(task).__name__}.")
@@ -249,10 +278,18 @@ class _Packing(_Switching):
             p = have[n][1]
             if p.shape!=m.shape:
                 raise ValueError(f"{n!r} has shape {tuple(p.shape)} in the base and {tuple(m.shape)} in the mask.")
-            if p.is_inference():
-                raise ValueError(f"{n!r} was made under torch.inference_mode: load the base outside of it.")
+            _check_tracked(n, p)
         def planes(m, p): return _split(pack_planes(m.to(p.device), word_of(p.dtype)))
         with torch.inference_mode(False): return {n: planes(m, have[n][1]) for n,m in mask.items()}
+
+    def _task_for(self, task, model, check, kwargs):
+        "A task as it is held"
+        if model is not None and all(m is not self.base for m in model.modules()):
+            raise ValueError("model= is not built around this base: it must hold `base` itself, not a copy.")
+        task,mask = self._checked(task, check, kwargs)
+        if mask is None: return self._compact_for(task, model, check)
+        planes = self._pack(mask)
+        return _Task(planes, self._model_for(task, model))
 
     def _cover(self, n):
         "Take a pristine copy of a weight"
@@ -262,19 +299,26 @@ class _Packing(_Switching):
             if at not in self._rooms: self._rooms[at] = _make_room(*at)
             self._weights[n] = _Weight(name, p, self._rooms[at])
 
+    def _compact_for(self, task, model, check):
+        "The compact model that answers for a task: it shares with the base what is neither cut nor masked"
+        for n,p in self._live().items(): _check_tracked(n, p)
+        with torch.inference_mode(False), torch.no_grad():
+            small = task.compact(self.base if model is None else model, check, share=True)
+        base = base_of(small)
+        if model is None and task.head: small = _head_model(base, task)
+        return _Task({}, task.load_head(small) if task.head else small, base)
+
     def _model_for(self, task, model):
         "The model that answers for a task, with its head loaded"
         head = getattr(task, 'head', {})
         if model is None:
             if not head: return self._tasks[dense].model
             model = _head_model(self.base, task)
-        elif all(m is not self.base for m in model.modules()):
-            raise ValueError("model= is not built around this base: it must hold `base` itself, not a copy.")
         elif head and any(t.model is model for t in self._tasks.values()):
             raise ValueError("model= answers for another task already: give each head a model of its own.")
         return task.load_head(model) if head else model
 
-# %% ../nbs/api/22_multitask.ipynb #1c8b9e94
+# %% ../nbs/api/22_multitask.ipynb #df60a259
 class _Adding(_Packing):
     "Adding and removing tasks"
     def add(self,
@@ -291,10 +335,9 @@ class _Adding(_Packing):
             was = self.task
             self._switch(dense)
             try:
-                task,mask = self._checked(task, check, kwargs)
-                planes = self._pack(mask)
-                self._tasks[name] = _Task(planes, self._model_for(task, model))
-                for n in planes.keys()-self._weights.keys(): self._cover(n)
+                self._tasks[name] = made = self._task_for(task, model, check, kwargs)
+                for n in made.planes.keys()-self._weights.keys(): self._cover(n)
+                if made.small is not None: self._watch()
             finally: self._switch(was)
         return self
 
@@ -311,7 +354,14 @@ class _Adding(_Packing):
             del self._tasks[name]
             for frame in self._frames: frame[:] = [entry for entry in frame if entry[0]!=name]
             needed = set().union(*(t.planes for t in self._tasks.values()))
-            for n in self._weights.keys()-needed: del self._weights[n]
+            for n in self._weights.keys()-needed: self._forget(n)
+            if all(t.small is None for t in self._tasks.values()): self._unwatch()
+
+    def _forget(self, n):
+        "Let go of a pristine copy"
+        name,p = self._plain()[n]
+        if name in self._seen: self._seen[name] = _state(p)
+        del self._weights[n]
 
 # %% ../nbs/api/22_multitask.ipynb #f788eec1
 class _Use:
@@ -380,7 +430,7 @@ def _rows_by_task(tasks):
     for i,t in enumerate(tasks): groups.setdefault(t, []).append(i)
     return groups
 
-# %% ../nbs/api/22_multitask.ipynb #332b4fae
+# %% ../nbs/api/22_multitask.ipynb #f01fe72e
 class _Calling(_Using):
     "Answering for tasks"
     def _mixed(self, tasks, args, inputs):
@@ -404,6 +454,12 @@ class _Calling(_Using):
         finally: self._switch(was)
         return answers
 
+    @property
+    def model(self) -> nn.Module:
+        "The module that answers for the task in use"
+        self._ready(self.task)
+        return self._tasks[self.task].model
+
     @torch.no_grad()
     def __call__(self,
         *args, # inputs of the model
@@ -420,7 +476,7 @@ class _Calling(_Using):
 # %% ../nbs/api/22_multitask.ipynb #dbeefedb
 def _n_bytes(tensors): return sum(t.nbytes for t in {id(t): t for t in tensors}.values())
 
-# %% ../nbs/api/22_multitask.ipynb #a6687af1
+# %% ../nbs/api/22_multitask.ipynb #c5d50ffa
 class MultiTask(_Calling):
     "Many tasks on one base: `add`, `use`, `remove`, call it, `close` it"
     @classmethod
@@ -443,13 +499,17 @@ class MultiTask(_Calling):
             if model is None: raise ValueError("The first file does not say which base it belongs to: give model=.")
         return cls(model if isinstance(model, nn.Module) else load_encoder(model, **kwargs), named, check)
 
-    def memory(self) -> dict: # bytes: base, pristine, and a dict of each by task: masks, heads
-        "What is held in memory"
-        own = {id(p) for p in self.base.parameters()}
-        def head(t): return _n_bytes(p for p in t.model.parameters() if id(p) not in own)
+    def memory(self) -> dict: # bytes: base, pristine, and a dict of each by task: masks, compact, heads
+        "What is held in memory; `compact` is what a compact task does not share with the base"
+        own = set(map(id, self.base.parameters()))
+        def small(t): return [] if t.small is None else [p for p in t.small.parameters() if id(p) not in own]
+        def head(t):
+            below = own | set(map(id, small(t)))
+            return _n_bytes(p for p in t.model.parameters() if id(p) not in below)
         def planes(t): return _n_bytes(p for pieces in t.planes.values() for p in pieces)
         return dict(base=_n_bytes(self.base.parameters()), pristine=_n_bytes(w.w0 for w in self._weights.values()),
-            masks={n: planes(t) for n,t in self._tasks.items()}, heads={n: head(t) for n,t in self._tasks.items()})
+            masks={n: planes(t) for n,t in self._tasks.items()}, compact={n: _n_bytes(small(t)) for n,t in self._tasks.items()},
+            heads={n: head(t) for n,t in self._tasks.items()})
 
     def mask(self,
         name:str # a task that has one, else `ValueError`
@@ -457,6 +517,8 @@ class MultiTask(_Calling):
         "The mask of a task that is held"
         with self._lock:
             self._ready(name)
+            if self._tasks[name].small is not None:
+                raise ValueError(f"The task {name!r} is compact, and its mask is written into its own weights: read it from its file.")
             planes = {n: torch.cat(p) for n,p in self._tasks[name].planes.items()}
             if not planes: raise ValueError(f"The task {name!r} has no mask.")
             ones = {n: torch.full_like(self._weights[n].w0, -1, dtype=p.dtype) for n,p in planes.items()}

@@ -10,10 +10,11 @@ __all__ = ['methods', 'rules', 'retired', 'retired_values', 'reads', 'recipes', 
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
-# %% ../nbs/api/11_recipe.ipynb #7640a9b5
+# %% ../nbs/api/11_recipe.ipynb #3443361e
 from .mask import budgets
 from .fisher import unit_kinds
 from .optim import MaskSettings, fitted_reach
+from .pattern import get_pattern, pattern_names
 from .scores import starts
 from .sparsity import decays, schedules
 
@@ -50,23 +51,28 @@ def _names(*names, unset=False): return Values(str, f"one of {', '.join(names)}"
 def _number(says, fits, unset=False): return Values(float, says, fits, unset=unset)
 def _whole(least): return Values(int, f'a whole number, {least} or more', lambda x: x>=least)
 
-# %% ../nbs/api/11_recipe.ipynb #571e5ac0
+# %% ../nbs/api/11_recipe.ipynb #f4fa315a
 _any = _number('a number', math.isfinite)
 _positive = _number('a number above 0', lambda x: 0<x<math.inf)
 _not_negative = _number('a number, 0 or more', lambda x: 0<=x<math.inf)
 _fraction = _number('a fraction, 0 to 1', lambda x: 0<=x<=1)
 _flag = Values(bool, 'true or false')
 
+def _is_pattern(text):
+    try: return get_pattern(text) is not None
+    except ValueError: return False
+
 methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','bitfit'
 
-# %% ../nbs/api/11_recipe.ipynb #40e97993
+# %% ../nbs/api/11_recipe.ipynb #6ff97309
 rules = dict(
     weights=Values(str, "'all', 'encoder', a pattern of names, or a list of patterns"), start=_names(*starts),
     spread=_positive, mean=_any, std=_not_negative,
     t_l=_number('positive; infinity is the binary mask', lambda x: x>0), t_s=_not_negative,
     step=_names('sign', 'plain', 'adam'), alpha=replace(_not_negative, unset=True), reach=replace(_positive, unset=True),
     head_step=_names('adam', 'plain'), beta=_not_negative, gamma=_not_negative,
-    schedule=_names(*schedules), schedule_end=_fraction, budget=_names(*budgets), every=_whole(1), recovery=_flag,
+    schedule=_names(*schedules), schedule_end=_fraction, budget=_names(*budgets),
+    pattern=Values(str, f'{pattern_names}, or None', _is_pattern, unset=True), every=_whole(1), recovery=_flag,
     warmup=_fraction, decay=_names(*decays), method=_names(*methods), epochs=_positive, min_steps=_whole(0), batch_size=_whole(1),
     pooling=_names('first', 'last', 'mean', unset=True),
     dropout=_number("a probability below 1, or None for the model's own", lambda x: 0<=x<1, unset=True),

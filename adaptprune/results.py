@@ -11,10 +11,10 @@ import json, math, os, platform
 from importlib.metadata import version
 from pathlib import Path
 
-# %% ../nbs/api/25_results.ipynb #dd7cc5f4
+# %% ../nbs/api/25_results.ipynb #75235b9c
 import torch
-from filelock import FileLock
 from . import __version__
+from .files import lock_of
 from .recipe import retired, rules
 
 # %% ../nbs/api/25_results.ipynb #25ef89fd
@@ -35,15 +35,14 @@ def environment() -> dict: # versions of the libraries, and the GPU, or the proc
 # %% ../nbs/api/25_results.ipynb #958cd1bd
 engine_version = 2 # the engine that makes new lines
 
-# %% ../nbs/api/25_results.ipynb #e33ae013
+# %% ../nbs/api/25_results.ipynb #cbee4ded
 def lock_beside(
     path, # a .jsonl file of results
     name:str # name of the lock
-) -> FileLock: # for a `with` block; free again as soon as its process ends
+): # a `FileLock`, for a `with` block; free again as soon as its process ends
     "A lock between processes that work on the same file of results"
     folder = Path(path).resolve().parent/'runs'/Path(path).stem
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder/f'{name}.lock')
+    return lock_of(folder/f'{name}.lock')
 
 # %% ../nbs/api/25_results.ipynb #f2aa4bdc
 def _ends_within_a_line(f):
@@ -90,10 +89,11 @@ def read_results(
         rows.append(row)
     return rows
 
-# %% ../nbs/api/25_results.ipynb #4ad7eb23
+# %% ../nbs/api/25_results.ipynb #acc98d75
 def _steps(row):
     "Optimiser steps of a run, all phases and rounds: of the whole network, and of the head alone"
-    report,method = row['report'],row['recipe']['method']
+    report = row['report']
+    method = row['recipe']['method']
     n = report.get('steps', 0)
     if method in ('features', 'random'): return 0, n
     if method=='magnitude': return n, n
@@ -105,12 +105,13 @@ def _metric(report, which='metrics'):
     metrics = report.get(which) or {}
     return next((v for k,v in metrics.items() if k.split('_')[0]==report['metric']), None)
 
-# %% ../nbs/api/25_results.ipynb #aeffbc50
+# %% ../nbs/api/25_results.ipynb #5c9ff524
 _precisions = dict(no='float32', bf16='bfloat16', fp16='float16')
 
 def _row(r):
     "One row of the table"
-    cell,report = r['cell'],r['report']
+    cell = r['cell']
+    report = r['report']
     steps,alone = _steps(r)
     asked = dict(sparsity=cell.get('sparsity', .5), seed=cell.get('seed', 0))
     scores = dict(metric=report['metric'], value=_metric(report))

@@ -36,7 +36,7 @@ def evaluate(
         labels.append(b['labels'])
     return compute_metrics(task, torch.cat(logits), torch.cat(labels))
 
-# %% ../nbs/api/15_setup.ipynb #bee12c5d
+# %% ../nbs/api/15_setup.ipynb #037da0f5
 @dataclass
 class Setup:
     "A task, ready to be learnt"
@@ -44,6 +44,7 @@ class Setup:
     model:AdaptModel # encoder and head
     loaders:dict # split -> loader
     tokenizer:object = None # the encoder's
+    data:dict = None # split -> rows
 
     def sample(self,
         n:int # number of batches
@@ -63,7 +64,7 @@ class Setup:
             out.update({k+mark: v for k,v in evaluate(model, l, self.task).items()})
         return out
 
-# %% ../nbs/api/15_setup.ipynb #0d95ab7a
+# %% ../nbs/api/15_setup.ipynb #2bd35743
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -83,7 +84,7 @@ def set_up(
     set_seed(seed)
     net = AdaptModel(encoder, task.num_labels, pooling)
     if task.kind=='regression': nn.init.constant_(net.head.mlp[-1].bias, float(np.mean(data['train']['label'])))
-    return Setup(task, net, make_loaders(data, tokenizer, batch_size, max_length=max_length, seed=seed), tokenizer)
+    return Setup(task, net, make_loaders(data, tokenizer, batch_size, max_length=max_length, seed=seed), tokenizer, data)
 
 # %% ../nbs/api/15_setup.ipynb #8718fee6
 def digest(

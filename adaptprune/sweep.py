@@ -49,11 +49,11 @@ def _settled(cell, recipe):
     if cell.get('max_steps'): values['min_steps'] = 0
     return values
 
-# %% ../nbs/api/26_sweep.ipynb #565ef0ab
+# %% ../nbs/api/26_sweep.ipynb #08614dc6
 _first_fields = dict(method='mask', epochs=3., batch_size=16, weights='all', start='rank', spread=.05, t_l=1e5, t_s=1.,
     step='sign', alpha=None, head_step='adam', beta=1e-3, gamma=0., schedule='cubic', schedule_end=.7, budget='global',
     every=10, recovery=True, warmup=.1, decay='linear', lr=1e-4, weight_decay=.01)
-_later_fields = dict(min_steps=0, mean=.01, std=.001, reach=1., pooling=None, dropout=-1., teacher='none',
+_later_fields = dict(min_steps=0, mean=.01, std=.001, reach=1., pattern=None, pooling=None, dropout=-1., teacher='none',
     distil=.5, distil_t=2., distil_hidden=0., remove=0., units='fisher')
 _first_names = dict(t_l={math.inf: 1e5}, dropout={None: -1.}, teacher={None: 'none'})
 _whole_epochs = dict(paper=dict(epochs=5))

@@ -12,7 +12,7 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #7c7012b9
+# %% ../nbs/api/18_task.ipynb #6e574f3e
 from accelerate.state import PartialState
 from .anatomy import maskable
 from .compact import compact
@@ -23,6 +23,7 @@ from .loop import Adapted, Checkpoint, adapt, check_writable, count_steps
 from .loss import model_loss
 from .mask import check_sparsity
 from .methods import Lora, by_name, get_method
+from .pattern import check_pattern
 from .prune import phases
 from .recipe import default_sparsity, get_recipe
 from .setup import Setup, digest, marks, set_up
@@ -42,11 +43,12 @@ def check_prunes(
     if method in (*phases, 'l0') and not s:
         raise ValueError(f"The method {method!r} needs a sparsity above 0; for none use the recipe 'features'.")
 
-# %% ../nbs/api/18_task.ipynb #54a6d444
+# %% ../nbs/api/18_task.ipynb #bb8afd4d
 def _check_call(recipe, sparsity, kwargs):
     "Refuse what `adapt` would refuse, before a model is loaded"
     m = recipe.method
     check_prunes(m, sparsity)
+    check_pattern(recipe.pattern, {}, sparsity)
     if m in ('magnitude', 'imp') and kwargs.get('resume'):
         remedy = ", and give cache=... to keep its rounds" if m=='imp' else ""
         raise ValueError(f"The method {m!r} trains in several phases and cannot resume within one: leave out "
@@ -118,7 +120,7 @@ class Cut:
         res.report.update(removed=about['removed'], macs=about['macs'], **layers, cut_seconds=round(self.seconds, 1))
         res.report.update(structure=self.structure.to_dict(), base=self.mark)
 
-# %% ../nbs/api/18_task.ipynb #57033abc
+# %% ../nbs/api/18_task.ipynb #ec609455
 _for_teacher = 'mixed_precision','progress','accelerator','accumulate','checkpoint_every'
 
 def _taught(setup, recipe, cache, about, max_steps, teacher_steps=None, **kwargs):
@@ -126,7 +128,7 @@ def _taught(setup, recipe, cache, about, max_steps, teacher_steps=None, **kwargs
     out,resume = kwargs.get('out'),kwargs.pop('resume', False)
     own = Path(out)/'.teacher' if out and not cache else None
     if own and own.exists() and not (own.parent/'checkpoint.pt').exists(): resume = False       # stopped while the teacher learnt
-    maskable(setup.model.base_model, recipe.weights)
+    check_pattern(recipe.pattern, maskable(setup.model.base_model, recipe.weights), kwargs['sparsity'])
     Checkpoint(out, resume=resume)
     how = {k: kwargs[k] for k in _for_teacher if k in kwargs}
     teacher,taught = make_teacher(recipe, cache or own, teacher_steps or max_steps, how, **about)

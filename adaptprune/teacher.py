@@ -11,10 +11,10 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-# %% ../nbs/api/16_teacher.ipynb #3a8d88d1
+# %% ../nbs/api/16_teacher.ipynb #6db78ebe
 import torch
 from accelerate.state import PartialState
-from filelock import FileLock
+from .files import lock_of
 from .loop import adapt, save_state
 from .recipe import Recipe, get_recipe
 from .setup import Setup, digest, marks, set_up
@@ -27,10 +27,11 @@ def teacher_recipe(
     shared = 'epochs','min_steps','batch_size','dropout','pooling','lr','weight_decay'
     return get_recipe('finetune', **{n: getattr(recipe, n) for n in shared})
 
-# %% ../nbs/api/16_teacher.ipynb #cff91890
+# %% ../nbs/api/16_teacher.ipynb #6328fa6b
 def _read(file):
     try: return torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"{file} does not hold a teacher ({type(e).__name__}): delete it to train one anew.") from e
+    except Exception as e:
+        raise ValueError(f"{file} does not hold a teacher ({type(e).__name__}): delete it to train one anew.") from e
 
 def _train(setup, recipe, work, max_steps, **how):
     "Fine-tune the model of a setup: its report"
@@ -39,10 +40,12 @@ def _train(setup, recipe, work, max_steps, **how):
     try: res = adapt(setup.model, setup.loaders['train'], **how)
     except KeyboardInterrupt as e:
         where = str(e).split(';')[0] or 'interrupted'
-        remedy = "run the same again to continue." if work else "nothing was saved, as there is no `out` or `cache` folder."
+        remedy = "nothing was saved, as there is no `out` or `cache` folder."
+        if work: remedy = "run the same again to continue."
         raise KeyboardInterrupt(f"The teacher: {where}; {remedy}") from None
     r = res.report
-    return dict(teacher_metrics=r['metrics'], teacher_seconds=r['seconds'], teacher_lr=recipe.lr, teacher_steps=r['steps'])
+    return dict(teacher_metrics=r['metrics'], teacher_seconds=r['seconds'], teacher_lr=recipe.lr,
+        teacher_steps=r['steps'])
 
 # %% ../nbs/api/16_teacher.ipynb #776f0cea
 def teach(
@@ -64,21 +67,20 @@ def teach(
         shutil.rmtree(work, ignore_errors=True)
     return report
 
-# %% ../nbs/api/16_teacher.ipynb #0eb52946
+# %% ../nbs/api/16_teacher.ipynb #31d197ad
 def _loop_settings(how):
     "What of the arguments of `adapt` makes another teacher"
     acc = how.get('accelerator')
     plain = {k: str(v) for k,v in how.items() if k not in ('progress', 'checkpoint_every', 'accelerator')}
-    return dict(plain, accelerator=f'{acc.mixed_precision}, {acc.gradient_accumulation_steps}, {acc.num_processes}') if acc else plain
+    if not acc: return plain
+    return dict(plain, accelerator=f'{acc.mixed_precision}, {acc.gradient_accumulation_steps}, {acc.num_processes}')
 
 def _file(cache, task, recipe, max_steps, how, about):
     plain = {k: v if isinstance(v, (int, type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
     key = digest([task.name, plain, asdict(recipe), max_steps, _loop_settings(how), marks(about.get('data'))])
-    file = Path(cache)/f"teacher-{key}.pt"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file
+    return Path(cache)/f"teacher-{key}.pt"
 
-# %% ../nbs/api/16_teacher.ipynb #0912923e
+# %% ../nbs/api/16_teacher.ipynb #d0d1ac82
 def make_teacher(
     recipe:Recipe, # of the mask
     cache=None, # folder to keep teachers in
@@ -87,9 +89,10 @@ def make_teacher(
     **about # for `set_up`
 ) -> tuple: # the model, and what the report of the mask says of it
     "The fine-tuned model that a recipe learns from"
-    own,how = teacher_recipe(recipe),how or {}
+    own = teacher_recipe(recipe)
+    how = how or {}
     s = set_up(batch_size=own.batch_size, pooling=own.pooling, **about)
     file = _file(cache, s.task, own, max_steps, how, about) if cache else None
     alone = os.environ.get('WORLD_SIZE', '1')=='1'      # processes that train together must not wait for each other
-    lock = FileLock(file.with_suffix('.lock')) if file and alone else nullcontext()
+    lock = lock_of(file.with_suffix('.lock')) if file and alone else nullcontext()
     with lock: return s.model, teach(s, own, file, max_steps, seed=about.get('seed', 0), **how)

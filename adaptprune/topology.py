@@ -13,11 +13,12 @@ import math, re
 from collections.abc import Mapping
 from itertools import chain, combinations
 
-# %% ../nbs/api/24_topology.ipynb #5f9dab9f
+# %% ../nbs/api/24_topology.ipynb #6162d527
 import matplotlib.pyplot as plt, numpy as np, torch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
-from .anatomy import components, matrices, plain_name, unwrap
+from .anatomy import components, matrices
+from .identity import weights_of
 from .mask import Mask
 
 # %% ../nbs/api/24_topology.ipynb #32706b50
@@ -240,7 +241,7 @@ def _overlap_text(row, value):
     chance = row.get(f'{value}_chance')
     return f'{row[value]:z.2f}' + ('' if chance is None else f'\n({chance:.2f})')
 
-# %% ../nbs/api/24_topology.ipynb #bf38e393
+# %% ../nbs/api/24_topology.ipynb #41d1a509
 def plot_overlap(
     rows, # rows of `overlaps`, or a dict of masks
     value='kappa', # a column of the rows: 'kappa', 'kappa_global', 'jaccard', 'contained'
@@ -255,7 +256,7 @@ def plot_overlap(
     grid = np.full((len(labels),)*2, math.nan)
     text = [['']*len(labels) for _ in labels]
     for r in rows:
-        i,j = labels.index(r['a']),labels.index(r['b'])
+        i,j = (labels.index(r[k]) for k in ('a', 'b'))
         for x,y in ((i, j), (j, i)):
             text[x][y] = _overlap_text(r, value)
             if r[value] is not None: grid[x,y] = r[value]
@@ -266,10 +267,10 @@ def plot_overlap(
     ax.tick_params(axis='x', rotation=30)
     return ax
 
-# %% ../nbs/api/24_topology.ipynb #14752cd3
+# %% ../nbs/api/24_topology.ipynb #68db5791
 def _weights_under(mask, model):
     "The weights that a mask is of, from the base model or a dict"
-    if isinstance(model, nn.Module): model = {plain_name(n): p for n,p in unwrap(model).named_parameters()}
+    if isinstance(model, nn.Module): model = weights_of(model)
     for n,m in mask.items():
         if n not in model:
             raise ValueError(f"No weight {n!r}: give the base model that the mask is of, or a dict of its weights.")
@@ -426,7 +427,7 @@ def _head_text(row):
     marks = [mark for mark,state in (('S', 'silent'), ('B', 'blind')) if row[state]]
     return ' '.join([f"{row['density']:.0%}", *marks])
 
-# %% ../nbs/api/24_topology.ipynb #27a68c0f
+# %% ../nbs/api/24_topology.ipynb #244a7fab
 def plot_heads(
     rows, # rows of `attention_heads`
     ax=None # matplotlib axes; a new figure by default
@@ -439,7 +440,8 @@ def plot_heads(
     grid = np.full((len(layers), heads), math.nan)
     text = [['']*heads for _ in layers]
     for r in rows:
-        i,j = layers.index(r['layer']),r['head']
+        i = layers.index(r['layer'])
+        j = r['head']
         grid[i,j] = r['density']
         text[i][j] = _head_text(r)
     ax = _axes(ax, 1.2+.55*heads, 1+.32*len(layers))

@@ -12,7 +12,7 @@ import warnings
 from transformers import TrainerCallback
 from .optim import MaskOptimizer
 
-# %% ../nbs/api/14_trainer.ipynb #16336a2b
+# %% ../nbs/api/14_trainer.ipynb #c14c3d11
 class _Watching(TrainerCallback):
     "What `MaskCallback` says"
     def on_step_end(self, args, state, control, **kwargs):
@@ -26,11 +26,11 @@ class _Watching(TrainerCallback):
             warnings.simplefilter('ignore')
             now = self.opt.mask().sparsity
         if self.opt.target_met() and abs(now-self.opt.sparsity())<1e-12: return
-        warnings.warn(f"The model that the Trainer leaves has sparsity {now:.4f}, and the target is {self.opt.target:g}: "
-            "load_best_model_at_end and early stopping may choose a step before the target is reached. "
+        warnings.warn(f"The model that the Trainer leaves has sparsity {now:.4f}, and the target is {self.opt.target:g}"
+            ": load_best_model_at_end and early stopping may choose a step before the target is reached. "
             "Leave them out, or take the last checkpoint.")
 
-# %% ../nbs/api/14_trainer.ipynb #28daa2dc
+# %% ../nbs/api/14_trainer.ipynb #765dc336
 class MaskCallback(_Watching):
     "Looks after a `MaskOptimizer` in a `Trainer`: its number of steps, its state and its target; and logs the sparsity"
     def __init__(self,
@@ -39,10 +39,11 @@ class MaskCallback(_Watching):
 
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
         if getattr(optimizer, 'optimizer', optimizer) is not self.opt:
-            raise ValueError("The Trainer has another optimiser than this callback: pass optimizers=(opt, None) to the Trainer.")
+            raise ValueError("The Trainer has another optimiser than this callback: "
+                "pass optimizers=(opt, None) to the Trainer.")
         if self.opt.steps!=state.max_steps:
-            raise ValueError(f"The Trainer takes {state.max_steps} steps and the mask optimiser was made for {self.opt.steps}: "
-                f"make it with steps={state.max_steps}.")
+            raise ValueError(f"The Trainer takes {state.max_steps} steps and the mask optimiser was made for "
+                f"{self.opt.steps}: make it with steps={state.max_steps}.")
         if self.opt.i!=state.global_step:
-            raise ValueError(f"The Trainer is at step {state.global_step} and the mask optimiser at {self.opt.i}: resume from a checkpoint "
-                "that holds the optimiser's state (save_only_model=False), or start with a new optimiser.")
+            raise ValueError(f"The Trainer is at step {state.global_step} and the mask optimiser at {self.opt.i}: "
+                "resume from a checkpoint that holds the optimiser's state (save_only_model=False), or start with a new optimiser.")

@@ -9,6 +9,7 @@ from adaptprune.anatomy import maskable
 from adaptprune.layer import apply_mask,fingerprint,masked_layer
 from adaptprune.mask import Mask,n_pruned
 from adaptprune.optim import MaskOptimizer
+from toy import plain_modules
 
 class Net(nn.Module):
     "An encoder and a head, as `AdaptModel` has them"
@@ -214,9 +215,7 @@ def test_gradient_checkpointing(tiny, tokens):
 
 # every kind of module
 
-kinds = {
-    'Linear': (lambda: nn.Linear(4, 3), (2, 4)), 'Conv1d': (lambda: nn.Conv1d(4, 3, 2), (2, 4, 5)),
-    'Conv2d': (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)), 'ConvTranspose': (lambda: nn.ConvTranspose1d(4, 3, 2), (2, 4, 5)),
+kinds = {**plain_modules,
     'channels last': (lambda: nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last), (2, 4, 5, 5)),
     'LSTM': (lambda: nn.LSTM(4, 3, 2), (5, 2, 4)), 'GRU': (lambda: nn.GRU(4, 3, bidirectional=True), (5, 2, 4)),
     'RNN': (lambda: nn.RNN(4, 3), (5, 2, 4)), 'projected LSTM': (lambda: nn.LSTM(4, 3, proj_size=2), (5, 2, 4)),

@@ -79,6 +79,17 @@ def test_push_then_pull(hub, client, tmp_path):
     assert len(gets(hub, '/resolve/'))==len(gets(hub, '/cdn/'))==1 and not gets(hub, 'README')
     assert not [a for _,p,a in hub.seen if '/cdn/' in p and a], 'no token goes to another host'
 
+def test_a_structure_goes_to_the_hub_and_back(hub, client, tmp_path):
+    from test_structured_files import made
+    tm = made()[2]
+    tm.save_pretrained(tmp_path/'m')
+    client("print(json.dumps(TaskMask.from_pretrained('m').push_to_hub('someone/compact')))")
+    files = hub.repos['someone/compact'].files('main')
+    assert f"{tm.describe()['removed']:.1%} of the multiply-accumulates" in files['README.md'].decode()
+    assert all(files[f.name]==f.read_bytes() for f in (tmp_path/'m').glob('[am]*'))
+    got = client("tm = TaskMask.from_pretrained('someone/compact'); print(json.dumps([tm.structure.to_dict(), facts(tm)]))", login=False)
+    assert got==[tm.structure.to_dict(), facts(tm)]
+
 def test_cache_and_offline(hub, client, tmp_path):
     put(hub, 'someone/toy', task(), tmp_path)
     again = "print(json.dumps([facts(TaskMask.from_pretrained('someone/toy', **kw)) for kw in ({}, dict(local_files_only=True))]))"

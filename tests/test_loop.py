@@ -1,6 +1,6 @@
 "Algorithm 1 on a toy: exact targets, runs that are cut off and go on, and what is refused."
 import copy,math,signal,threading,time,warnings
-import pytest,torch
+import numpy as np,pytest,torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
@@ -47,6 +47,18 @@ def test_somebody_else_trains_the_base():
             with torch.no_grad(): getattr(model.body[0], name).add_(1e-3)
             return ce(model, batch)
         with pytest.raises(RuntimeError, match=says): go(loss=loss)
+
+def test_changes_that_nothing_counts():
+    "Through `.data`: a masked weight is written again, so the mask is one of the base; a frozen bias is found at the end"
+    def loss(name):
+        def f(model, batch):
+            getattr(model.body[0], name).data.add_(1e-3)
+            return ce(model, batch)
+        return f
+    w0 = Toy().body[0].weight.detach()
+    res = go(loss=loss('weight'))
+    assert torch.equal(res.model.body[0].weight, w0*res.mask['0.weight']) and res.report['base']==fingerprint(Toy().body)
+    with pytest.raises(RuntimeError, match='frozen weights changed during the run'): go(loss=loss('bias'))
 
 def test_seeds():
     a,b,c = go(seed=0),go(seed=0),go(seed=1)
@@ -354,6 +366,38 @@ def test_losses_that_are_none(bad, says):
     with pytest.raises(ValueError, match='mean loss of a batch, a tensor of one number.*'+says): go(model, loss=lambda m,b: bad(ce(m, b)))
     same_state(before, state(model))
 
+unread = [(dict(gamma=1e-3), r"schedule='cubic' does not read gamma, got 0.001: leave it out"), (dict(recipe='paper', schedule='constant'), "schedule='constant' does not read gamma, got 2e-07"),
+    (dict(epochs=2, max_steps=5), 'max_steps=5 is the length of the run, and nothing reads epochs=2'), (dict(min_steps=9, max_steps=5), 'nothing reads min_steps=9'),
+    (dict(eval_every=5), 'evaluate has to be a function, model -> dict of metrics, got None'), (dict(evaluate='accuracy'), "got 'accuracy'"),
+    (dict(checkpoint_every=5), 'checkpoint_every=5 writes nothing without a folder: give out=')]
+never = [*(dict(eval_every=n, evaluate=len) for n in (-1, 2.5, True)), *(dict(checkpoint_every=n, out='x') for n in (-5, '5')), *(dict(accumulate=n) for n in (0, -1, 1.5)),
+    *(dict(seed=s) for s in (2.5, -1, None, '0'))]
+
+@pytest.mark.parametrize('kw,says', [*unread, *((kw, f"{next(iter(kw))} must be a whole number, [01] or more, got {next(iter(kw.values()))!r}") for kw in never)], ids=str)
+def test_settings_that_nothing_can_use(kw, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    def loss(m, b): pytest.fail('a batch was read')
+    model = Toy()
+    before = state(model)
+    with pytest.raises(ValueError, match=says): go(model, loss=loss, **kw)
+    same_state(before, state(model))
+    assert not list(tmp_path.iterdir())
+
+def test_settings_beside_an_accelerator_of_ones_own():
+    AcceleratorState._reset_state()
+    for kw in (dict(accumulate=2), dict(mixed_precision='bf16')):
+        with pytest.raises(ValueError, match='Your own accelerator says how to accumulate.*leave them out'): go(accelerator=Accelerator(), **kw)
+
+def test_settings_that_are_read():
+    "Whole numbers of NumPy, a gamma of 0, and the named recipes"
+    kw = dict(max_steps=3, eval_every=np.int64(2), evaluate=lambda m: dict(a=1))
+    same_run(go(seed=np.int64(3), accumulate=np.int64(2), gamma=0., **kw), go(seed=3, accumulate=2, **kw))
+    for name in ('paper', 'movement', 'edge-popup', 'l0', 'features', 'finetune', 'bitfit'): assert go(recipe=name, max_steps=np.int64(2)).report['steps']==2
+
+def test_batches_that_the_models_own_loss_cannot_take():
+    for start in ('rank', 'activation'):
+        with pytest.raises(ValueError, match='takes batches that are dicts.*this one is a list: give loss_fn'): adapt(Toy(), loader(), start=start, max_steps=2, progress=False)
+
 def test_losses_in_a_dict():
     from transformers.modeling_outputs import SequenceClassifierOutput
     plain = go(max_steps=5)
@@ -394,13 +438,31 @@ def test_embeddings_and_running_means_are_put_back(tmp_path):
     same_run(again, whole)
     assert all(torch.equal(a, b) for a,b in zip(again.model.buffers(), whole.model.buffers())) and not whole.model.base_model[0].sparse
 
-def test_a_failing_evaluation_leaves_the_model_as_it_was():
-    def fail(model): raise RuntimeError('no disk')
-    for every in (0, 5):
-        model = Toy()
-        before = state(model)
-        with pytest.raises(RuntimeError, match='no disk'): go(model, evaluate=fail, eval_every=every)
-        same_state(before, state(model))
+def fail(model): raise RuntimeError('no disk')
+bad_metrics = [(lambda m: .87, 'a dict of metrics, name -> number; it returned float 0.87'), (lambda m: None, 'it returned NoneType None'),
+    *((lambda m, n=n: {'accuracy': 1., n: 2.}, f"a metric {n!r}, and the history has a column of this name already: give it another, such as 'eval_{n}'") for n in ('loss', 'step', 'sparsity', 'recovered'))]
+
+@pytest.mark.parametrize('evaluate,says', [(fail, 'no disk'), *bad_metrics], ids=['fails', 'float', 'None', 'loss', 'step', 'sparsity', 'recovered'])
+def test_a_failing_evaluation(evaluate, says):
+    "During the run it is an error, and the model is as it was; at the end a warning, and what was trained is kept"
+    model = Toy()
+    before = state(model)
+    with pytest.raises((RuntimeError, ValueError), match=says): go(model, evaluate=evaluate, eval_every=5)
+    same_state(before, state(model))
+    with pytest.warns(UserWarning, match=f'The evaluation at the end of the run failed.*{says}.*What was trained is kept'): res = go(evaluate=evaluate)
+    plain = go()
+    assert says in res.report.pop('evaluate_error') and res.report.pop('metrics')=={}
+    same_run(res, plain)
+
+def test_numbers_of_numpy_and_torch_in_a_checkpoint(tmp_path):
+    "Metrics and notes of hooks become plain numbers, so that the checkpoint can be read again"
+    class Note(Hook):
+        def after_step(self, run, loss): run.notes['note'] = np.float32(.5)
+    kw = dict(evaluate=lambda m: dict(a=np.float64(.25), b=torch.tensor(.75)), eval_every=5, hooks=[Note()])
+    with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(12), out=tmp_path, checkpoint_every=10, **kw)
+    res = go(out=tmp_path, resume=True, **kw)
+    same_run(res, go(**kw))
+    assert res.report['metrics']==dict(a=.25, b=.75) and {type(v) for h in res.history for v in h.values()}=={int, float}
 
 # cut off, and on again
 
@@ -493,8 +555,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_batch(tmp_p
     with pytest.raises(OSError, match="cannot be written to .*name another out"): go(loss=loss, out=tmp_path/'file')
 
 def test_a_run_saved_at_its_last_step_can_be_closed(tmp_path):
-    def fail(model): raise RuntimeError('no disk')
-    with pytest.raises(RuntimeError, match='no disk'): go(max_steps=8, out=tmp_path, checkpoint_every=8, evaluate=fail)
+    class Bad(Hook):
+        def end(self, run): raise RuntimeError('no disk')
+    with pytest.raises(RuntimeError, match='no disk'): go(max_steps=8, out=tmp_path, checkpoint_every=8, hooks=[Bad()])
     same_run(go(max_steps=8, out=tmp_path, resume=True), go(max_steps=8))
 
 @pytest.mark.slow

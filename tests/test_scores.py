@@ -115,6 +115,13 @@ def test_batches_may_be_anything_that_runs_once():
     m = net()
     assert activation_scores(m, iter(batches), loss_fn=loss_fn).keys()==activation_scores(m, batches, loss_fn=loss_fn).keys()
 
+@pytest.mark.parametrize('batch,kind', [(torch.ones(2, 2), 'Tensor'), ((torch.ones(2, 2), torch.ones(2)), 'tuple'), ('text', 'str')], ids=str)
+@pytest.mark.parametrize('score', [activation_scores, gradient_scores])
+def test_the_models_own_loss_takes_dicts(score, batch, kind):
+    m = net()
+    with pytest.raises(ValueError, match=f'this one is a {kind}: give loss_fn=...'): score(m, [batch])
+    assert not any(x._forward_pre_hooks for x in m.modules()) and m.training
+
 # gradients
 
 def test_gradient_scores_are_weight_times_gradient():

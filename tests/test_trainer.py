@@ -139,6 +139,16 @@ def test_another_number_of_steps(tiny, tmp_path):
     t = make(tiny, tmp_path, steps=10, watched=True)
     with pytest.raises(ValueError, match='The Trainer takes 10 steps and the mask optimiser was made for 12: make it with steps=10'): t.train()
 
+def test_fewer_steps_without_a_callback(tiny, tmp_path):
+    "The mask says so, with Python's own filters too"
+    t = make(tiny, tmp_path, steps=10, n=20, save_strategy='no')
+    t.train()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('default')
+        mask = t.own.mask()
+    said = [str(w.message) for w in seen]
+    assert mask.sparsity<.4-1e-3 and len(said)==1 and 'the target is 0.4: the optimiser is at step 10 of 20' in said[0]
+
 def test_another_optimiser(tiny, tmp_path):
     t = make(tiny, tmp_path, watched=True)
     t.optimizer = torch.optim.AdamW(t.model.parameters())

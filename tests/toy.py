@@ -24,13 +24,17 @@ class Toy(nn.Module):
     def base_model(self): return self.body
     def forward(self, x): return self.head(self.body(x))
 
+plain_modules = {
+    'Linear': (lambda: nn.Linear(4, 3), (2, 4)), 'Conv1d': (lambda: nn.Conv1d(4, 3, 2), (2, 4, 5)),
+    'Conv2d': (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)), 'ConvTranspose': (lambda: nn.ConvTranspose1d(4, 3, 2), (2, 4, 5))}                 # name -> what makes one, and the shape of an input
+
 def loader(n=16, shuffle=True): return DataLoader(list(zip(X, Y)), n, shuffle=shuffle)      # 7 batches, the last one of 4
 def even(n): return DataLoader(list(zip(X[:96], Y[:96])), n)
 def ce(model, batch): return F.cross_entropy(model(batch[0]).float(), batch[1])
 
 def go(model=None, data=None, loss=ce, **kwargs):
     "A short run, by default of three epochs from the rank of the weights"
-    kw = dict(epochs=3, progress=False, recipe='default')
+    kw = dict(progress=False, recipe='default', **({} if 'max_steps' in kwargs else dict(epochs=3)))
     if kwargs.get('recipe', 'default') in ('default', 'paper'): kw.update(every=2, start='rank', dropout=None)
     return adapt(Toy() if model is None else model, loader() if data is None else data, loss, **{**kw, **kwargs})
 
