@@ -597,7 +597,7 @@ def taught_loss(
         return total+recipe.distil_hidden*apart
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #2f56495c
+# %% ../nbs/api/13_loop.ipynb #f6b6127b
 @dataclass
 class Adapted:
     "What `adapt` returns"
@@ -608,6 +608,7 @@ class Adapted:
     base:nn.Module=None # the pre-trained part of `model`
     base_name:str='' # its path in `model`; '' for all of it
     tensors:dict=None # with a mask: what identifies the weights that it was learnt on, as `base_tensors`
+    structure:Mapping=None # which heads and neurons of the base are left, where some were taken out
 
 # %% ../nbs/api/13_loop.ipynb #7f6f86be
 def _computes_bf16():
@@ -661,7 +662,7 @@ def _method_of(recipe, changes):
         return get_method(recipe), recipe
     return own, own.recipe
 
-# %% ../nbs/api/13_loop.ipynb #6516b57b
+# %% ../nbs/api/13_loop.ipynb #56fb7383
 def _check_length(changes, max_steps):
     beside = [f'{n}={changes[n]!r}' for n in ('epochs', 'min_steps') if changes.get(n) is not None]
     if max_steps is None or not beside: return
@@ -673,11 +674,17 @@ def _check_gamma(recipe):
     raise ValueError(f"A run with schedule={recipe.schedule!r} does not read gamma, got {recipe.gamma!r}: "
         "leave it out (gamma=0), or give schedule='none', where gamma is what prunes.")
 
+def _check_remove(recipe):
+    if not recipe.remove: return
+    raise ValueError(f"`adapt` trains the model that it is given, so it cannot take out units (remove={recipe.remove}): "
+        "use `adapt_task`, or cut first, `small = compact(model, structure)`, and adapt that with remove=0.")
+
 def _checked(recipe, changes, max_steps):
     "The method and the recipe, without settings that nothing reads"
     _check_length(changes, max_steps)
     method,recipe = _method_of(recipe, changes)
     _check_gamma(recipe)
+    _check_remove(recipe)
     return method, recipe
 
 # %% ../nbs/api/13_loop.ipynb #d62c451a

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['methods', 'rules', 'retired', 'retired_values', 'reads', 'recipes', 'Recipe', 'Values', 'check_field', 'parse_field',
-           'get_recipe', 'as_method']
+           'get_recipe', 'default_sparsity', 'as_method']
 
 # %% ../nbs/api/11_recipe.ipynb #b3d9d990
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
-# %% ../nbs/api/11_recipe.ipynb #aaccb527
+# %% ../nbs/api/11_recipe.ipynb #3443361e
 from .mask import budgets
+from .fisher import unit_kinds
 from .optim import MaskSettings, fitted_reach
+from .pattern import get_pattern, pattern_names
 from .scores import starts
 from .sparsity import decays, schedules
 
-# %% ../nbs/api/11_recipe.ipynb #59872d30
+# %% ../nbs/api/11_recipe.ipynb #312248ef
 @dataclass(frozen=True)
 class Recipe(MaskSettings):
     "The choices of a run. `Recipe()` is the recipe 'default'"
@@ -30,6 +32,8 @@ class Recipe(MaskSettings):
     distil:float = .5 # fraction of the loss that the teacher's predictions have
     distil_t:float = 2. # temperature of these predictions
     distil_hidden:float = 0. # weight of the teacher's hidden states in the loss
+    remove:float = 0. # fraction of the layers' multiply-accumulates to take out before the run; needs a teacher
+    units:str = 'fisher' # how heads and neurons are scored for that; to compare: 'activation', 'magnitude', 'random', 'layers'
     lr:float = 1e-4 # learning rate of weights at its maximum, where weights learn: 'finetune', 'lora', 'bitfit', and teachers
     weight_decay:float = .01 # weight decay of AdamW, where weights learn
 
@@ -47,27 +51,34 @@ def _names(*names, unset=False): return Values(str, f"one of {', '.join(names)}"
 def _number(says, fits, unset=False): return Values(float, says, fits, unset=unset)
 def _whole(least): return Values(int, f'a whole number, {least} or more', lambda x: x>=least)
 
-# %% ../nbs/api/11_recipe.ipynb #571e5ac0
+# %% ../nbs/api/11_recipe.ipynb #f4fa315a
 _any = _number('a number', math.isfinite)
 _positive = _number('a number above 0', lambda x: 0<x<math.inf)
 _not_negative = _number('a number, 0 or more', lambda x: 0<=x<math.inf)
 _fraction = _number('a fraction, 0 to 1', lambda x: 0<=x<=1)
 _flag = Values(bool, 'true or false')
 
+def _is_pattern(text):
+    try: return get_pattern(text) is not None
+    except ValueError: return False
+
 methods = 'mask','features','finetune','random','magnitude','imp','l0','lora','bitfit'
 
-# %% ../nbs/api/11_recipe.ipynb #3c41ee9d
+# %% ../nbs/api/11_recipe.ipynb #6ff97309
 rules = dict(
     weights=Values(str, "'all', 'encoder', a pattern of names, or a list of patterns"), start=_names(*starts),
     spread=_positive, mean=_any, std=_not_negative,
     t_l=_number('positive; infinity is the binary mask', lambda x: x>0), t_s=_not_negative,
     step=_names('sign', 'plain', 'adam'), alpha=replace(_not_negative, unset=True), reach=replace(_positive, unset=True),
     head_step=_names('adam', 'plain'), beta=_not_negative, gamma=_not_negative,
-    schedule=_names(*schedules), schedule_end=_fraction, budget=_names(*budgets), every=_whole(1), recovery=_flag,
+    schedule=_names(*schedules), schedule_end=_fraction, budget=_names(*budgets),
+    pattern=Values(str, f'{pattern_names}, or None', _is_pattern, unset=True), every=_whole(1), recovery=_flag,
     warmup=_fraction, decay=_names(*decays), method=_names(*methods), epochs=_positive, min_steps=_whole(0), batch_size=_whole(1),
     pooling=_names('first', 'last', 'mean', unset=True),
     dropout=_number("a probability below 1, or None for the model's own", lambda x: 0<=x<1, unset=True),
     teacher=_names('finetune', unset=True), distil=_fraction, distil_t=_positive, distil_hidden=_not_negative,
+    remove=_number('a fraction of the multiply-accumulates, 0 or more and below 1', lambda x: 0<=x<1),
+    units=_names(*unit_kinds),
     lr=_not_negative, weight_decay=_not_negative)
 
 # %% ../nbs/api/11_recipe.ipynb #9615a041
@@ -122,23 +133,24 @@ def parse_field(
     except (ValueError, KeyError): raise ValueError(f"{name} takes {_texts[rule.kind]}, got {text!r}.") from None
     return check_field(name, value)
 
-# %% ../nbs/api/11_recipe.ipynb #542c7284
+# %% ../nbs/api/11_recipe.ipynb #dd7181a5
 _common = 'method','epochs','min_steps','batch_size','pooling','dropout','warmup','decay','beta'
 _weights = 'lr','weight_decay'
+_structure = 'teacher','remove','units'
 _taught = 'distil','distil_t','distil_hidden',*_weights
 
 reads = dict(
-    mask=tuple(dict.fromkeys([*(f.name for f in fields(MaskSettings)), *_common, 'teacher'])),
+    mask=tuple(dict.fromkeys([*(f.name for f in fields(MaskSettings)), *_common, *_structure])),
     features=_common,
-    finetune=(*_common, *_weights),
+    finetune=(*_common, *_weights, *_structure),
     random=(*_common, 'weights', 'budget'),
     magnitude=(*_common, *_weights, 'weights', 'budget', 'schedule_end', 'every'),
     imp=(*_common, *_weights, 'weights', 'budget'),
     l0=(*_common, 'weights', 'budget', 'schedule_end', 'spread', 'reach', 'alpha', 'head_step'),
-    lora=(*_common, *_weights),
+    lora=(*_common, *_weights, *_structure),
     bitfit=(*_common, 'lr'))
 
-# %% ../nbs/api/11_recipe.ipynb #1ef903ee
+# %% ../nbs/api/11_recipe.ipynb #77d0a425
 def _unread(recipe):
     "The first field that is set and that nothing reads, or None"
     read = {*reads[recipe.method], *(_taught if recipe.teacher else ())}
@@ -151,15 +163,17 @@ def _check_read(recipe):
     where = f"A run with method {recipe.method!r}{' and no teacher' if recipe.method=='mask' else ''}"
     hint = ' (the learning rate of theta is alpha or reach, that of the head beta)' if name in _weights else ''
     read = ', '.join(reads[recipe.method])
-    raise ValueError(f"{where} does not read {name}, got {getattr(recipe, name)!r}: leave it out{hint}. It reads {read}.")
+    raise ValueError(f"{where} does not read {name}, got {getattr(recipe, name)!r}: leave it out{hint}. It reads "
+        f"{read}.")
 
-# %% ../nbs/api/11_recipe.ipynb #b1e6f8b9
+# %% ../nbs/api/11_recipe.ipynb #40696626
 _others = dict(min_steps=0, dropout=None)
 _scored = dict(_others, t_s=0., step='adam', budget='matrix')
 
 recipes = {
     'default': Recipe(),
     'distilled': Recipe(teacher='finetune', distil_hidden=30.),
+    'structured': Recipe(teacher='finetune', distil_hidden=30., weights='encoder', remove=.7),
     'paper': Recipe(epochs=5., batch_size=8, start='normal', t_l=1e5, alpha=2e-5, beta=2e-5, gamma=2e-7, schedule='none', **_others),
     'features': Recipe(method='features', **_others),
     'finetune': Recipe(method='finetune', **_others),
@@ -172,11 +186,17 @@ recipes = {
     'lora': Recipe(method='lora', lr=1e-3, **_others),
     'bitfit': Recipe(method='bitfit', lr=3e-3, **_others)}
 
-# %% ../nbs/api/11_recipe.ipynb #dc4a3044
+# %% ../nbs/api/11_recipe.ipynb #a4f78a45
 def _named(recipe):
     if isinstance(recipe, Recipe): return recipe
     if recipe in recipes: return recipes[recipe]
     raise ValueError(f"Unknown recipe {recipe!r}: use one of {', '.join(recipes)}.")
+
+def _check_structure(recipe):
+    if not recipe.remove or recipe.teacher: return
+    raise ValueError(f"remove={recipe.remove} needs a network that is trained for the task, whose heads and neurons "
+        "are scored: "
+        "give teacher='finetune', or use recipe='structured'.")
 
 def get_recipe(
     recipe='default', # a name or a `Recipe`
@@ -191,7 +211,15 @@ def get_recipe(
     checked = {n: check_field(n, v) for n,v in {**asdict(recipe), **changes}.items()}
     recipe = replace(recipe, **checked)
     _check_read(recipe)
+    _check_structure(recipe)
     return recipe
+
+# %% ../nbs/api/11_recipe.ipynb #99fe5a29
+def default_sparsity(
+    recipe:Recipe # of a run
+) -> float: # fraction of the weights that are left
+    "The sparsity of a run that does not name one"
+    return .2 if recipe.remove else .5
 
 # %% ../nbs/api/11_recipe.ipynb #c031bb6a
 def as_method(

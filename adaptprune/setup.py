@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['evaluate', 'Setup', 'set_up', 'digest', 'marks']
 
-# %% ../nbs/api/15_setup.ipynb #6efb2d61
+# %% ../nbs/api/15_setup.ipynb #e23458ed
 import hashlib, json
 from dataclasses import dataclass
+from itertools import islice
 
-# %% ../nbs/api/15_setup.ipynb #3edad418
+# %% ../nbs/api/15_setup.ipynb #e7138c9d
 import numpy as np
 import torch
 from accelerate.utils import set_seed
 from torch import nn
+from torch.utils.data import DataLoader
 from .head import AdaptModel, load_encoder, load_tokenizer
-from .tasks import compute_metrics, get_task, holdout, load_task, make_loaders
+from .tasks import BucketBatchSampler, compute_metrics, get_task, holdout, load_task, make_loaders
 
 # %% ../nbs/api/15_setup.ipynb #b80fc012
 @torch.no_grad()
@@ -34,7 +36,7 @@ def evaluate(
         labels.append(b['labels'])
     return compute_metrics(task, torch.cat(logits), torch.cat(labels))
 
-# %% ../nbs/api/15_setup.ipynb #3dfd53bd
+# %% ../nbs/api/15_setup.ipynb #037da0f5
 @dataclass
 class Setup:
     "A task, ready to be learnt"
@@ -42,6 +44,16 @@ class Setup:
     model:AdaptModel # encoder and head
     loaders:dict # split -> loader
     tokenizer:object = None # the encoder's
+    data:dict = None # split -> rows
+
+    def sample(self,
+        n:int # number of batches
+    ): # the batches
+        "Some training batches, always the same ones; the order of training stays as it is"
+        train = self.loaders['train']
+        own = train.batch_sampler
+        order = BucketBatchSampler(own.lengths, own.batch_size, seed=own.seed)
+        return islice(DataLoader(train.dataset, batch_sampler=order, collate_fn=train.collate_fn), n)
 
     def evaluate(self, model) -> dict: # metric -> value
         "The metrics of a model on all splits but train"
@@ -52,7 +64,7 @@ class Setup:
             out.update({k+mark: v for k,v in evaluate(model, l, self.task).items()})
         return out
 
-# %% ../nbs/api/15_setup.ipynb #0d95ab7a
+# %% ../nbs/api/15_setup.ipynb #2bd35743
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -72,7 +84,7 @@ def set_up(
     set_seed(seed)
     net = AdaptModel(encoder, task.num_labels, pooling)
     if task.kind=='regression': nn.init.constant_(net.head.mlp[-1].bias, float(np.mean(data['train']['label'])))
-    return Setup(task, net, make_loaders(data, tokenizer, batch_size, max_length=max_length, seed=seed), tokenizer)
+    return Setup(task, net, make_loaders(data, tokenizer, batch_size, max_length=max_length, seed=seed), tokenizer, data)
 
 # %% ../nbs/api/15_setup.ipynb #8718fee6
 def digest(

@@ -13,14 +13,14 @@ from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
 
-# %% ../nbs/api/26_sweep.ipynb #7778bb88
+# %% ../nbs/api/26_sweep.ipynb #7214e6a5
 import torch
 from filelock import Timeout
 from tqdm.auto import tqdm
 from .artifact import TaskMask
 from .mask import check_sparsity
 from .optim import fitted_reach
-from .recipe import Recipe, check_field, get_recipe, parse_field, reads, recipes, retired, rules
+from .recipe import Recipe, check_field, default_sparsity, get_recipe, parse_field, reads, recipes, retired, rules
 from .results import append_line, engine_version, environment, lock_beside, read_results
 from .task import adapt_task, check_prunes
 from .tasks import get_task
@@ -33,7 +33,7 @@ def grid(
     many = {k: v if isinstance(v, list) else [v] for k,v in values.items()}
     return [dict(zip(many, vs)) for vs in product(*many.values())]
 
-# %% ../nbs/api/26_sweep.ipynb #15648465
+# %% ../nbs/api/26_sweep.ipynb #70736336
 def cell_recipe(
     cell:dict # arguments of `adapt_task`, fields of the recipe among them
 ) -> Recipe: # checked
@@ -44,22 +44,22 @@ def cell_recipe(
 def _settled(cell, recipe):
     "The values of a recipe in a run: what fits itself to the run is filled in"
     values = dict(vars(recipe))
-    fitted = fitted_reach(recipe, cell.get('sparsity', .5))
+    fitted = fitted_reach(recipe, cell.get('sparsity', default_sparsity(recipe)))
     values['reach'] = fitted if recipe.alpha is None else 1.
     if cell.get('max_steps'): values['min_steps'] = 0
     return values
 
-# %% ../nbs/api/26_sweep.ipynb #10d5ce89
+# %% ../nbs/api/26_sweep.ipynb #08614dc6
 _first_fields = dict(method='mask', epochs=3., batch_size=16, weights='all', start='rank', spread=.05, t_l=1e5, t_s=1.,
     step='sign', alpha=None, head_step='adam', beta=1e-3, gamma=0., schedule='cubic', schedule_end=.7, budget='global',
     every=10, recovery=True, warmup=.1, decay='linear', lr=1e-4, weight_decay=.01)
-_later_fields = dict(min_steps=0, mean=.01, std=.001, reach=1., pooling=None, dropout=-1., teacher='none',
-    distil=.5, distil_t=2., distil_hidden=0.)
+_later_fields = dict(min_steps=0, mean=.01, std=.001, reach=1., pattern=None, pooling=None, dropout=-1., teacher='none',
+    distil=.5, distil_t=2., distil_hidden=0., remove=0., units='fisher')
 _first_names = dict(t_l={math.inf: 1e5}, dropout={None: -1.}, teacher={None: 'none'})
 _whole_epochs = dict(paper=dict(epochs=5))
-_first_cell = dict(sparsity=.5, seed=0, model='minilm', eval_every=0)
+_first_cell = dict(seed=0, model='minilm', eval_every=0)
 
-# %% ../nbs/api/26_sweep.ipynb #4bb5e339
+# %% ../nbs/api/26_sweep.ipynb #5283b284
 def _as_first(cell, recipe):
     "The fields of a recipe that a method reads, as the first version spelt them"
     plain,values = Recipe(), _settled(cell, recipe)
@@ -74,10 +74,12 @@ def cell_key(
     cell:dict # arguments of `adapt_task`, plain values only
 ) -> str: # 16 hex digits
     "The key of a configuration: a hash of its arguments, with its recipe spelt out"
-    named = _as_first(cell, cell_recipe(cell))
+    recipe = cell_recipe(cell)
+    named = _as_first(cell, recipe)
     later = {n: v for n,v in named.items() if n in _later_fields and v!=_later_fields[n]}
     first = {n: named.get(n, v) for n,v in _first_fields.items()}
     rest = {k: v for k,v in cell.items() if k not in rules and k not in ('recipe', 'name')}
+    rest = {'sparsity': default_sparsity(recipe), **rest}
     text = json.dumps({**_first_cell, **rest, **first, **later}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -299,9 +301,9 @@ def _run_shown(cells, path, bar, workers, scheduler, ask):
         with _runner(workers, scheduler) as each: return _run_missing(each, cells, path, show, **ask)
     except KeyboardInterrupt: raise _interrupted(cells, path) from None
 
-# %% ../nbs/api/26_sweep.ipynb #e665cefa
+# %% ../nbs/api/26_sweep.ipynb #6fce0ff9
 _arguments = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, sparsity=float, seed=0, max_steps=1,
-    round_steps=1, eval_every=0, accumulate=1, max_length=1, rank=1, validate=bool, tune_kept=bool)
+    round_steps=1, teacher_steps=1, eval_every=0, accumulate=1, max_length=1, rank=1, validate=bool, tune_kept=bool)
 _said = {str: 'a string', float: 'a number', bool: 'true or false', int: 'a whole number'}
 _mixed = 'no','bf16','fp16'
 

@@ -36,7 +36,7 @@ def test_none_unsets():
     assert get_recipe('paper', alpha=None).alpha is None and get_recipe(dropout=None).dropout is None and get_recipe('distilled', reach=None).reach is None
     with pytest.raises(ValueError, match='no teacher does not read distil_hidden'): get_recipe('distilled', teacher=None)
 
-@pytest.mark.parametrize('kw,error', [(dict(recipe='best'), "Unknown recipe 'best': use one of default, distilled, paper, features, finetune"),
+@pytest.mark.parametrize('kw,error', [(dict(recipe='best'), "Unknown recipe 'best': use one of default, distilled, structured, paper, features, finetune"),
     (dict(alfa=1), "A recipe has no 'alfa': its fields are weights, start"), (dict(method='prune'), "Unknown method 'prune'"),
     (dict(schedule='sine'), "Unknown schedule 'sine': use one of cubic, constant, none"), (dict(epochs=0), 'epochs must be a number above 0, got 0'),
     (dict(batch_size=0), 'batch_size must be a whole number, 1 or more, got 0'), (dict(step='newton'), "Unknown step 'newton'"), (dict(budget='row'), "Unknown budget 'row'"),

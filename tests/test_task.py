@@ -3,6 +3,8 @@ import math,sys
 import pytest,torch,transformers
 from datasets import Dataset,DatasetDict
 from adaptprune import prune,task,teacher
+from adaptprune.compact import compact
+from adaptprune.fisher import unit_kinds
 from adaptprune.head import AdaptModel,load_encoder,load_tokenizer
 from adaptprune.layer import fingerprint
 from adaptprune.loop import adapt as real_adapt
@@ -10,6 +12,7 @@ from adaptprune.mask import n_pruned
 from adaptprune.prune import MagnitudePruning
 from adaptprune.recipe import get_recipe,reads
 from adaptprune.task import adapt_task
+from adaptprune.units import find_units
 from toy import own_data
 
 masked = 'default', 'random', 'magnitude', 'imp', 'movement', 'edge-popup', 'l0'
@@ -43,6 +46,55 @@ def calls(monkeypatch):
 def pretrained(folder): return dict(load_encoder(folder).named_parameters())
 def told(res, *but): return {k: v for k,v in res.report.items() if 'seconds' not in k and k not in but}
 def n_tuned(calls): return len([0 for c in calls if c['recipe'].method=='finetune'])
+
+# smaller networks
+
+def test_remove_cuts_the_base_and_masks_what_is_left(go, folder):
+    res,w0 = go('structured', .2, remove=.5), load_encoder(folder)
+    r = res.report
+    largest = max(u.cost for u in find_units(w0))
+    assert abs(r['removed']-.5)*r['macs'][0]<=largest/2 and r['macs'][1]==sum(m.numel() for m in res.mask.values())
+    assert r['base']==fingerprint(w0) and r['sparsity']==res.mask.sparsity and r['target_met']
+    assert res.mask.kept==res.mask.numel-n_pruned(res.mask.numel, .2)
+    small = compact(w0, res.structure)
+    for n,p in small.named_parameters(): assert torch.equal(dict(res.base.named_parameters())[n], p*res.mask[n] if n in res.mask else p)
+    assert set(res.tensors)>=set(res.mask) and all(res.tensors[n]['shape']==list(w0.get_parameter(n).shape) for n in res.tensors)
+    assert r['bytes']<res.mask.numel/8+1+sum(map(len, res.structure.values()))/8
+
+def test_the_default_with_remove(go):
+    r = go('structured', None, remove=.3).report
+    assert (r['target'],r['recipe']['weights'],r['recipe']['remove'])==(.2, 'encoder', .3)
+
+@pytest.mark.parametrize('units', unit_kinds)
+def test_every_way_to_choose_units(go, units):
+    assert 0<=go('structured', .2, remove=.4, units=units).report['removed']<1
+
+def test_scoring_leaves_the_order_of_training_alone(go, calls):
+    go('structured', .2, remove=.5)
+    go('distilled', .2)
+    cut,whole = calls[1],calls[3]
+    assert cut['rows']==whole['rows'] and all(torch.equal(p, whole['head'][n]) for n,p in cut['head'].items())
+
+@pytest.mark.parametrize('method', ['finetune', 'lora'])
+def test_the_same_network_with_its_weights_tuned(go, method):
+    "The baselines: the same structure, teacher and loss"
+    how = dict(teacher='finetune', distil_hidden=30., remove=.5, dropout=0., lr=1e-4)
+    res,mask = go(method, 0., **how), go('structured', .2, remove=.5)
+    assert res.structure==mask.structure and res.mask is None and 'teacher_metrics' in res.report
+
+def test_an_interrupted_structured_run_goes_on(go, tmp_path, monkeypatch):
+    whole = go('structured', .2, remove=.5)
+    with monkeypatch.context() as m:
+        m.setattr('adaptprune.loop.Interrupt.after_step', lambda self, run, loss: setattr(run, 'stop', 'now' if run.step==3 and run.method.masks else None))
+        with pytest.raises(KeyboardInterrupt): go('structured', .2, remove=.5, out=tmp_path)
+    again = go('structured', .2, remove=.5, out=tmp_path, resume=True)
+    assert again.mask==whole.mask and again.structure==whole.structure and told(again)==told(whole)
+
+def test_a_teacher_of_its_own_length(go): assert go('structured', .2, remove=.5, teacher_steps=2).report['teacher_steps']==2
+
+def test_adapt_does_not_cut(tiny):
+    model = AdaptModel(tiny('Bert'), 2)
+    with pytest.raises(ValueError, match='use `adapt_task`'): real_adapt(model, [], recipe='structured', teacher_model=model)
 
 # masks over pre-trained values
 

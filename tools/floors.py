@@ -9,11 +9,11 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'files', 'identity'],
-    ['mask', 'theory'],
-    ['layer', 'loss', 'sparsity', 'scores', 'kernels', 'optim'],
+    ['mask', 'theory', 'units'],
+    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'compact', 'latency'],
     ['tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
-    ['setup', 'teacher', 'prune', 'task'],
+    ['setup', 'vectors', 'teacher', 'prune', 'task'],
     ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'topology'],
     ['results', 'sweep', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
