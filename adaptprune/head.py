@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['poolings', 'minilm_id', 'minilm_revision', 'minilm_sha256', 'ScalarMix', 'Head', 'AdaptModel', 'is_decoder',
-           'model_path', 'load_encoder', 'load_tokenizer']
+           'model_path', 'quiet', 'load_encoder', 'load_tokenizer']
 
 # %% ../nbs/api/10_head.ipynb #8a1347d8
 import functools, hashlib, os, warnings
@@ -171,7 +171,7 @@ def _load(cls, name, what, **kwargs):
 _poolers = 'bert','roberta','albert','xlm-roberta','camembert','mpnet','deberta'
 
 @contextmanager
-def _quiet():
+def quiet():
     "Transformers without its messages and bars"
     level,bars = hf_logging.get_verbosity(),hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
@@ -200,7 +200,7 @@ def load_encoder(
     cfg = _load(AutoConfig, name, 'model', revision=revision)
     bare = not is_decoder(cfg) and cfg.model_type in _poolers
     if bare: kwargs = dict(add_pooling_layer=False, **kwargs)
-    with _quiet(): encoder,info = _load(AutoModel, name, 'model', revision=revision, output_loading_info=True, **kwargs)
+    with quiet(): encoder,info = _load(AutoModel, name, 'model', revision=revision, output_loading_info=True, **kwargs)
     return _leave_out_untrained(encoder, info['missing_keys'], name)
 
 # %% ../nbs/api/10_head.ipynb #cee94302
