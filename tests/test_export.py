@@ -4,9 +4,12 @@ from pathlib import Path
 import numpy as np,pytest,torch
 from adaptprune import export
 from adaptprune.artifact import TaskMask
-from adaptprune.export import export_onnx,input_names,new_path,onnx_difference,save_plain
+from adaptprune.compact import compact
+from torch import nn
+from adaptprune.export import export_onnx,first_token_only,input_names,new_path,onnx_difference,read_output,save_plain,vocabulary
 from adaptprune.head import AdaptModel
 from adaptprune.mask import Mask
+from adaptprune.units import Structure,base_of,find_units
 
 def adapted(tiny, family='Bert', n_out=2):
     "A tiny model with half of its matrices' weights pruned, and its mask"
@@ -77,7 +80,8 @@ def test_what_cannot_be_exported(tiny, tmp_path):
     pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
     model,_ = adapted(tiny)
     with pytest.raises(ValueError, match='not a Hugging Face model'): save_plain(torch.nn.Linear(2, 2), tmp_path/'x')
-    with pytest.raises(ValueError, match='has no head'): export_onnx(tiny('Bert'), tmp_path/'x')
+    with pytest.raises(ValueError, match='Linear has no config'): export_onnx(nn.Linear(2, 2), tmp_path/'x')
+    with pytest.raises(ValueError, match='neither logits nor last_hidden_state'): read_output(torch.ones(2))
     with pytest.raises(ValueError, match='float32'): export_onnx(adapted(tiny)[0].bfloat16(), tmp_path/'x')
     assert not list(tmp_path.iterdir())
 
@@ -97,6 +101,7 @@ def test_onnx_agrees(family, tiny, tmp_path):
     ort = pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
     model,_ = adapted(tiny, family, n_out=3)
     worst = export_onnx(model, tmp_path/'m.onnx')
+    assert str(Path(torch.__file__).parent).encode() not in (tmp_path/'m.onnx').read_bytes(), 'no path of this machine'
     assert 0<=worst<1e-5 and [f.name for f in tmp_path.iterdir()]==['m.onnx']
     s = ort.InferenceSession(tmp_path/'m.onnx')
     assert all(i.shape==['batch', 'sequence'] for i in s.get_inputs()) and s.get_outputs()[0].shape==['batch', 3] and s.get_outputs()[0].name=='logits'
@@ -133,3 +138,99 @@ def test_large_models_have_their_weights_beside_them(tiny, tmp_path, monkeypatch
     assert onnx_difference(tmp_path/'b'/'m.onnx', model, input_names(model))<1e-5, 'the pair can be moved together'
     (tmp_path/'b'/'m.onnx').unlink()
     with pytest.raises(FileExistsError, match='m.onnx.data'): export_onnx(model, tmp_path/'b'/'m.onnx')
+
+def smaller(model, empty=None):
+    "Half of the units at random; with `empty`, no heads or no neurons are left in the last layer"
+    units,keep = find_units(base_of(model)),{}
+    for i,u in enumerate(units):
+        keep[u.out] = torch.rand(u.n, generator=torch.Generator().manual_seed(i))>.5
+        keep[u.out][0] = True
+        if i>=len(units)-2 and u.kind==empty: keep[u.out][:] = False
+    return compact(model, Structure(keep))
+
+def outputs(model, x):
+    with torch.no_grad(): return read_output(model(**x))[1]
+
+firsts = [('Bert', 'ForSequenceClassification'), ('Roberta', 'ForSequenceClassification'), ('DistilBert', 'ForSequenceClassification'),
+    ('Electra', 'ForSequenceClassification'), ('MPNet', 'ForSequenceClassification'), ('Bert', 'Model'), ('MPNet', 'Model')]
+
+@pytest.fixture
+def make(tiny):
+    "A tiny model with weights large enough for attention to matter"
+    def f(family, kind='Model', **changes):
+        import transformers
+        if family not in ('MPNet', 'ModernBert'): m = tiny(family, kind, **changes)
+        else:
+            torch.manual_seed(0)
+            size = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50, max_position_embeddings=40, **changes)
+            m = getattr(transformers, family+kind)(getattr(transformers, family+'Config')(**size, pad_token_id=1)).eval()
+        with torch.no_grad(): [p.mul_(10) for n,p in m.named_parameters() if p.ndim==2 and 'embed' not in n]
+        return m
+    return f
+
+@pytest.mark.parametrize('family, kind', firsts)
+def test_first_token_is_exact(family, kind, make, tokens):
+    "Each family, with padding, in fewer operations; the model that it was made from stays as it was"
+    model = make(family, kind)
+    before = outputs(model, tokens)
+    new = first_token_only(model)
+    want = before if kind!='Model' else before[:, :1]
+    torch.testing.assert_close(outputs(new, tokens), want, rtol=1e-4, atol=1e-5)
+    assert torch.equal(outputs(model, tokens), before)
+    assert all(p is q for p,q in zip(model.parameters(), new.parameters())), 'the weights are shared'
+    rows = []
+    for m in (new, model): [l.register_forward_pre_hook(lambda l, x: rows.append(x[0].shape[:-1].numel())) for l in m.modules() if isinstance(l, nn.Linear)]
+    outputs(new, tokens); few = sum(rows); rows.clear(); outputs(model, tokens)
+    assert few<sum(rows)
+
+@pytest.mark.parametrize('attention', ['sdpa', 'eager'])
+def test_first_token_with_either_attention(attention, make, tokens):
+    model = make('Bert', 'ForSequenceClassification', attn_implementation=attention)
+    torch.testing.assert_close(outputs(first_token_only(model), tokens), outputs(model, tokens), rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('family', ['Bert', 'DistilBert', 'MPNet'])
+@pytest.mark.parametrize('empty', [None, 'heads', 'neurons'])
+def test_first_token_of_uneven_layers(family, empty, make, tokens):
+    whole = make(family, 'ForSequenceClassification')
+    model = smaller(whole, empty)
+    assert not torch.allclose(outputs(model, tokens), outputs(whole, tokens), atol=1e-3)
+    torch.testing.assert_close(outputs(first_token_only(model), tokens), outputs(model, tokens), rtol=1e-4, atol=1e-5)
+
+def test_first_token_with_a_scalar_mix(make, tokens):
+    "All layers are read, of the last only the first token"
+    torch.manual_seed(0)
+    model = AdaptModel(make('Bert'), 3).eval()
+    torch.testing.assert_close(outputs(first_token_only(model), tokens), outputs(model, tokens), rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('family, kind, why', [
+    ('Albert', 'ForSequenceClassification', '0 lists of 2 layers'), ('ModernBert', 'ForSequenceClassification', 'leave out first_token_only'),
+    ('GPT2', 'ForSequenceClassification', 'leave out first_token_only'), ('Bert', 'ForMaskedLM', 'leave out first_token_only')])
+def test_first_token_is_refused(family, kind, why, make):
+    changes = dict(pad_token_id=0) if family=='GPT2' else {}
+    with pytest.raises(ValueError, match=why): first_token_only(make(family, kind, **changes))
+
+@pytest.mark.parametrize('pooling', ['mean', 'last'])
+def test_first_token_is_refused_where_the_head_reads_others(pooling, make):
+    with pytest.raises(ValueError, match=f"pooling='{pooling}'"): first_token_only(AdaptModel(make('Bert'), 2, pooling=pooling).eval())
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first_token', [False, True])
+@pytest.mark.parametrize('kind, empty', [('ForSequenceClassification', 'whole'), ('Model', 'whole'), ('Model', None), ('ForSequenceClassification', 'heads'), ('ForSequenceClassification', 'neurons')])
+def test_hugging_face_models_export(kind, empty, first_token, make, tokens, tmp_path):
+    "Classifier and bare encoder, even and uneven, whole and for the first token"
+    ort = pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+    model = make('Bert', kind)
+    if empty!='whole': model = smaller(model, empty)
+    assert export_onnx(model, tmp_path/'m.onnx', first_token=first_token)<1e-4
+    s = ort.InferenceSession(tmp_path/'m.onnx')
+    out, = s.get_outputs()
+    name,want = ('last_hidden_state' if kind=='Model' else 'logits'),outputs(model, tokens)
+    if kind=='Model' and first_token: want = want[:, :1]
+    assert out.name==name and out.shape[0]=='batch'
+    x = dict(tokens, token_type_ids=torch.zeros_like(tokens['input_ids']))
+    np.testing.assert_allclose(s.run(None, {k: v.numpy() for k,v in x.items()})[0], want, atol=1e-4)
+
+def test_a_trimmed_vocabulary_is_believed(tiny):
+    model = tiny('Bert')
+    model.embeddings.word_embeddings = nn.Embedding(7, 16)
+    assert vocabulary(model)==7 and vocabulary(AdaptModel(model, 2))==7
