@@ -6,12 +6,12 @@
 __all__ = ['most_held', 'first_try', 'most', 'near', 'Settings', 'Work', 'Rows', 'Made', 'Maker', 'smallest', 'Compressed',
            'compress']
 
-# %% ../nbs/api/24_compress.ipynb #722bfdac
-import json, os, shutil, time, warnings
+# %% ../nbs/api/24_compress.ipynb #d70b84e1
+import json, os, shutil, sys, warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# %% ../nbs/api/24_compress.ipynb #b656ad23
+# %% ../nbs/api/24_compress.ipynb #107f1743
 import numpy as np
 import torch
 from torch import nn
@@ -20,7 +20,6 @@ from .compact import compact
 from .files import write_file
 from .fisher import choose_units, unit_scores
 from .folder import save_compact
-from .head import model_path
 from .identity import base_tensors
 from .loop import adapt, check_writable, save_state
 from .mask import check_sparsity
@@ -113,7 +112,7 @@ class Work:
         for p in sorted(new.iterdir(), key=lambda p: p.name=='report.json'): os.replace(p, self.out/p.name)
         shutil.rmtree(self.folder)
 
-# %% ../nbs/api/24_compress.ipynb #d848920a
+# %% ../nbs/api/24_compress.ipynb #2bf5ee04
 most_held = 2000
 
 class Rows:
@@ -126,6 +125,7 @@ class Rows:
     ):
         rows,raw = clean_texts(texts, labels)
         codes = coded_labels(subject, raw, pairs=len(rows[0])==2)
+        self.mark = digest([rows, codes])       # tells these examples from others
         order = np.random.default_rng(settings.seed).permutation(len(rows))
         k = min(most_held, max(16, round(len(rows)*settings.held)))
         def part(at): return [rows[i] for i in at], None if codes is None else [codes[i] for i in at]
@@ -142,10 +142,6 @@ class Rows:
         "Training batches"
         rows = examples(self.subject, self.train)
         return text_loader(self.subject, rows, self.train_labels, self.size, self.seed if seed is None else seed)
-
-    def mark(self):
-        "What tells these examples from others"
-        return digest([self.train, self.held, self.train_labels, self.held_labels])
 
 # %% ../nbs/api/24_compress.ipynb #b629f52f
 def _spread(x):
@@ -164,7 +160,7 @@ class Made:
     scores:dict # metric -> value on the held-out examples
     report:dict # steps, seconds, sparsity
 
-# %% ../nbs/api/24_compress.ipynb #d785a8b7
+# %% ../nbs/api/24_compress.ipynb #55aade0f
 class Maker:
     "Makes smaller networks of a user's model"
     def __init__(self, subject, rows, settings, work, progress=True):
@@ -180,7 +176,7 @@ class Maker:
         self.unit_scores = work.once('scores', self.score)
 
     def say(self, text):
-        if self.progress: print(text, flush=True)
+        if self.progress: print(text, file=sys.stderr, flush=True)
 
     def calls(self, model): return _calls(runner(self.subject, model), self.rows.held, self.subject)
 
@@ -315,7 +311,7 @@ def _write(maker, made, keep, more):
     maker.work.publish(new)
     return report
 
-# %% ../nbs/api/24_compress.ipynb #15ff249f
+# %% ../nbs/api/24_compress.ipynb #655ed3f2
 @dataclass
 class Compressed:
     "What `compress` returns"
@@ -327,7 +323,7 @@ def _config_of(subject, rows, settings):
     "What a run must have in common with the unfinished one that it goes on with"
     names = {f'{n}.weight' for u in find_units(subject.model) for n in u.linears()}
     weights = digest(base_tensors(base_of(subject.model), names))
-    return dict(model=subject.name, weights=weights, kind=subject.kind, texts=rows.mark(), **asdict(settings))
+    return dict(model=subject.name, weights=weights, kind=subject.kind, texts=rows.mark, **asdict(settings))
 
 # %% ../nbs/api/24_compress.ipynb #759f1ed3
 def compress(

@@ -210,14 +210,14 @@ def clean_texts(
     if sizes not in ([1], [2]): raise ValueError(f"Examples are texts or pairs of texts, all alike: got {sizes} texts in a row.")
     return list(first), None if labels is None else [labels[i] for i in first.values()]
 
-# %% ../nbs/api/23_subject.ipynb #f8a78b16
+# %% ../nbs/api/23_subject.ipynb #50a885be
 def _code(config, label):
     "The index of a class"
     text = str(label).strip()
     ids = {str(k): int(v) for k,v in (config.label2id or {}).items()}
     if text in ids: return ids[text]
     if text.isdigit() and int(text)<config.num_labels: return int(text)
-    raise ValueError(f"The label {label!r} is none of the model's classes ({', '.join(ids)}): give another label column, "
+    raise ValueError(f"The label {label!r} is none of the model's classes ({', '.join(sorted(ids, key=ids.get))}): give another label column, "
         "or label='' (--label '') to do without labels.")
 
 def _number(label):
@@ -282,13 +282,15 @@ def runner(
         with torch.no_grad(): return subject.outputs(model, {k: v.to(device) for k,v in batch.items()})[0].cpu()
     return run
 
-# %% ../nbs/api/23_subject.ipynb #13b0282e
+# %% ../nbs/api/23_subject.ipynb #e444d04d
 def _spearman(a, b):
     from scipy import stats
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         r = stats.spearmanr(np.asarray(a), np.asarray(b))[0]
     return 0. if np.isnan(r) else float(r)
+
+def _same(a, b): return float((a==b).double().mean())
 
 def _cosines(x, n_pairs=5000):
     "Cosines of random pairs of vectors of length 1, always of the same pairs"
@@ -304,8 +306,8 @@ def compare(
 ) -> dict: # metric -> value: with labels 'accuracy' or 'spearman' first, and 'agreement'
     "How good answers are"
     if subject.kind=='classifier':
-        same = {} if labels is None else dict(accuracy=float((got.argmax(1)==torch.tensor(labels)).float().mean()))
-        return dict(same, agreement=float((got.argmax(1)==want.argmax(1)).float().mean()))
+        true = {} if labels is None else dict(accuracy=_same(got.argmax(1), torch.tensor(labels)))
+        return dict(true, agreement=_same(got.argmax(1), want.argmax(1)))
     if subject.kind=='regressor': said,agreement = got[:,0],_spearman(got[:,0], want[:,0])
     else:
         agreement = _spearman(_cosines(got), _cosines(want))
