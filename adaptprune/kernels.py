@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['steps', 'Rule', 'write', 'gate_grad', 'step_of', 'adam_step', 'move', 'update', 'write_units', 'write_many',
-           'update_many', 'OneLaunch', 'inside', 'equal_to', 'remember']
+           'update_many', 'OneLaunch', 'inside', 'equal_to', 'remember', 'OnePass']
 
 # %% ../nbs/api/07_kernels.ipynb #b2ddbe83
 import math
 from dataclasses import dataclass
 
-# %% ../nbs/api/07_kernels.ipynb #e14e1e47
-import torch
+# %% ../nbs/api/07_kernels.ipynb #e50af2b2
+import numpy as np, torch
 from torch import Tensor
 from .layer import gate, slope
 from .mask import pack_bits, pieces
@@ -401,3 +401,60 @@ def remember(
     size = 2**22 if theta.is_cuda else 2**17
     for t,g in zip(theta.split(size), gone.split(size//8)):
         for x in pieces(t): g |= pack_bits(torch.as_tensor(x<=tau, device=theta.device))
+
+# %% ../nbs/api/07_kernels.ipynb #b8a00932
+class OnePass:
+    "What `mask.locate` asks of a bracket, and what follows from the threshold that it finds"
+    def __init__(self,
+        old:float # the threshold that the weights stand at
+    ):
+        self.old,self.at = old,None
+
+    def __call__(self,
+        flat:list, # one 1-d float32 tensor on the processor
+        lo:float, # lower bound
+        hi:float, # upper bound
+        size:int=2**16 # thetas in a piece, a multiple of 8
+    ) -> tuple: # as `mask.locate` takes it; a bracket that holds the old threshold as well, if that is near
+        "Count what lies below, in packed bits, and collect what lies inside, NaN included"
+        x = flat[0].numpy()
+        lo,hi = self._widened(x, lo, hi)
+        found,packed = [],[]
+        n_low = 0
+        for i in range(0, len(x), size):
+            low = x[i:i+size]<lo
+            n_low += np.count_nonzero(low)
+            packed.append(np.packbits(low, bitorder='little'))
+            inside = np.logical_or(low, x[i:i+size]>hi)
+            found.append(np.flatnonzero(np.logical_not(inside, out=inside))+i)
+        self.bits,self.at = np.concatenate(packed), np.concatenate(found)
+        self.found = x[self.at]
+        return n_low, torch.from_numpy(self.found)
+
+    def _widened(self, x, lo, hi):
+        low,high = min(lo, self.old), max(hi, self.old)
+        some = x[::max(1, len(x)//2**14)]
+        self.holds_old = np.count_nonzero((some>=low) & (some<=high))<=len(some)/16
+        return (low, high) if self.holds_old else (lo, hi)
+
+    def equal(self, flat, tau):
+        "The places of what equals the threshold"
+        return torch.from_numpy(self.at[self.found==tau.item()])
+
+    def remember(self,
+        theta:Tensor, # (n,) float32, where ties are settled
+        tau:float, # the threshold
+        gone:Tensor # (ceil(n/8),) uint8, as `pack_bits`; updated
+    ):
+        "As `remember`, without reading all thetas"
+        gone = gone.numpy()
+        gone |= self.bits
+        below = self.at[theta.numpy()[self.at]<=tau]
+        if not len(below): return
+        byte,bit = below>>3, np.left_shift(1, below&7).astype(np.uint8)
+        first = np.flatnonzero(np.diff(byte, prepend=-1))
+        gone[byte[first]] |= np.bitwise_or.reduceat(bit, first)
+
+    def flips(self, theta, tau) -> Tensor: # int64, in order
+        "The places whose weights the new threshold changes"
+        return torch.from_numpy(self.at[(self.found<=self.old)!=(theta.numpy()[self.at]<=tau)])

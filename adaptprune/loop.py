@@ -597,7 +597,7 @@ def taught_loss(
         return total+recipe.distil_hidden*apart
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #a2bc806d
+# %% ../nbs/api/13_loop.ipynb #f6b6127b
 @dataclass
 class Adapted:
     "What `adapt` returns"
@@ -662,7 +662,7 @@ def _method_of(recipe, changes):
         return get_method(recipe), recipe
     return own, own.recipe
 
-# %% ../nbs/api/13_loop.ipynb #6516b57b
+# %% ../nbs/api/13_loop.ipynb #56fb7383
 def _check_length(changes, max_steps):
     beside = [f'{n}={changes[n]!r}' for n in ('epochs', 'min_steps') if changes.get(n) is not None]
     if max_steps is None or not beside: return
@@ -674,14 +674,20 @@ def _check_gamma(recipe):
     raise ValueError(f"A run with schedule={recipe.schedule!r} does not read gamma, got {recipe.gamma!r}: "
         "leave it out (gamma=0), or give schedule='none', where gamma is what prunes.")
 
+def _check_remove(recipe):
+    if not recipe.remove: return
+    raise ValueError(f"`adapt` trains the model that it is given, so it cannot take out units (remove={recipe.remove}): "
+        "use `adapt_task`, or cut first, `small = compact(model, structure)`, and adapt that with remove=0.")
+
 def _checked(recipe, changes, max_steps):
     "The method and the recipe, without settings that nothing reads"
     _check_length(changes, max_steps)
     method,recipe = _method_of(recipe, changes)
     _check_gamma(recipe)
+    _check_remove(recipe)
     return method, recipe
 
-# %% ../nbs/api/13_loop.ipynb #37661e89
+# %% ../nbs/api/13_loop.ipynb #d62c451a
 def _check_teacher(recipe, loss_fn, teacher):
     if recipe.teacher and loss_fn is not model_loss:
         raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
@@ -689,10 +695,6 @@ def _check_teacher(recipe, loss_fn, teacher):
     remedy = "pass the trained model as teacher_model=..., or use `adapt_task`, which makes it"
     if teacher: remedy = "name its kind in the recipe as well"
     raise ValueError(f"The recipe's teacher is {recipe.teacher!r}: {remedy}.")
-
-def _refuse_remove(recipe):
-    raise ValueError(f"`adapt` trains the model that it is given, so it cannot take out units (remove={recipe.remove}): use `adapt_task`, "
-        "or cut first, `small = compact(model, structure)`, and adapt that with remove=0.")
 
 def _config(run, recipe, mark):
     "All that makes a run the one that a checkpoint belongs to"
@@ -715,7 +717,7 @@ def _report(run, recipe, base, mark):
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #e3846c63
+# %% ../nbs/api/13_loop.ipynb #34b330e4
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -743,7 +745,6 @@ def adapt(
     seed = _whole('seed', seed)
     check_sparsity(sparsity)
     _check_teacher(recipe, loss_fn, teacher_model)
-    if recipe.remove: _refuse_remove(recipe)
     part = find_base(model, base)
     measure = [] if evaluate is None and eval_every==0 else [Evaluate(evaluate, eval_every)]
     saver = Checkpoint(out, checkpoint_every, resume)

@@ -11,12 +11,12 @@ import hashlib, math, warnings, weakref
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 
-# %% ../nbs/api/08_optim.ipynb #c3ca12a8
+# %% ../nbs/api/08_optim.ipynb #165e61f1
 import torch
 from torch import Tensor, nn
 from . import kernels
 from .anatomy import maskable, plain_name, unwrap
-from .kernels import OneLaunch, Rule
+from .kernels import OneLaunch, OnePass, Rule
 from .mask import Mask, check_sparsity, count, group_names, locate, n_pruned, pack_bits, pieces, unpack_bits
 from .pattern import Pattern, check_pattern, get_pattern, seen, unit_means
 from .scores import start_theta, starts
@@ -161,7 +161,7 @@ class Place:
         if not hasattr(self.param, 'to_local'): return self.flat(whole)
         return whole.reshape(-1)[self.offset:self.offset+self.n]
 
-# %% ../nbs/api/08_optim.ipynb #88dcb616
+# %% ../nbs/api/08_optim.ipynb #2915a8ec
 def _whole(p): return p.full_tensor() if hasattr(p, 'full_tensor') else p
 
 class LearningPlace(Place):
@@ -212,6 +212,13 @@ class LearningPlace(Place):
         "Eq. 2 into a row of numbers"
         for w,z,t in zip(*(x.split(2**18) for x in (out, self.w0, self.theta))):
             kernels.write(w, z, t, self.group.tau, t_l)
+
+    def write_some(self, at):
+        "Eq. 2 for some weights, by their places"
+        base = self.w0[at]
+        new = torch.empty_like(base)
+        kernels.write(new, base, self.theta[at], self.group.tau)
+        self.weight.index_copy_(0, at, new)
 
     def above(self):
         "Which weights have a theta above the threshold"
@@ -266,17 +273,28 @@ def _shard_group(param):
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #785eaa16
+# %% ../nbs/api/08_optim.ipynb #2f84f347
 class MovingGroup(Group):
     "A group whose threshold is moved"
     unit = 1            # weights that go at once
+    passed = None       # what is known from the pass of the last threshold update, on a processor
 
     def move(self, sparsity):
         "Set the threshold to the quantile of theta for a sparsity: the gap is the gamma of Eq. 7"
         self.k = n_pruned(self.n, sparsity)
+        self.passed = self._pass()
         tau,alive = self._threshold()
         if len(alive): self.theta[alive] = torch.nextafter(tau, torch.full_like(tau, torch.inf))
         self.tau = tau.item()
+        if self.passed: self.passed.version = self.theta._version
+
+    def _pass(self):
+        return OnePass(self.tau) if self.k and not self.shards and self.theta.device.type=='cpu' else None
+
+    @property
+    def fresh(self):
+        "Has theta stayed since that pass?"
+        return self.passed is not None and self.passed.version==self.theta._version
 
     def _threshold(self):
         if self.shards: return sharded_threshold(self.theta, self.k, self.shards)
@@ -287,10 +305,12 @@ class MovingGroup(Group):
         return abs(self.pruned()-n_pruned(self.n, sparsity))<self.unit
 
     def _find(self, scores, k):
+        if self.passed: return locate(scores, k, self.passed, 2**18)
         if not scores[0].is_cuda or not kernels.triton: return locate(scores, k)
         return locate(scores, k, kernels.inside)
 
     def _equal(self, flat, tau):
+        if self.passed: return self.passed.equal(flat, tau)
         return kernels.equal_to(flat, tau) if flat.is_cuda and kernels.triton else equal_to(flat, tau)
 
     def _count(self, bits):
@@ -319,7 +339,18 @@ class MovingGroup(Group):
 
     def remember(self):
         "Note what is pruned now"
-        kernels.remember(self.theta, self.tau, self.gone)
+        if self.fresh: self.passed.remember(self.theta, self.tau, self.gone)
+        else: kernels.remember(self.theta, self.tau, self.gone)
+
+    def flip(self):
+        "Write the weights that the last threshold update changed, where only those are known to differ. Returns whether it did"
+        if not self.fresh or not self.passed.holds_old: return False
+        at = self.passed.flips(self.theta, self.tau)
+        ends = _whole_numbers(p.n for p in self.places).cumsum(0)
+        parts = at.tensor_split(torch.searchsorted(at, ends)[:-1])
+        for p,first,some in zip(self.places, ends-_whole_numbers(p.n for p in self.places), parts):
+            if len(some): p.write_some(some-first)
+        return True
 
     def forbid(self):
         "What is pruned stays so"
@@ -370,7 +401,7 @@ class PatternPlace(LearningPlace):
         self.seen(out).copy_(self.theta.view(self.cells)>self.tau)
         return out
 
-# %% ../nbs/api/08_optim.ipynb #037df066
+# %% ../nbs/api/08_optim.ipynb #5fae44a4
 class UnitGroup(MovingGroup):
     "A group of places whose weights share thetas"
     def __init__(self, name, places, thetas):
@@ -387,6 +418,8 @@ class UnitGroup(MovingGroup):
         counts = _whole_numbers(p.thetas for p in self.places)
         each = torch.repeat_interleave(_whole_numbers(sizes), counts)
         return weighted_threshold(self.theta, each.to(self.theta.device), self.k)
+
+    def _pass(self): return None
 
     def tau_of(self, place): return self.tau
 
@@ -610,7 +643,7 @@ class MaskedWeights(Frozen):
                 for i,p in enumerate(ps): p.launch = launch,i
         return self.launches
 
-# %% ../nbs/api/08_optim.ipynb #c57b36b5
+# %% ../nbs/api/08_optim.ipynb #96f66cc2
 class WrittenWeights(MaskedWeights):
     "Masked weights that are written into the model and read off it"
     restored = False            # does the model hold the base at the moment?
@@ -622,6 +655,14 @@ class WrittenWeights(MaskedWeights):
         for _,launch in launches: launch.write(self.taus(), Rule(t_l=self.t_l))
         if not launches:
             for p in self: p.write(self.t_l)
+        self.note()
+
+    def rewrite(self):
+        "Eq. 2 after a threshold update: on a processor only for the weights that it changed"
+        if self.t_l!=math.inf or self.device.type!='cpu': return self.write()
+        for g in self.groups:
+            if g.flip(): continue
+            for p in g.places: p.write(self.t_l)
         self.note()
 
     def note(self):
@@ -888,7 +929,7 @@ def _in_backward(
         if optimizer() is not None: optimizer().learn_one(place())
     return hook
 
-# %% ../nbs/api/08_optim.ipynb #24a3bcac
+# %% ../nbs/api/08_optim.ipynb #970cb45e
 class _Thresholds(_Launched):
     "Eq. 7 and the exact schedule"
     def _press(self):
@@ -910,7 +951,8 @@ class _Thresholds(_Launched):
         self.done = last
         if last: self.weights.t_l = math.inf                                                # what ships is the binary mask
         self._settle()
-        self.weights.write()
+        if last: self.weights.write()
+        else: self.weights.rewrite()
 
 # %% ../nbs/api/08_optim.ipynb #f502fd0e
 class _Report(_Thresholds):

@@ -58,7 +58,7 @@ def evaluating(
     finally:
         for m,mode in modes.items(): m.training = mode
 
-# %% ../nbs/api/06_scores.ipynb #23b69e72
+# %% ../nbs/api/06_scores.ipynb #a0b5fbd5
 def check_batch(
     batch, # what a loader gives
     loss_fn=model_loss # (model, batch) -> loss
@@ -68,16 +68,17 @@ def check_batch(
     raise ValueError("The model's own loss takes batches that are dicts (input_ids, labels, ...), and this one is a "
         f"{type(batch).__name__}: give loss_fn=..., a function (model, batch) -> loss, or a loader that gives dicts.")
 
+# %% ../nbs/api/06_scores.ipynb #4700e2c2
 def batches_on(
     model:nn.Module, # any module with parameters
     batches, # an iterable of batches
-    loss_fn=model_loss # (model, batch) -> loss
-): # the batches, one by one; one that the loss cannot take raises `ValueError`
-    "Batches that the loss can take, on the device of a model"
+    loss_fn=None # (model, batch) -> loss that is to take them, by `check_batch`; None: any batch will do
+): # the batches, one by one
+    "Batches on the device of a model"
     from accelerate.utils import send_to_device
     device = next(model.parameters()).device
     for b in batches:
-        check_batch(b, loss_fn)
+        if loss_fn: check_batch(b, loss_fn)
         yield send_to_device(b, device)
 
 # %% ../nbs/api/06_scores.ipynb #509e3088
@@ -94,7 +95,7 @@ def _scale(m, power):
     "What |w| is multiplied with; a row that was never looked up counts as one that was once"
     return (power+1).sqrt()[:,None] if isinstance(m, nn.Embedding) else power.sqrt()
 
-# %% ../nbs/api/06_scores.ipynb #4fb67258
+# %% ../nbs/api/06_scores.ipynb #53e8dc5e
 @torch.no_grad()
 def activation_scores(
     model:nn.Module, # untouched, with or without a head
@@ -122,7 +123,7 @@ def activation_scores(
     used = {n: holders[p] for n,p in chosen.items() if holders.get(p) in power}
     return {n: p.detach().abs()*(_scale(used[n], power[used[n]]) if n in used else 1) for n,p in chosen.items()}
 
-# %% ../nbs/api/06_scores.ipynb #427e3447
+# %% ../nbs/api/06_scores.ipynb #fda45aa6
 @contextmanager
 def _learning(params):
     "Let some parameters have gradients for a while"
