@@ -81,7 +81,7 @@ def test_help_shows_every_option_with_hyphens(name, capsys, monkeypatch):
 @pytest.mark.parametrize('name', cli.commands)
 def test_every_parameter_is_explained_and_of_a_kind(name):
     notes = docments(cli.commands[name])
-    for p in signature(cli.commands[name]).parameters.values(): assert notes[p.name] and p.annotation in (str, int, float, bool), p
+    for p in signature(cli.commands[name]).parameters.values(): assert notes[p.name] and p.annotation in (str, int, float, bool, list), p
 
 @pytest.mark.parametrize('words', [
     ['adapt', '--glue-dir', 'data', '--max-steps', '3'], ['adapt', '--glue_dir', 'data', '--max_steps', '3'],
