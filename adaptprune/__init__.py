@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .artifact import TaskMask
-    from .compact import compact
-    from .compress import compress
+    from .compaction import compact
+    from .compression import compress
     from .export import export_onnx, save_plain
     from .fisher import choose_units, unit_scores
     from .folder import load_compact, save_compact
@@ -32,7 +32,7 @@ __all__ = [
     'get_recipe', 'load_compact', 'load_files', 'load_task', 'save_compact', 'save_plain', 'set_up', 'unit_scores']
 
 _rooms = dict(
-    artifact=['TaskMask'], compact=['compact'], compress=['compress'], export=['export_onnx', 'save_plain'],
+    artifact=['TaskMask'], compaction=['compact'], compression=['compress'], export=['export_onnx', 'save_plain'],
     fisher=['choose_units', 'unit_scores'], folder=['load_compact', 'save_compact'], loop=['adapt'], mask=['Mask'],
     multitask=['MultiTask'], optim=['MaskOptimizer'], recipe=['Recipe', 'get_recipe'], scores=['activation_scores'],
     setup=['evaluate', 'set_up'], task=['adapt_task'], tasks=['load_files', 'load_task'], trainer=['MaskCallback'],

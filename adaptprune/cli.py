@@ -375,7 +375,7 @@ def compress(
 ):
     "Make a fine-tuned model of your own smaller and faster; texts without labels are enough"
     if not data: raise ValueError("Say which texts to use: --data with a .csv, .tsv, .jsonl or .parquet file.")
-    from adaptprune.compress import compress as run
+    from adaptprune.compression import compress as run
     how = dict(steps=steps, sparsity=sparsity, max_length=max_length, seed=seed, resume=resume, force=force)
     watch = not json and sys.stderr.isatty()
     res = run(model, data, out, remove, keep, labels=label, text=text, kind=kind, progress=watch, **how)

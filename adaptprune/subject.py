@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .anatomy import unwrap
-from .compact import is_compact
+from .compaction import is_compact
 from .head import load_encoder, load_tokenizer, model_path, quiet
 from .loss import G, distil_hidden, distil_logits
 from .tasks import make_loaders, read_file

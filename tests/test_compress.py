@@ -3,8 +3,8 @@ import csv,json,sys
 import pytest,torch,transformers
 from adaptprune import card,cli,compress as room,subject as subjects
 from adaptprune.card import Stage,time_stages
-from adaptprune.compact import compact
-from adaptprune.compress import Settings,compress,smallest
+from adaptprune.compaction import compact
+from adaptprune.compression import Settings,compress,smallest
 from adaptprune.folder import load_compact
 from adaptprune.subject import Subject,adapt_loss,clean_texts,column_names,compare,load_subject,read_texts,unit_loss
 from adaptprune.units import base_of,find_units
