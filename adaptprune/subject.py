@@ -89,7 +89,7 @@ def _pooling_of(folder):
     if len(modes)==1 and modes[0] in known: return known[modes[0]]
     raise ValueError(f"{folder}: sentence vectors by {', '.join(modes)} are not known here, only the mean or the first token.")
 
-# %% ../nbs/api/23_subject.ipynb #acb5de9e
+# %% ../nbs/api/23_subject.ipynb #c1991e0c
 def _with_head(folder, name):
     "A classifier or regressor, all of it from its folder"
     with quiet():
@@ -114,7 +114,8 @@ def _load(name, kind, max_length):
     kind = kind or _kind_of(name, architecture, config.num_labels, (folder/'modules.json').is_file())
     pooling = _pooling_of(folder) if kind=='encoder' else 'mean'
     model = load_encoder(folder, dtype=torch.float32) if kind=='encoder' else _with_head(folder, name)
-    return Subject(model.eval(), load_tokenizer(folder), kind, pooling, str(name), folder, max_length)
+    public = Path(name).resolve().name if Path(name).is_dir() else str(name)     # paths are nobody's business
+    return Subject(model.eval(), load_tokenizer(folder), kind, pooling, public, folder, max_length)
 
 # %% ../nbs/api/23_subject.ipynb #8d50013b
 def _check_subject(s):
