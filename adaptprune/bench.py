@@ -47,7 +47,7 @@ def available_routes(
 
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
-# %% ../nbs/api/23_bench.ipynb #067aa08b
+# %% ../nbs/api/23_bench.ipynb #c25dc751
 @dataclass(frozen=True)
 class Plan:
     "What `bench` times, and how often"
@@ -64,7 +64,8 @@ class Plan:
         for name in ('batch', 'tokens'): self._check_sizes(name)
         for name,least in (('threads', 1), ('rounds', 3)): self._check_whole(name, getattr(self, name), least)
         if self.threads>_cores():
-            raise ValueError(f"threads={self.threads}, and this machine has {_cores()} cores to give: ask for at most that many.")
+            raise ValueError(f"threads={self.threads}, and this machine has {_cores()} cores to give: "
+                "ask for at most that many.")
         self._check_routes()
 
     def _check_whole(self, name, value, least=1):
@@ -80,7 +81,8 @@ class Plan:
         if unknown or not self.routes: raise ValueError(f"Unknown routes {unknown}: give some of {', '.join(routes)}.")
         for r in self.routes:
             lacks = [p for p in _packages(r) if not find_spec(p)]
-            if lacks: raise ImportError(f"The route {r!r} needs {lacks[0]}: pip install 'adaptprune[onnx,openvino]', or leave it out.")
+            if not lacks: continue
+            raise ImportError(f"The route {r!r} needs {lacks[0]}: pip install 'adaptprune[onnx,openvino]', or leave it out.")
 
     @property
     def cells(self) -> list: # (batch, tokens)
@@ -271,7 +273,7 @@ for _ in range(3): run()
 print(json.dumps(dict(imports=imports, peak=megabytes('VmHWM'))))
 '''
 
-# %% ../nbs/api/23_bench.ipynb #4d017a92
+# %% ../nbs/api/23_bench.ipynb #74117049
 _libraries = dict(pytorch=['torch', 'transformers'], onnx=['onnxruntime'], openvino=['openvino'])
 
 def session_memory(
@@ -286,12 +288,13 @@ def session_memory(
     if kind=='pytorch': imports += sorted({type(m).__module__ for m in route.run.model.modules()}-{'__main__'})
     file = route.file/'openvino_model.xml' if route.file.is_dir() else route.file
     inputs = {n: int(n!='token_type_ids') for n in route.run.names}
-    ask = dict(route=route.route, file=str(file), imports=imports, threads=threads, batch=batch, tokens=tokens, inputs=inputs)
+    size = dict(batch=batch, tokens=tokens)
+    ask = dict(route=route.route, file=str(file), imports=imports, threads=threads, inputs=inputs, **size)
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p), OMP_NUM_THREADS=str(threads))
     done = subprocess.run([sys.executable, '-c', _session, json.dumps(ask)], env=env, capture_output=True, text=True)
     if done.returncode: return dict(failed=(done.stderr.strip() or 'killed').splitlines()[-1][:200])
     took = {k: round(v, 1) for k,v in json.loads(done.stdout.splitlines()[-1]).items()}
-    return dict(took, batch=batch, tokens=tokens)
+    return dict(took, **size)
 
 # %% ../nbs/api/23_bench.ipynb #5b6da23b
 def _spread(values):
@@ -329,7 +332,7 @@ def interleaved(
         if tick: tick()
     return seconds
 
-# %% ../nbs/api/23_bench.ipynb #9d37b389
+# %% ../nbs/api/23_bench.ipynb #bb69e329
 _flags = 'avx2', 'avx512f', 'avx512_vnni', 'avx_vnni', 'amx_bf16', 'amx_int8'
 
 def _instructions():
@@ -350,6 +353,19 @@ def machine(
     versions = {p: v for p in packages if (v := _version(p))}
     hardware = dict(cpu=this_machine(), instructions=_instructions(), cores=os.cpu_count(), arch=platform.machine())
     return dict(**hardware, system=platform.system(), python=platform.python_version(), **versions)
+
+def _busy():
+    "Seconds that all processors and that this process have worked, and the time; None where the system does not say"
+    try: jiffies = [int(x) for x in Path('/proc/stat').read_text().splitlines()[0].split()[1:9]]
+    except OSError: return None
+    idle = jiffies[3]+jiffies[4]
+    return (sum(jiffies)-idle)/os.sysconf('SC_CLK_TCK'), time.process_time(), time.perf_counter()
+
+def _others(before, after):
+    "How many cores other processes had in the meantime"
+    if before is None: return None
+    busy,own,wall = (b-a for a,b in zip(before, after))
+    return round(max(0., (busy-own)/max(wall, .01)), 2)
 
 @contextmanager
 def _torch_threads(n):
@@ -387,13 +403,14 @@ def _add(path, record):
         old = path.read_bytes() if path.exists() else b''
         write_file(path, old+json.dumps(record).encode()+b'\n')
 
-# %% ../nbs/api/23_bench.ipynb #d98fc93e
+# %% ../nbs/api/23_bench.ipynb #db5e573a
 def _check_models(models, eager, plan):
     "Refuse what cannot be timed, before anything is exported"
     if not models: raise ValueError("There are no models: give at least one, the baseline.")
     twice = sorted(models.keys()&eager.keys())
     if twice: raise ValueError(f"Two models are named {twice[0]!r}: give each a name of its own.")
-    if 'pytorch' not in plan.routes: raise ValueError("The baseline is the first model in PyTorch: leave 'pytorch' in routes.")
+    if 'pytorch' not in plan.routes:
+        raise ValueError("The baseline is the first model in PyTorch: leave 'pytorch' in routes.")
     for name,m in {**models, **eager}.items():
         bad = [n for n,p in m.named_parameters() if p.dtype!=torch.float32 or p.device.type!='cpu']
         if bad: raise ValueError(f"{name!r} is not in float32 on the CPU ({bad[0]}): `model.float().cpu()`.")
@@ -412,7 +429,7 @@ def _rows(routes, seconds, static, baseline):
         ratio = {k: round(v, 4) for k,v in _spread([b/m for b,m in zip(base, mine)]).items()}
         yield dict(model=r.model, route=r.route, ms=ms, ratio=ratio, **static[r.name])
 
-# %% ../nbs/api/23_bench.ipynb #ec70e92b
+# %% ../nbs/api/23_bench.ipynb #9ac3d272
 class _Run:
     "One call of `bench`"
     def __init__(self, models, eager, plan, batches, out):
@@ -422,13 +439,23 @@ class _Run:
         self.out = out
         self.names = input_names(next(iter(models.values())))
         self.vocab = min(map(vocabulary, self.every.values()))
-        self.batches = batches or self._random_batches()
+        self.batches = self._batches(batches)
         self.keys = self._keys()
         self.have = {r['key']: r for r in (read_bench(out) if out else [])}
 
-    def _random_batches(self):
+    def _batches(self, given):
+        "Name -> batches to check a model on"
         longest = max(self.plan.tokens)
-        return [random_batch(self.names, 8, max(1, longest-i), self.vocab, seed=i) for i in range(4)]
+        some = given or [random_batch(self.names, 8, max(1, longest-i), self.vocab, seed=i) for i in range(4)]
+        by_name = some if isinstance(some, dict) else {n: some for n in self.models}
+        for name,model in self.models.items():
+            if not by_name.get(name):
+                raise ValueError(f"There are no batches for {name!r}: make some with `text_batches`.")
+            most,known = max(int(b['input_ids'].max()) for b in by_name[name]), vocabulary(model)
+            if most<known: continue
+            raise ValueError(f"The batches hold the token {most}, and {name!r} knows {known}: "
+                "give each model batches of its own tokenizer, as a dict.")
+        return by_name
 
     def _keys(self):
         "What each cell depends on, as a key"
@@ -446,7 +473,7 @@ class _Run:
     def make(self, folder, bar):
         "All routes, each model in a folder of its own"
         for i,(name,model) in enumerate(self.every.items()):
-            maker = _Maker(name, model, folder/str(i), self.plan, self.batches)
+            maker = _Maker(name, model, folder/str(i), self.plan, self.batches.get(name))
             for route in self.plan.routes if name in self.models else ('pytorch',):
                 bar.set_description(f'{name}: {routes[route]}')
                 yield maker.make(route)
@@ -454,19 +481,22 @@ class _Run:
     def static(self, route):
         "What is the same in all cells"
         out = dict(bytes=route.bytes, precision=route.precision, agrees=route.agrees)
-        return dict(out, memory=session_memory(route, self.plan.threads, tokens=max(self.plan.tokens))) if self.plan.memory else out
+        if not self.plan.memory: return out
+        return dict(out, memory=session_memory(route, self.plan.threads, tokens=max(self.plan.tokens)))
 
     def time(self, cell, made, static, bar):
         "The record of a cell"
         texts,tokens = cell
         bar.set_description(f'{texts} x {tokens}')
-        before = os.getloadavg()[0]
+        before = _busy()
         batch = random_batch(self.names, texts, tokens, self.vocab, padded=False)
         seconds = interleaved({r.name: r.run for r in made}, batch, self.plan.rounds, self.plan.turn, bar.update)
+        others = _others(before, _busy())
         rows = list(_rows(made, seconds, static, made[0].name))
-        where = dict(machine=machine(), threads=self.plan.threads, load=[round(before, 2), round(os.getloadavg()[0], 2)])
+        where = dict(machine=machine(), threads=self.plan.threads, others=others)
         when = dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'))
-        return dict(key=self.keys[cell], cell=dict(batch=texts, tokens=tokens), rounds=self.plan.rounds, **where, **when, rows=rows)
+        what = dict(key=self.keys[cell], cell=dict(batch=texts, tokens=tokens), rounds=self.plan.rounds)
+        return dict(**what, **where, **when, rows=rows)
 
     def go(self, folder, bar):
         "Time what is not recorded yet"
@@ -480,13 +510,13 @@ class _Run:
             if self.out: _add(self.out, record)
             self.have[record['key']] = record
 
-# %% ../nbs/api/23_bench.ipynb #9c2e39ba
+# %% ../nbs/api/23_bench.ipynb #28cba581
 def bench(
     models, # name -> model in float32 on the CPU; the first in PyTorch is the baseline
     plan:Plan=None, # what to time; by default `Plan()`
     out=None, # .jsonl file of records to add to, and to go on from
     eager=None, # name -> further models that run in PyTorch alone, as from `with_zeros` and `with_csr`
-    batches=None, # batches of real texts, as from `text_batches`, for calibration and agreement; by default random tokens
+    batches=None, # batches for calibration and agreement, or name of a model -> such; by default random tokens
     progress:bool=True # show a bar
 ) -> list: # the records, one a cell; after an interruption those that are finished
     "Time models in all routes, interleaved"
@@ -501,7 +531,7 @@ def bench(
     except KeyboardInterrupt: pass
     return run.records
 
-# %% ../nbs/api/23_bench.ipynb #f8c53dc3
+# %% ../nbs/api/23_bench.ipynb #a0d781d5
 def _largest_first(counts):
     "Number of matrix products by precision, in words"
     return ', '.join(f'{k} {n}' for k,n in sorted((counts or {}).items(), key=lambda c: -c[1]))
@@ -512,11 +542,12 @@ def _about(r):
     agrees = f"{r['agrees']['same']:.3f}" if r['agrees'] else ''
     peak = f"{memory['peak']:.0f}" if 'peak' in memory else ''
     size = {'MB': f"{r['bytes']/1e6:.1f}", 'peak MB': peak}
-    return dict(model=r['model'], route=routes[r['route']], **size, products=_largest_first(r['precision']), agrees=agrees)
+    products = _largest_first(r['precision'])
+    return dict(model=r['model'], route=routes[r['route']], **size, products=products, agrees=agrees)
 
 def bench_rows(
     records:list # records of one run, as from `bench`; none raise `ValueError`
-) -> list: # one dict a route: model, route, file and peak memory in MB, precision of products, agreement; then the cells
+) -> list: # one dict a route: model, route, file and peak memory in MB, products, agreement, then the cells
     "The records as a table of text, with milliseconds in the first row and ratios below"
     if not records: raise ValueError("There are no records: no cell was finished.")
     out = []
@@ -529,7 +560,16 @@ def bench_rows(
         out.append(row)
     return out
 
-# %% ../nbs/api/23_bench.ipynb #3936e3e0
+# %% ../nbs/api/23_bench.ipynb #697fd27a
+def _warned(records):
+    "A warning, where others worked on the cores that were timed"
+    most = max(r['others'] or 0 for r in records)
+    free = records[0]['machine']['cores']-records[0]['threads']
+    if most<free+.2: return ''
+    cores = records[0]['machine']['cores']
+    return (f" **Other processes took {most:.1f} cores of {cores}: these times mean little. "
+        "Repeat them on a quiet machine.**")
+
 def bench_table(
     records:list # records of one run, as from `bench`
 ) -> str: # Markdown
@@ -539,15 +579,16 @@ def bench_table(
     where = first['machine']
     base = first['rows'][0]
     versions = ', '.join(f'{p} {where[p]}' for p in ('torch', 'onnxruntime', 'openvino') if p in where)
-    line = (f"Times faster than {base['model']} in {routes[base['route']]} (milliseconds in its row), batch x tokens; medians of ratios over "
-        f"{first['rounds']} interleaved rounds. {where['cpu']} ({', '.join(where['instructions']) or where['arch']}), "
-        f"{first['threads']} threads; {versions}.")
+    chip = f"{where['cpu']} ({', '.join(where['instructions']) or where['arch']})"
+    line = (f"Times faster than {base['model']} in {routes[base['route']]} (milliseconds in its row), batch x tokens; "
+        f"medians of ratios over {first['rounds']} interleaved rounds. {chip}, {first['threads']} threads; {versions}.")
+    line += _warned(records)
     def joined(cells): return f"| {' | '.join(cells)} |"
     marks = ['---']*2+['---:']*2+['---']+['---:']*(len(rows[0])-5)
     return '\n'.join([line, '', joined(rows[0]), joined(marks), *(joined(r.values()) for r in rows)])
 
-# %% ../nbs/api/23_bench.ipynb #de333b87
-_colours = {'pytorch': '#888888', 'onnx': '#4477aa', 'onnx-int8': '#66ccee', 'openvino': '#aa3377', 'openvino-int8': '#ee6677'}
+# %% ../nbs/api/23_bench.ipynb #ff075f87
+_colours = dict(zip(routes, ('#888888', '#4477aa', '#66ccee', '#aa3377', '#ee6677')))
 
 def plot_bench(
     records:list, # records of one run, as from `bench`; none raise `ValueError`
@@ -558,7 +599,7 @@ def plot_bench(
     if not records: raise ValueError("There are no records: no cell was finished.")
     rows = records[0]['rows']
     names = list(dict.fromkeys(r['model'] for r in rows))
-    fig = Figure(figsize=(2+1.1*len(records), 4.5), layout='constrained')
+    fig = Figure(figsize=(6+.9*len(records), 4.5), layout='constrained')
     ax = fig.subplots()
     for i,r in enumerate(rows):
         got = [rec['rows'][i]['ratio'] for rec in records]
@@ -577,9 +618,9 @@ def plot_bench(
     if path: fig.savefig(path, dpi=150)
     return fig
 
-# %% ../nbs/api/23_bench.ipynb #658d57e8
+# %% ../nbs/api/23_bench.ipynb #1efc2f29
 def open_model(
-    name # 'minilm', a folder or a Hub id of a model, or the folder of a saved mask; one that cannot be had raises `OSError`
+    name # 'minilm', a folder or a Hub id of a model, or the folder of a saved mask; what is not there raises `OSError`
 ) -> tuple: # the model in float32 and eval mode, and its tokenizer
     "A model to time, and what reads texts for it"
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -591,6 +632,9 @@ def open_model(
         return tm.load_model().float().eval(), load_tokenizer(tm.base['model'], tm.base['revision'])
     path = model_path(name)
     try: kinds = AutoConfig.from_pretrained(path).architectures or []
-    except (OSError, ValueError) as e: raise OSError(f"{name!r} is neither a model nor a saved mask: {e}") from e
-    if not any(k.endswith('ForSequenceClassification') for k in kinds): return load_encoder(name).float().eval(), load_tokenizer(name)
-    return AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval(), load_tokenizer(name)
+    except (OSError, ValueError) as e:
+        raise OSError(f"{name!r} is neither a model nor a saved mask: {str(e).splitlines()[0]}") from e
+    if any(k.endswith('ForSequenceClassification') for k in kinds):
+        net = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
+    else: net = load_encoder(name).float()
+    return net.eval(), load_tokenizer(name)

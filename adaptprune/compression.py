@@ -143,13 +143,11 @@ class Rows:
         rows = examples(self.subject, self.train)
         return text_loader(self.subject, rows, self.train_labels, self.size, self.seed if seed is None else seed)
 
-# %% ../nbs/api/24_compression.ipynb #b629f52f
+# %% ../nbs/api/24_compression.ipynb #c3b284c8
 def _spread(x):
     "Standard deviation of predictions, 1 if they are all the same"
     s = float(x.std())
     return s if s>0 else 1.
-
-def _calls(run, rows, subject): return answers(subject, run, examples(subject, rows))
 
 @dataclass
 class Made:
@@ -160,7 +158,7 @@ class Made:
     scores:dict # metric -> value on the held-out examples
     report:dict # steps, seconds, sparsity
 
-# %% ../nbs/api/24_compression.ipynb #55aade0f
+# %% ../nbs/api/24_compression.ipynb #3b4ce1ea
 class Maker:
     "Makes smaller networks of a user's model"
     def __init__(self, subject, rows, settings, work, progress=True):
@@ -168,7 +166,7 @@ class Maker:
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         subject.model.to(self.device)
         self.say(f"{len(rows.train):,} examples to learn from, {len(rows.held):,} held out")
-        self.want = work.once('answers', lambda: dict(x=self.calls(subject.model)))['x']
+        self.want = work.once('answers', lambda: dict(x=self.calls(runner(subject, subject.model))))['x']
         self.scale = _spread(self.want) if subject.kind=='regressor' else 1.
         self.before = compare(subject, self.want, self.want, rows.held_labels)
         self.metric = next(iter(self.before))
@@ -178,7 +176,13 @@ class Maker:
     def say(self, text):
         if self.progress: print(text, file=sys.stderr, flush=True)
 
-    def calls(self, model): return _calls(runner(self.subject, model), self.rows.held, self.subject)
+    def calls(self, run):
+        "The answers to the held-out examples"
+        return answers(self.subject, run, examples(self.subject, self.rows.held))
+
+    def compare(self, run):
+        "Metrics of a function of batches on the held-out examples"
+        return compare(self.subject, self.calls(run), self.want, self.rows.held_labels)
 
     def score(self):
         "The Fisher information of the units"
@@ -205,7 +209,7 @@ class Maker:
         steps = self.settings.n_steps(len(loader))
         report = dict(steps=steps, seconds=0., sparsity=0.)
         if steps: report.update(self.learn(small, loader, steps, remove))
-        scores = compare(self.subject, self.calls(small.eval()), self.want, self.rows.held_labels)
+        scores = self.compare(runner(self.subject, small.eval()))
         self.say(f"{remove:.1%} removed: {self.metric} {scores[self.metric]:.4f} of {self.before[self.metric]:.4f}")
         return dict(model=small.state_dict(), scores=scores, report=report)
 
@@ -243,7 +247,7 @@ def smallest(
     raise ValueError(f"keep={keep} cannot be reached: the nearest is remove={r:g}, which keeps {best:.4f}. "
         f"Give remove={r:g}, more steps, or a smaller keep.")
 
-# %% ../nbs/api/24_compression.ipynb #3a532263
+# %% ../nbs/api/24_compression.ipynb #96a0e63b
 def _bytes(model): return sum(p.numel()*p.element_size() for p in model.parameters())
 
 def _stage(maker, name, model, scores):
@@ -251,7 +255,7 @@ def _stage(maker, name, model, scores):
 
 _meaning = dict(classifier='`agreement` is the fraction of held-out examples that get the same class as by the whole model',
     regressor="`agreement` is Spearman's correlation with the predictions of the whole model, on held-out examples",
-    encoder="`agreement` is Spearman's correlation of the cosines of random pairs of held-out texts with those of the whole model's vectors")
+    encoder="`agreement` is Spearman's correlation of the cosines of random pairs of held-out texts with those by the whole model")
 
 def _notes(maker, made, keep):
     "What was done, in sentences"
@@ -285,7 +289,7 @@ def _report(maker, made, stages, keep):
         macs=about['macs'], layers=about['layers'], stages=rows, training=made.report, settings=asked, machine=machine(),
         notes=_notes(maker, made, keep), code=_code(maker.subject))
 
-# %% ../nbs/api/24_compression.ipynb #15a69217
+# %% ../nbs/api/24_compression.ipynb #bc8ebf09
 _sentence_files = 'modules.json','sentence_bert_config.json','config_sentence_transformers.json'
 
 def _copy_sentence_files(subject, folder):
@@ -305,7 +309,7 @@ def _write(maker, made, keep, more):
     stages = [_stage(maker, 'whole', maker.subject.model, maker.before), _stage(maker, 'compact', made.model, made.scores)]
     for make in more: stages += make(maker.subject, made.model, new)
     for s in stages:
-        if s.scores is None: s.scores = compare(maker.subject, _calls(s.run, maker.rows.held, maker.subject), maker.want, maker.rows.held_labels)
+        if s.scores is None: s.scores = maker.compare(s.run)
     report = _report(maker, made, stages, keep)
     save_card(report, new)
     maker.work.publish(new)

@@ -105,14 +105,16 @@ def input_names(
     names = ['input_ids', 'attention_mask', *(['token_type_ids'] if types>1 else [])]
     return tuple(n for n in names if n in known)
 
-# %% ../nbs/api/23_export.ipynb #6b3df998
+# %% ../nbs/api/23_export.ipynb #179039fd
 def feed(
     names, # names of the inputs of a file
     batch # name -> int64 tensor or array, (rows, tokens); one without an input that the file needs raises `ValueError`
 ) -> dict: # name -> int64 array, (rows, tokens)
     "A batch as a runtime takes it"
     lacks = [n for n in names if n not in batch and (n!='token_type_ids' or 'input_ids' not in batch)]
-    if lacks: raise ValueError(f"The batch has no {lacks[0]}, only {', '.join(batch)}: give batches of the model's tokenizer.")
+    if lacks:
+        raise ValueError(f"The batch has no {lacks[0]}, only {', '.join(batch)}: "
+            "give batches of the model's tokenizer.")
     return {n: np.asarray(batch[n]) if n in batch else np.zeros_like(np.asarray(batch['input_ids'])) for n in names}
 
 # %% ../nbs/api/23_export.ipynb #fb824879
@@ -172,7 +174,9 @@ def _projections(name, layer):
             if part in ('query', 'key', 'value', 'output'): found.setdefault(m, {}).setdefault(part, linear)
     return next(((m, p) for m,p in found.items() if {'query', 'key', 'value'}<=p.keys()), None)
 
-# %% ../nbs/api/23_export.ipynb #fe826379
+# %% ../nbs/api/23_export.ipynb #b58c9576
+def _why(e): return (str(e).strip() or type(e).__name__).splitlines()[0][:300]
+
 def _first_row(x): return x[:, :, :1] if torch.is_tensor(x) and x.ndim==4 else x
 
 class _FirstTokenAttention:
@@ -216,26 +220,29 @@ def _values_of(module, run):
     finally: hook.remove()
     return seen[0]
 
-# %% ../nbs/api/23_export.ipynb #d87f96d7
+# %% ../nbs/api/23_export.ipynb #4e19b903
+def _differs(new, batch, want):
+    "Why a model does not give what is wanted; None if it does"
+    try: got = read_output(new(**batch))[1]
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as e: return _why(e)
+    if got.shape!=want.shape: return f'it gives {tuple(got.shape)} values instead of {tuple(want.shape)}'
+    if not torch.allclose(got, want, rtol=1e-4, atol=1e-5): return f'it differs by {(got-want).abs().max():.1e}'
+
 @torch.no_grad()
 def _check_first(model, new, names):
     "Refuse a model for the first token that gives something else than the whole one"
-    why = None
     for i,(rows,tokens) in enumerate(((1, 1), (2, 5), (4, 13))):
         batch = random_batch(names, rows, tokens, vocabulary(model), seed=i)
         name,want = read_output(model(**batch))
-        if name!='logits': want = want[:, :1]
-        try: got = read_output(new(**batch))[1]
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as e: why = str(e).splitlines()[0][:200]
-        else:
-            if got.shape!=want.shape: why = f'it gives {tuple(got.shape)} values instead of {tuple(want.shape)}'
-            elif not torch.allclose(got, want, rtol=1e-4, atol=1e-5): why = f'it differs by {(got-want).abs().max():.1e}'
-        if why: raise ValueError(f"The last layer of {type(getattr(model, 'base_model', model)).__name__} cannot be computed "
-            f"for the first token alone ({why}), or the head reads other tokens: leave out first_token_only.")
+        why = _differs(new, batch, want if name=='logits' else want[:, :1])
+        if not why: continue
+        kind = type(getattr(model, 'base_model', model)).__name__
+        raise ValueError(f"The last layer of {kind} cannot be computed for the first token alone ({why}), "
+            "or the head reads other tokens: leave out first_token_only.")
 
-# %% ../nbs/api/23_export.ipynb #b5419c7f
+# %% ../nbs/api/23_export.ipynb #43a9269b
 def first_token_only(
-    model:nn.Module, # model with a head on the first token, or a bare encoder, which then gives one vector; in eval mode
+    model:nn.Module # model with a head on the first token, or a bare encoder, which then gives one vector
 ) -> nn.Module: # a copy for inference that shares the weights; one that would give another result raises `ValueError`
     "The same model, whose last layer computes only the first token"
     if getattr(model, 'pooling', 'first')!='first':
@@ -288,9 +295,9 @@ def _trace(model, names, path, large):
     finally:
         if cache: config.use_cache = cache
 
-# %% ../nbs/api/23_export.ipynb #f42d9c40
+# %% ../nbs/api/23_export.ipynb #a471bd5b
 def _strip(onnx, path):
-    "Take out where in which source file each node came from: it is of no use to others, and names folders of this machine"
+    "Take out which source file each node came from: others cannot use it, and it names folders of this machine"
     made = onnx.load(str(path), load_external_data=False)
     for n in made.graph.node: n.ClearField('metadata_props')
     onnx.save(made, str(path))
@@ -301,8 +308,6 @@ def _check_can_export(model):
         raise ValueError(f"{type(model).__name__} has no config: give an `AdaptModel` or a Hugging Face model.")
     bad = [n for n,p in model.named_parameters() if p.dtype!=torch.float32 or p.device.type!='cpu']
     if bad: raise ValueError(f"Export in float32 and from the CPU ({bad[0]} is not): `model.float().cpu()`.")
-
-def _why(e): return (str(e).strip() or type(e).__name__).splitlines()[0][:300]
 
 # %% ../nbs/api/23_export.ipynb #8f359b30
 def export_onnx(

@@ -52,15 +52,16 @@ def _measure(name, want, got):
     if want.shape[-1]>1: return 'same class', float((want.argmax(-1)==got.argmax(-1)).mean())
     return 'correlation', _correlation(want[:,0], got[:,0])
 
-# %% ../nbs/api/23_quantize.ipynb #113733b5
+# %% ../nbs/api/23_quantize.ipynb #fbf594ed
 def _pair(run, model, names, batch):
     "Name, PyTorch's output and the other one for a batch, as (n, columns)"
     inputs = {n: torch.as_tensor(batch[n]) for n in names if n in batch}
     name,want = read_output(model(**inputs))
     want,got = want.numpy(), run(batch)
     if name!='logits': want = want[:, :got.shape[1]]
-    if got.shape!=want.shape: raise ValueError(f"The file gives {got.shape[1:]} for a text and the model {want.shape[1:]}: "
-        "it was made from another model.")
+    if got.shape!=want.shape:
+        raise ValueError(f"The file gives {got.shape[1:]} for a text and the model {want.shape[1:]}: "
+            "it was made from another model.")
     if name=='logits': return name, want.reshape(-1, want.shape[-1]), got.reshape(-1, got.shape[-1])
     ids = inputs['input_ids']
     kept = inputs.get('attention_mask', torch.ones_like(ids)).bool().numpy()[:, :got.shape[1]]
@@ -80,16 +81,18 @@ def agreement(
     name = pairs[0][0]
     want,got = (np.concatenate([p[i] for p in pairs]) for i in (1, 2))
     rows = sum(len(b['input_ids']) for b in batches)
-    if not np.isfinite(got).all(): return dict(examples=rows, difference=np.inf, spread=float(want.std()), measure='finite', same=0.)
+    about = dict(examples=rows, spread=float(want.std()))
+    if not np.isfinite(got).all(): return dict(about, difference=np.inf, measure='finite', same=0.)
     measure,same = _measure(name, want, got)
-    return dict(examples=rows, difference=float(np.abs(want-got).max()), spread=float(want.std()), measure=measure, same=same)
+    return dict(about, difference=float(np.abs(want-got).max()), measure=measure, same=same)
 
-# %% ../nbs/api/23_quantize.ipynb #d6104a65
+# %% ../nbs/api/23_quantize.ipynb #ca8b2042
 def _check_agrees(found, bound, what):
     "Refuse a file below the bound"
     if found['same']>=bound: return found
-    raise ValueError(f"{what} agrees with PyTorch by {found['same']:.3f} only ({found['measure']}, {found['examples']} texts; "
-        f"largest difference {found['difference']:.2g}), less than bound={bound:g}: nothing was written. "
+    how = f"{found['measure']}, {found['examples']} texts; largest difference {found['difference']:.2g}"
+    raise ValueError(f"{what} agrees with PyTorch by {found['same']:.3f} only ({how}), "
+        f"less than bound={bound:g}: nothing was written. "
         "Keep float32, or give a lower bound if you can live with that.")
 
 # %% ../nbs/api/23_quantize.ipynb #8526edeb
@@ -106,7 +109,7 @@ def _check_source(path):
     if Path(path).is_file(): return
     raise FileNotFoundError(f"There is no file {path}: make it with export_onnx first.")
 
-# %% ../nbs/api/23_quantize.ipynb #863875c4
+# %% ../nbs/api/23_quantize.ipynb #16de4191
 def quantize_onnx(
     path, # .onnx file in float32, as from `export_onnx`
     out, # .onnx file to make
@@ -124,7 +127,8 @@ def quantize_onnx(
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as e:
-        raise ImportError(f"Quantizing needs a package that is not installed ({e.name}): pip install 'adaptprune[onnx]'.") from e
+        raise ImportError("Quantizing needs packages that are not "
+            f"installed ({e.name}): pip install 'adaptprune[onnx]'.") from e
     with new_path(out, force) as new:
         how = dict(per_channel=per_channel, reduce_range=reduce_range, weight_type=QuantType.QInt8)
         with _silent(): quantize_dynamic(onnx.load(str(path)), str(new), **how)
@@ -141,24 +145,25 @@ def onnx_precision(
     counts = dict(int8=sum(k in whole for k in kinds), float32=sum(k in ('MatMul', 'Gemm') for k in kinds))
     return {k: n for k,n in counts.items() if n}
 
-# %% ../nbs/api/23_quantize.ipynb #e53aa98f
+# %% ../nbs/api/23_quantize.ipynb #4983b413
 def _openvino(*others):
     "OpenVINO and other modules of its extra"
     from importlib import import_module
     try: return [import_module(n) for n in ('openvino', *others)]
     except ImportError as e:
-        raise ImportError(f"OpenVINO needs packages that are not installed ({e.name}): pip install 'adaptprune[openvino]'.") from e
+        raise ImportError("OpenVINO needs packages that are not "
+            f"installed ({e.name}): pip install 'adaptprune[openvino]'.") from e
 
 _precisions = dict(i8='int8', u8='int8', bf16='bfloat16', f16='float16', f32='float32')
 openvino_name = 'openvino_model.xml'
 
-# %% ../nbs/api/23_quantize.ipynb #e20895ce
+# %% ../nbs/api/23_quantize.ipynb #cc56509f
 class OpenvinoRunner:
     "A model in OpenVINO, on the CPU"
     def __init__(self,
         path, # folder of `quantize_openvino`, .xml or .onnx file
         threads:int=None, # threads of one call; by default OpenVINO's choice
-        precision=None # 'f32' or 'bf16' for what is not int8; by default OpenVINO's choice, bfloat16 where the processor has it
+        precision=None # 'f32' or 'bf16' for what is not int8; by default bfloat16 where the processor has it
     ):
         ov, = _openvino()
         path = Path(path)/openvino_name if Path(path).is_dir() else Path(path)
@@ -178,13 +183,14 @@ class OpenvinoRunner:
         "What the matrix products are really computed in, read from the compiled model"
         found = {}
         for op in self.compiled.get_runtime_model().get_ops():
-            kind,digits = (op.rt_info[k].astype(str) if k in op.rt_info else '' for k in ('layerType', 'runtimePrecision'))
-            if kind not in ('FullyConnected', 'MatMul'): continue
+            info = op.rt_info
+            if 'layerType' not in info or info['layerType'].astype(str) not in ('FullyConnected', 'MatMul'): continue
+            digits = info['runtimePrecision'].astype(str)
             name = _precisions.get(digits, digits)
             found[name] = found.get(name, 0)+1
         return dict(sorted(found.items(), key=lambda x: -x[1]))
 
-# %% ../nbs/api/23_quantize.ipynb #cb4cd48a
+# %% ../nbs/api/23_quantize.ipynb #30426414
 def _quantized(path, batches):
     "A float32 file as a quantized OpenVINO model"
     ov,nncf = _openvino('nncf')
@@ -193,7 +199,8 @@ def _quantized(path, batches):
     batches = [feed(names, b) for b in batches]
     with _silent():
         nncf.set_log_level(logging.ERROR)
-        return nncf.quantize(model, nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches))
+        how = dict(model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches))
+        return nncf.quantize(model, nncf.Dataset(batches), **how)
 
 def quantize_openvino(
     path, # .onnx file in float32, as from `export_onnx`

@@ -49,6 +49,15 @@ def test_threads_are_put_back(model):
     bench(dict(a=model), Plan(**quick), progress=False)
     assert torch.get_num_threads()==before
 
+def test_a_busy_machine_is_told(model):
+    "What others took of the cores stands in the record, and the table warns of it"
+    rec, = bench(dict(a=model), Plan(**quick), progress=False)
+    assert rec['others'] is None or 0<=rec['others']<=2*rec['machine']['cores']
+    rec['machine']['cores'] = 4
+    for others,warns in ((None, False), (0., False), (3., False), (3.5, True)):
+        assert ('Other processes took 3.5 cores of 4' in bench_table([dict(rec, others=others)]))==warns
+    assert room._others((10., 1., 5.), (16., 3., 7.))==2 and room._others(None, None) is None
+
 # ---- records
 def test_records_go_on(model, tmp_path, monkeypatch):
     "Interrupted in the second cell: the first is there; the same call does the rest, and a third does nothing"
@@ -71,7 +80,7 @@ def test_records_go_on(model, tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError): bench(ask['models'], ask['plan'], path, progress=False)
     with torch.no_grad(): model.classifier.bias += 1
     with pytest.raises(ZeroDivisionError): bench(dict(a=model), plan, path, progress=False)
-    assert {'cpu', 'cores', 'torch', 'adaptprune'}<=both[0]['machine'].keys() and both[0]['threads']==1 and len(both[0]['load'])==2
+    assert {'cpu', 'cores', 'torch', 'adaptprune'}<=both[0]['machine'].keys() and both[0]['threads']==1
 
 def test_an_interrupted_export_leaves_no_record(model, tmp_path, monkeypatch):
     def stop(*a, **kw): raise KeyboardInterrupt
@@ -191,3 +200,50 @@ def test_open_a_saved_mask(folder, tmp_path, monkeypatch):
     monkeypatch.setattr('adaptprune.head.load_tokenizer', lambda name, revision=None: (name, revision))
     got,tok = open_model(str(tmp_path/'m'))
     assert isinstance(got, AdaptModel) and not got.training and tok==('tiny/base', None)
+
+# ---- batches
+def test_batches_of_another_tokenizer_are_refused(model):
+    plan,far = Plan(**quick),[dict(input_ids=torch.tensor([[2, 50]]), attention_mask=torch.ones(1, 2, dtype=torch.long))]
+    with pytest.raises(ValueError, match="the token 50, and 'a' knows 50"): bench(dict(a=model), plan, batches=far)
+    with pytest.raises(ValueError, match="no batches for 'a'"): bench(dict(a=model), plan, batches=dict(b=far))
+
+# ---- the command
+@pytest.fixture
+def command(folder, model, tmp_path, monkeypatch, capsys):
+    "A function that runs `adaptprune bench` beside two tiny models, `a` and `b`: exit status, output, error"
+    from adaptprune import cli
+    tok = open_model(folder)[1]
+    for name,m in (('a', model), ('b', base_of(model))):
+        m.save_pretrained(tmp_path/name)
+        tok.save_pretrained(tmp_path/name)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    def run(words):
+        monkeypatch.setattr('sys.argv', ['adaptprune', 'bench', *words.split()])
+        with pytest.raises(SystemExit) as e: cli.main()
+        out = capsys.readouterr()
+        return e.value.code, out.out, out.err
+    return run
+
+small = '--threads 1 --batch 1 --tokens 4,8 --rounds 3 --routes pytorch'
+
+@pytest.mark.slow
+def test_command(command, tmp_path, monkeypatch):
+    code,out,err = command(f'a b {small} --zeros .5 --plot p.png')
+    assert code==0, err
+    assert [l.split(' | ')[0].lstrip('| ') for l in out.splitlines()[4:]]==['a', 'b', 'a, 50% zeros', 'a, 50% zeros, CSR']
+    assert (tmp_path/'p.png').exists() and len(read_bench(tmp_path/'bench.jsonl'))==2
+    def stop(*a): raise KeyboardInterrupt
+    monkeypatch.setattr(room, 'interleaved', stop)
+    code,out,_ = command(f'a b {small} --zeros .5 --json')
+    assert code==0 and json.loads(out)==read_bench(tmp_path/'bench.jsonl'), 'all is recorded'
+    code,out,err = command(f'a {small}')
+    assert code==130 and '0 of 2 cells are recorded in bench.jsonl; the same command goes on' in err
+
+@pytest.mark.parametrize('words, why', [
+    ('a --batch one', "--batch takes numbers"), ('a --tokens 8,', '--tokens takes numbers'), ('a --routes tvm', "Unknown routes ['tvm']"), (f'a a {small}', "'a' is given twice"),
+    (f'nothing {small}', "'nothing' is neither a model nor a saved mask"), (f'a {small} --zeros 1', 'fraction of zeros'), (f'a {small} --data x.csv', '--data needs --text'),
+    (f'a {small} --data x.csv --text t', 'no file x.csv'), ('', 'required: MODELS'), ('a --thread 2', '--threads')])
+def test_command_says_what_is_wrong(command, words, why):
+    code,_,err = command(words)
+    assert code==2 and why in err.splitlines()[-1] and 'Traceback' not in err
