@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .artifact import TaskMask
+    from .compaction import compact
+    from .compression import compress
     from .export import export_onnx, save_plain
+    from .fisher import choose_units, unit_scores
+    from .folder import load_compact, save_compact
     from .loop import adapt
     from .mask import Mask
     from .multitask import MultiTask
@@ -20,15 +24,19 @@ if TYPE_CHECKING:
     from .task import adapt_task
     from .tasks import load_files, load_task
     from .trainer import MaskCallback
+    from .units import Structure, find_units
 
 __all__ = [
-    'Mask', 'MaskCallback', 'MaskOptimizer', 'MultiTask', 'Recipe', 'TaskMask', 'activation_scores', 'adapt', 'adapt_task',
-    'evaluate', 'export_onnx', 'get_recipe', 'load_files', 'load_task', 'save_plain', 'set_up']
+    'Mask', 'MaskCallback', 'MaskOptimizer', 'MultiTask', 'Recipe', 'Structure', 'TaskMask', 'activation_scores',
+    'adapt', 'adapt_task', 'choose_units', 'compact', 'compress', 'evaluate', 'export_onnx', 'find_units',
+    'get_recipe', 'load_compact', 'load_files', 'load_task', 'save_compact', 'save_plain', 'set_up', 'unit_scores']
 
 _rooms = dict(
-    artifact=['TaskMask'], export=['export_onnx', 'save_plain'], loop=['adapt'], mask=['Mask'],
+    artifact=['TaskMask'], compaction=['compact'], compression=['compress'], export=['export_onnx', 'save_plain'],
+    fisher=['choose_units', 'unit_scores'], folder=['load_compact', 'save_compact'], loop=['adapt'], mask=['Mask'],
     multitask=['MultiTask'], optim=['MaskOptimizer'], recipe=['Recipe', 'get_recipe'], scores=['activation_scores'],
-    setup=['evaluate', 'set_up'], task=['adapt_task'], tasks=['load_files', 'load_task'], trainer=['MaskCallback'])
+    setup=['evaluate', 'set_up'], task=['adapt_task'], tasks=['load_files', 'load_task'], trainer=['MaskCallback'],
+    units=['Structure', 'find_units'])
 _home = {name: room for room, names in _rooms.items() for name in names}
 
 def __getattr__(name):

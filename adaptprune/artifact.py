@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from .anatomy import plain_name, unwrap
 from .codec import CodedMask, MaskFileError, magnitude_mask, mask_hash
-from .compact import compact, is_compact
+from .compaction import compact, is_compact
 from .identity import base_differences, base_tensors, weights_of
 from .layer import apply_mask
 from .mask import Mask, group_names, merge

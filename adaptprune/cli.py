@@ -137,18 +137,23 @@ def _fields(text):
         except ValueError as e: raise ValueError(f"--set takes FIELD=VALUE, and got {part!r}: {e}") from None
     return fields
 
-# %% ../nbs/api/27_cli.ipynb #e4d7051b
+# %% ../nbs/api/27_cli.ipynb #9b6d9c57
 def _holds_no_mask(out, force):
     if force or not (Path(out)/'adaptprune.json').exists(): return
     raise ValueError(f"{out!r} already holds a mask: give another --out, or --force to replace it.")
 
-def _mask_recipe(name, fields):
+def _mask_recipe(name, fields, remove=None):
     "A recipe whose run ends in a mask"
     from adaptprune.recipe import get_recipe
-    recipe = get_recipe(name, **_fields(fields))
+    recipe = get_recipe(name, **_fields(fields), **({} if remove is None else dict(remove=remove)))
     if recipe.method=='mask': return recipe
     use = "use 'distilled', 'default' or 'paper' (the demo compares with the others)"
     raise ValueError(f"The method {recipe.method!r} makes no mask to save: {use}.")
+
+def _cut(removed, heads, neurons):
+    "What was taken out of a network, in a line"
+    def by_layer(ns): return ' '.join('-' if n is None else str(n) for n in ns)
+    return f"{removed:.1%} of the layers' multiply-accumulates removed; heads by layer {by_layer(heads)}, neurons {by_layer(neurons)}"
 
 def _adapted(task, r, out):
     "What `adapt` tells, from the report of its run"
@@ -157,14 +162,16 @@ def _adapted(task, r, out):
         teacher = f", after {r['teacher_seconds']:.0f} s for a fine-tuned teacher ({_metrics(r['teacher_metrics'])})"
     pruned = f"{r['sparsity']:.4%} of {r['of']} pruned, {r['recovered']:.1%} of the kept ones came back"
     took = f"{r['steps']:,} steps in {r['seconds']:.0f} s{teacher}"
-    return f"{task.name}: {_metrics(r['metrics'])}\n{pruned}; {took}\nmask and head saved in {out}"
+    cut = _cut(r['removed'], r['heads'], r['neurons'])+'\n' if 'removed' in r else ''
+    return f"{task.name}: {_metrics(r['metrics'])}\n{cut}{pruned}; {took}\nmask and head saved in {out}"
 
-# %% ../nbs/api/27_cli.ipynb #d96db9ec
+# %% ../nbs/api/27_cli.ipynb #46a6c168
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
-    sparsity:float=.5, # fraction of the weights to prune, in [0, 1)
-    recipe:str='distilled', # 'distilled' (with a teacher), 'default' (faster), 'paper', 'movement', 'edge-popup'
+    sparsity:float=None, # fraction of the weights to prune, in [0, 1) (default: 0.5, with --remove as its recipe says)
+    remove:float=None, # fraction of the layers' multiply-accumulates to take out first: a smaller, faster network (try 0.7)
+    recipe:str=None, # 'distilled' (default), 'structured' (default with --remove), 'default' (faster), 'paper', 'movement'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
     train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl or .parquet
@@ -185,7 +192,7 @@ def adapt(
     from adaptprune.artifact import TaskMask
     from adaptprune.task import adapt_task
     _check_asked(task, train)
-    recipe = _mask_recipe(recipe, set)
+    recipe = _mask_recipe(recipe or ('structured' if remove else 'distilled'), set, remove)
     _holds_no_mask(out, force or resume)
     t,data = _data(task, train, dev, text, label, glue_dir)
     how = dict(seed=seed, epochs=epochs, max_steps=max_steps, weights=weights, mixed_precision=precision)
@@ -370,7 +377,7 @@ def compress(
 ):
     "Make a fine-tuned model of your own smaller and faster; texts without labels are enough"
     if not data: raise ValueError("Say which texts to use: --data with a .csv, .tsv, .jsonl or .parquet file.")
-    from adaptprune.compress import compress as run
+    from adaptprune.compression import compress as run
     how = dict(steps=steps, sparsity=sparsity, max_length=max_length, seed=seed, resume=resume, force=force)
     watch = not json and sys.stderr.isatty()
     res = run(model, data, out, remove, keep, labels=label, text=text, kind=kind, progress=watch, **how)

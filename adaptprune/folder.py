@@ -13,7 +13,7 @@ from pathlib import Path
 import torch, transformers
 from torch import nn
 from .anatomy import unwrap
-from .compact import is_compact, shapes_of, shrink_like, shrink_source
+from .compaction import is_compact, shapes_of, shrink_like, shrink_source
 from .files import new_path
 from .head import quiet
 from .units import Structure, base_of

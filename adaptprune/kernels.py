@@ -402,7 +402,14 @@ def remember(
     for t,g in zip(theta.split(size), gone.split(size//8)):
         for x in pieces(t): g |= pack_bits(torch.as_tensor(x<=tau, device=theta.device))
 
-# %% ../nbs/api/07_kernels.ipynb #b8a00932
+# %% ../nbs/api/07_kernels.ipynb #4389769d
+def _places(packed, n):
+    "Where the bits of packed bytes are set, among the first `n`; quick where most bytes are 0"
+    some = np.flatnonzero(packed!=0)
+    bits = np.flatnonzero(np.unpackbits(packed[some], bitorder='little').view(bool))
+    at = (some[bits>>3]<<3) + (bits&7)
+    return at[:np.searchsorted(at, n)]
+
 class OnePass:
     "What `mask.locate` asks of a bracket, and what follows from the threshold that it finds"
     def __init__(self,
@@ -419,42 +426,51 @@ class OnePass:
         "Count what lies below, in packed bits, and collect what lies inside, NaN included"
         x = flat[0].numpy()
         lo,hi = self._widened(x, lo, hi)
-        found,packed = [],[]
+        lows,highs = [],[]
         n_low = 0
         for i in range(0, len(x), size):
-            low = x[i:i+size]<lo
+            piece = x[i:i+size]
+            low = piece<lo
             n_low += np.count_nonzero(low)
-            packed.append(np.packbits(low, bitorder='little'))
-            inside = np.logical_or(low, x[i:i+size]>hi)
-            found.append(np.flatnonzero(np.logical_not(inside, out=inside))+i)
-        self.bits,self.at = np.concatenate(packed), np.concatenate(found)
+            lows.append(np.packbits(low, bitorder='little'))
+            highs.append(np.packbits(piece>hi, bitorder='little'))
+        self.bits = np.concatenate(lows)
+        self.at = _places(~(self.bits | np.concatenate(highs)), len(x))
         self.found = x[self.at]
         return n_low, torch.from_numpy(self.found)
 
     def _widened(self, x, lo, hi):
         low,high = min(lo, self.old), max(hi, self.old)
         some = x[::max(1, len(x)//2**14)]
-        self.holds_old = np.count_nonzero((some>=low) & (some<=high))<=len(some)/16
+        share = np.count_nonzero((some>=low) & (some<=high))/len(some)
+        self.holds_old = share<=1/16 or len(x)<2**14            # a pass that collects more costs more than it saves
         return (low, high) if self.holds_old else (lo, hi)
 
     def equal(self, flat, tau):
         "The places of what equals the threshold"
         return torch.from_numpy(self.at[self.found==tau.item()])
 
+    def settle(self,
+        tau:float, # the new threshold
+        alive:Tensor # places of thetas that equal it and are kept, in any order
+    ):
+        "Note which of what lies inside is pruned"
+        self.below = self.found<=tau
+        if len(alive): self.below[np.searchsorted(self.at, alive.numpy())] = False
+
     def remember(self,
-        theta:Tensor, # (n,) float32, where ties are settled
-        tau:float, # the threshold
         gone:Tensor # (ceil(n/8),) uint8, as `pack_bits`; updated
     ):
         "As `remember`, without reading all thetas"
         gone = gone.numpy()
         gone |= self.bits
-        below = self.at[theta.numpy()[self.at]<=tau]
+        below = self.at[self.below]
         if not len(below): return
         byte,bit = below>>3, np.left_shift(1, below&7).astype(np.uint8)
         first = np.flatnonzero(np.diff(byte, prepend=-1))
         gone[byte[first]] |= np.bitwise_or.reduceat(bit, first)
 
-    def flips(self, theta, tau) -> Tensor: # int64, in order
+    def flips(self) -> tuple: # places (int64, in order), and which of them are kept now (bool)
         "The places whose weights the new threshold changes"
-        return torch.from_numpy(self.at[(self.found<=self.old)!=(theta.numpy()[self.at]<=tau)])
+        change = (self.found<=self.old)!=self.below
+        return torch.from_numpy(self.at[change]), torch.from_numpy(~self.below[change])

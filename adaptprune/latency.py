@@ -13,7 +13,7 @@ from pathlib import Path
 # %% ../nbs/api/06_latency.ipynb #a09b4933
 import numpy as np, torch
 from torch import nn
-from .compact import compact
+from .compaction import compact
 from .files import write_file
 from .scores import evaluating
 from .units import Structure, base_of, find_units

@@ -161,7 +161,7 @@ class Place:
         if not hasattr(self.param, 'to_local'): return self.flat(whole)
         return whole.reshape(-1)[self.offset:self.offset+self.n]
 
-# %% ../nbs/api/08_optim.ipynb #2915a8ec
+# %% ../nbs/api/08_optim.ipynb #29bd6389
 def _whole(p): return p.full_tensor() if hasattr(p, 'full_tensor') else p
 
 class LearningPlace(Place):
@@ -213,12 +213,14 @@ class LearningPlace(Place):
         for w,z,t in zip(*(x.split(2**18) for x in (out, self.w0, self.theta))):
             kernels.write(w, z, t, self.group.tau, t_l)
 
-    def write_some(self, at):
-        "Eq. 2 for some weights, by their places"
-        base = self.w0[at]
+    def flip(self, at, kept):
+        "Eq. 2 for some weights, by their places: the base value of those that are kept, and 0"
+        w,back = self.weight, at[kept]
+        w.index_fill_(0, at[~kept], 0.)
+        base = self.w0[back]
         new = torch.empty_like(base)
-        kernels.write(new, base, self.theta[at], self.group.tau)
-        self.weight.index_copy_(0, at, new)
+        kernels.write(new, base, torch.ones_like(base, dtype=torch.float32), 0.)
+        w[back] = new
 
     def above(self):
         "Which weights have a theta above the threshold"
@@ -273,7 +275,7 @@ def _shard_group(param):
     at = [i for i,d in enumerate(param.placements) if d.is_shard()]
     return param.device_mesh.get_group(at[0])
 
-# %% ../nbs/api/08_optim.ipynb #2f84f347
+# %% ../nbs/api/08_optim.ipynb #f26f9a5e
 class MovingGroup(Group):
     "A group whose threshold is moved"
     unit = 1            # weights that go at once
@@ -286,7 +288,9 @@ class MovingGroup(Group):
         tau,alive = self._threshold()
         if len(alive): self.theta[alive] = torch.nextafter(tau, torch.full_like(tau, torch.inf))
         self.tau = tau.item()
-        if self.passed: self.passed.version = self.theta._version
+        if not self.passed: return
+        self.passed.settle(self.tau, alive)
+        self.passed.version = self.theta._version
 
     def _pass(self):
         return OnePass(self.tau) if self.k and not self.shards and self.theta.device.type=='cpu' else None
@@ -339,17 +343,18 @@ class MovingGroup(Group):
 
     def remember(self):
         "Note what is pruned now"
-        if self.fresh: self.passed.remember(self.theta, self.tau, self.gone)
+        if self.fresh: self.passed.remember(self.gone)
         else: kernels.remember(self.theta, self.tau, self.gone)
 
     def flip(self):
         "Write the weights that the last threshold update changed, where only those are known to differ. Returns whether it did"
         if not self.fresh or not self.passed.holds_old: return False
-        at = self.passed.flips(self.theta, self.tau)
-        ends = _whole_numbers(p.n for p in self.places).cumsum(0)
-        parts = at.tensor_split(torch.searchsorted(at, ends)[:-1])
-        for p,first,some in zip(self.places, ends-_whole_numbers(p.n for p in self.places), parts):
-            if len(some): p.write_some(some-first)
+        at,kept = self.passed.flips()
+        sizes = _whole_numbers(p.n for p in self.places)
+        ends = sizes.cumsum(0)
+        cuts = torch.searchsorted(at, ends)[:-1]
+        for p,first,some,keep in zip(self.places, ends-sizes, at.tensor_split(cuts), kept.tensor_split(cuts)):
+            p.flip(some-first, keep)
         return True
 
     def forbid(self):

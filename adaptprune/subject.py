@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .anatomy import unwrap
-from .compact import is_compact
+from .compaction import is_compact
 from .head import load_encoder, load_tokenizer, model_path, quiet
 from .loss import G, distil_hidden, distil_logits
 from .tasks import make_loaders, read_file
@@ -89,11 +89,12 @@ def _pooling_of(folder):
     if len(modes)==1 and modes[0] in known: return known[modes[0]]
     raise ValueError(f"{folder}: sentence vectors by {', '.join(modes)} are not known here, only the mean or the first token.")
 
-# %% ../nbs/api/23_subject.ipynb #f9428a1b
+# %% ../nbs/api/23_subject.ipynb #c1991e0c
 def _with_head(folder, name):
     "A classifier or regressor, all of it from its folder"
     with quiet():
-        try: model,info = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        auto = transformers.AutoModelForSequenceClassification
+        try: model,info = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         except (OSError, ValueError) as e: raise OSError(f"{name} holds no model that can be read: {str(e).splitlines()[0]}") from e
     missing = sorted(info['missing_keys'])
     if not missing: return model
@@ -113,7 +114,8 @@ def _load(name, kind, max_length):
     kind = kind or _kind_of(name, architecture, config.num_labels, (folder/'modules.json').is_file())
     pooling = _pooling_of(folder) if kind=='encoder' else 'mean'
     model = load_encoder(folder, dtype=torch.float32) if kind=='encoder' else _with_head(folder, name)
-    return Subject(model.eval(), load_tokenizer(folder), kind, pooling, str(name), folder, max_length)
+    public = Path(name).resolve().name if Path(name).is_dir() else str(name)     # paths are nobody's business
+    return Subject(model.eval(), load_tokenizer(folder), kind, pooling, public, folder, max_length)
 
 # %% ../nbs/api/23_subject.ipynb #8d50013b
 def _check_subject(s):
@@ -184,7 +186,7 @@ def read_texts(
     n = len(columns)
     return [tuple(r[:n]) for r in rows], [r[n] for r in rows] if label else None
 
-# %% ../nbs/api/23_subject.ipynb #74c2a074
+# %% ../nbs/api/23_subject.ipynb #861ca1b2
 n_least = 64    # examples
 
 def _as_row(t):
@@ -205,26 +207,29 @@ def clean_texts(
         if r: first.setdefault(r, i)
     gaps = sum(r is None for r in rows)
     if gaps: warnings.warn(f"{gaps} of {len(rows)} examples have no text and are left out.")
-    if len(first)<n_least: raise ValueError(f"There are {len(first)} different examples with text, and {n_least} are needed: give more texts.")
+    if len(first)<n_least: raise ValueError(f"There are {len(first)} different examples with text, and {n_least} are needed: "
+        "give more texts.")
     sizes = sorted({len(r) for r in first})
     if sizes not in ([1], [2]): raise ValueError(f"Examples are texts or pairs of texts, all alike: got {sizes} texts in a row.")
     return list(first), None if labels is None else [labels[i] for i in first.values()]
 
-# %% ../nbs/api/23_subject.ipynb #50a885be
+# %% ../nbs/api/23_subject.ipynb #2640c1e3
+_other_label = "give another label column, or label='' (--label '') to do without labels."
+
 def _code(config, label):
     "The index of a class"
     text = str(label).strip()
     ids = {str(k): int(v) for k,v in (config.label2id or {}).items()}
     if text in ids: return ids[text]
     if text.isdigit() and int(text)<config.num_labels: return int(text)
-    raise ValueError(f"The label {label!r} is none of the model's classes ({', '.join(sorted(ids, key=ids.get))}): give another label column, "
-        "or label='' (--label '') to do without labels.")
+    classes = ', '.join(sorted(ids, key=ids.get))
+    raise ValueError(f"The label {label!r} is none of the model's classes ({classes}): {_other_label}")
 
 def _number(label):
     try: x = float(label)
     except (TypeError, ValueError): x = float('nan')
     if np.isfinite(x): return x
-    raise ValueError(f"The label {label!r} is no number: give another label column, or label='' (--label '') to do without labels.")
+    raise ValueError(f"The label {label!r} is no number: {_other_label}")
 
 def coded_labels(
     subject:Subject, # says the classes

@@ -15,7 +15,7 @@ from pathlib import Path
 # %% ../nbs/api/18_task.ipynb #6e574f3e
 from accelerate.state import PartialState
 from .anatomy import maskable
-from .compact import compact
+from .compaction import compact
 from .fisher import choose_units, even_layers, score_units
 from .identity import base_tensors
 from .layer import fingerprint

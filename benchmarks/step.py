@@ -78,6 +78,7 @@ class Run:
         self.model = copy.deepcopy(base).to(device).train()
         self.opt = build(self.model)
         self.masked = isinstance(self.opt, MaskOptimizer)
+        self.moves = 0
         self.i = n_steps//3+1                       # a third of the way some weights are pruned, and no threshold update is due
         if self.masked: self.move()
     def loss(self, batch):
@@ -91,8 +92,9 @@ class Run:
         if self.masked: self.opt.i = self.i
         if self.opt: self.opt.step()
     def move(self):
-        "A threshold update, alone"
-        self.opt.i = self.i-1+every
+        "A threshold update, alone: there and back between two steps of the schedule, as one that stays would change no weight"
+        self.moves += 1
+        self.opt.i = self.i-1+every*(1+self.moves%2)
         self.opt._update_threshold()
         self.opt.weights.note()
 

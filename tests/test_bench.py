@@ -5,7 +5,7 @@ from torch import nn
 from adaptprune import bench as room
 from adaptprune.artifact import TaskMask
 from adaptprune.bench import CsrLinear,Plan,TorchRunner,bench,bench_rows,bench_table,interleaved,machine,open_model,plot_bench,read_bench,session_memory,with_csr,with_zeros
-from adaptprune.compact import compact
+from adaptprune.compaction import compact
 from adaptprune.export import first_token_only,input_names,random_batch
 from adaptprune.head import AdaptModel
 from adaptprune.identity import base_tensors

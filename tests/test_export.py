@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np,pytest,torch
 from adaptprune import export
 from adaptprune.artifact import TaskMask
-from adaptprune.compact import compact
+from adaptprune.compaction import compact
 from torch import nn
 from adaptprune.export import export_onnx,first_token_only,input_names,new_path,onnx_difference,read_output,save_plain,vocabulary
 from adaptprune.head import AdaptModel

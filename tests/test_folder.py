@@ -3,7 +3,7 @@ import json
 import pytest,torch,transformers
 from safetensors.torch import load_file,save_file
 from test_units import batch,configs,drawn,make
-from adaptprune.compact import compact,is_compact
+from adaptprune.compaction import compact,is_compact
 from adaptprune.folder import load_compact,save_compact
 from adaptprune.units import Structure,base_of,find_units
 

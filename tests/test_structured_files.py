@@ -7,7 +7,7 @@ import pytest,safetensors.torch,torch
 from torch import nn
 from adaptprune.artifact import BaseMismatch,MaskFileError,TaskMask,merge_tasks
 from adaptprune.codec import streams_of
-from adaptprune.compact import compact
+from adaptprune.compaction import compact
 from adaptprune.head import AdaptModel
 from adaptprune.identity import base_tensors
 from adaptprune.layer import fingerprint

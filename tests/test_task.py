@@ -3,7 +3,7 @@ import math,sys
 import pytest,torch,transformers
 from datasets import Dataset,DatasetDict
 from adaptprune import prune,task,teacher
-from adaptprune.compact import compact
+from adaptprune.compaction import compact
 from adaptprune.fisher import unit_kinds
 from adaptprune.head import AdaptModel,load_encoder,load_tokenizer
 from adaptprune.layer import fingerprint

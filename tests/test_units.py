@@ -3,7 +3,7 @@ import copy,io
 import pytest,torch,transformers
 from hypothesis import given,strategies as st
 from torch import nn
-from adaptprune.compact import Constant,NoHeads,compact
+from adaptprune.compaction import Constant,NoHeads,compact
 from adaptprune.fisher import choose_units,gated,unit_scores
 from adaptprune.units import Structure,Units,find_units,structure_report
 
