@@ -1,7 +1,7 @@
 "A user's own model made smaller: every kind, every way to stop and go on, and mistakes that are said before any work"
 import csv,json,sys
 import pytest,torch,transformers
-from adaptprune import card,cli,compress as room,subject as subjects
+from adaptprune import card,cli,compression as room,subject as subjects
 from adaptprune.card import Stage,time_stages
 from adaptprune.compaction import compact
 from adaptprune.compression import Settings,compress,smallest
