@@ -9,12 +9,12 @@ __all__ = ['BaseMismatch', 'places_of_base', 'match_base', 'public_name', 'find_
 import math, os, re, tempfile, warnings
 from pathlib import Path
 
-# %% ../nbs/api/21_artifact.ipynb #cc94ec99
+# %% ../nbs/api/21_artifact.ipynb #79e84133
 import torch
 from torch import nn
 from .anatomy import plain_name, unwrap
 from .codec import CodedMask, MaskFileError, magnitude_mask, mask_hash
-from .compaction import compact, is_compact
+from .compaction import compact, is_compact, own_parameters
 from .identity import base_differences, base_tensors, weights_of
 from .layer import apply_mask
 from .mask import Mask, group_names, merge
@@ -217,19 +217,10 @@ class _OnBase(_Counted):
         apply_mask(base_of(small), self.mask)
         return model
 
-# %% ../nbs/api/21_artifact.ipynb #d60557ea
-def _own(model, ids):
-    "Give a model parameters of its own in the place of some"
-    own = {}
-    for m in model.modules():
-        for n,p in m._parameters.items():
-            if id(p) not in ids: continue
-            if id(p) not in own: own[id(p)] = nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
-            m._parameters[n] = own[id(p)]
-
+# %% ../nbs/api/21_artifact.ipynb #35358c6c
 def _shapes_of(units): return {(u.out, u.n, u.size, frozenset(u.sources)) for u in units}
 
-# %% ../nbs/api/21_artifact.ipynb #2d5c0367
+# %% ../nbs/api/21_artifact.ipynb #ec3decc9
 class _OnCompact(_OnBase):
     "Making a network compact"
     def _check_units(self, base):
@@ -255,7 +246,7 @@ class _OnCompact(_OnBase):
         small = compact(model, self.structure, share=True)
         masked = set(map(id, weights_of(base_of(small), mask).values()))
         whole = set(map(id, base.parameters())) if share else set()
-        _own(small, set(map(id, unwrap(model).parameters()))-(whole-masked))
+        own_parameters(small, set(map(id, unwrap(model).parameters()))-(whole-masked))
         apply_mask(base_of(small), mask)
         return small
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-# %% ../nbs/api/23_card.ipynb #725ed843
+# %% ../nbs/api/23_card.ipynb #48f8c8c2
 import torch
+from .export import random_batch
 from .files import write_file
 
 # %% ../nbs/api/23_card.ipynb #0924ff80
@@ -24,15 +25,9 @@ class Stage:
     bytes:int # size of what holds its weights
     scores:dict=None # metric -> value, where somebody measured them
 
-# %% ../nbs/api/23_card.ipynb #36eb917a
+# %% ../nbs/api/23_card.ipynb #9de8be74
 timed = {'ms_1': 1, 'ms_8': 8}     # name in the report -> rows of a batch
 n_tokens = 64
-
-def _batch(names, rows, vocab, tokens=n_tokens):
-    "Token ids without padding"
-    ids = torch.randint(vocab, (rows, tokens), generator=torch.Generator().manual_seed(rows))
-    made = dict(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return {n: made.get(n, torch.zeros_like(ids)) for n in names}
 
 def _once(stage, batch):
     began = time.perf_counter()
@@ -49,7 +44,7 @@ def time_stages(
     "Median milliseconds of each stage, where the stages take turns"
     times = [{} for _ in stages]
     for name,rows in timed.items():
-        batch = _batch(names, rows, vocab)
+        batch = random_batch(names, rows, n_tokens, vocab, padded=False)
         for s in stages: s.run(batch)       # the first run is slower
         turns = [[_once(s, batch) for s in stages] for _ in range(repeats)]
         for t,column in zip(times, zip(*turns)): t[name] = round(median(column), 3)

@@ -11,14 +11,14 @@ import json, os, shutil, sys, warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# %% ../nbs/api/24_compression.ipynb #107f1743
+# %% ../nbs/api/24_compression.ipynb #9054eada
 import numpy as np
 import torch
 from torch import nn
 from .card import Stage, machine, save_card, stage_rows, time_stages
 from .compaction import compact
 from .files import write_file
-from .fisher import choose_units, unit_scores
+from .fisher import check_remove, choose_units, unit_scores
 from .folder import save_compact
 from .identity import base_tensors
 from .loop import adapt, check_writable, save_state
@@ -54,17 +54,13 @@ class Settings:
         if not self.sparsity: return 0
         return min(1000, max(300, 2*n_batches)) if self.steps is None else self.steps
 
-# %% ../nbs/api/24_compression.ipynb #0628d75f
-def _check_fraction(name, x, least):
-    if not isinstance(x, bool) and isinstance(x, (int, float)) and least<=x<1: return
-    bounds = '[0, 1)' if least==0 else '(0, 1)'
-    raise ValueError(f"{name} must be a fraction in {bounds}, got {x!r}: for {'seven tenths, 0.7' if least==0 else '99 per cent, 0.99'}.")
-
+# %% ../nbs/api/24_compression.ipynb #0503cfd5
 def _check_asked(remove, keep):
     "How much goes is said, or searched for"
     if remove is not None and keep is not None: raise ValueError(f"Give remove ({remove}) or keep ({keep}), not both.")
-    if keep is not None: return _check_fraction('keep', keep, 1e-9)
-    _check_fraction('remove', remove, 0)
+    if keep is None: check_remove(remove)
+    elif isinstance(keep, bool) or not isinstance(keep, (int, float)) or not 0<keep<1:
+        raise ValueError(f"keep must be a fraction in (0, 1), got {keep!r}: for 99 per cent, 0.99.")
 
 # %% ../nbs/api/24_compression.ipynb #ffee302e
 class Work:

@@ -10,12 +10,11 @@ import json, platform, statistics, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# %% ../nbs/api/06_latency.ipynb #a09b4933
+# %% ../nbs/api/06_latency.ipynb #95384177
 import numpy as np, torch
 from torch import nn
 from .compaction import compact
 from .files import write_file
-from .scores import evaluating
 from .units import Structure, base_of, find_units
 
 # %% ../nbs/api/06_latency.ipynb #55e21d3f

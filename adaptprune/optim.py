@@ -11,11 +11,12 @@ import hashlib, math, warnings, weakref
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 
-# %% ../nbs/api/08_optim.ipynb #165e61f1
+# %% ../nbs/api/08_optim.ipynb #bed58687
 import torch
 from torch import Tensor, nn
 from . import kernels
-from .anatomy import maskable, plain_name, unwrap
+from .anatomy import maskable, unwrap
+from .identity import weights_of
 from .kernels import OneLaunch, OnePass, Rule
 from .mask import Mask, check_sparsity, count, group_names, locate, n_pruned, pack_bits, pieces, unpack_bits
 from .pattern import Pattern, check_pattern, get_pattern, seen, unit_means
@@ -648,7 +649,7 @@ class MaskedWeights(Frozen):
                 for i,p in enumerate(ps): p.launch = launch,i
         return self.launches
 
-# %% ../nbs/api/08_optim.ipynb #96f66cc2
+# %% ../nbs/api/08_optim.ipynb #5afbfbf0
 class WrittenWeights(MaskedWeights):
     "Masked weights that are written into the model and read off it"
     restored = False            # does the model hold the base at the moment?
@@ -694,7 +695,7 @@ class WrittenWeights(MaskedWeights):
 
     def check_there(self):
         "Refuse a base that holds other parameters than when the optimiser was made"
-        now = {plain_name(n): p for n,p in self.base.named_parameters()}
+        now = weights_of(self.base)
         for p in self:
             if now.get(p.name) is p.param: continue
             raise RuntimeError(f"The base no longer holds the parameter {p.name!r} that it had when the optimiser was made (`assign=True`, "
@@ -1008,38 +1009,9 @@ class _Report(_Thresholds):
         self.hooks,self.closed = [],True
         self.weights.release()
 
-# %% ../nbs/api/08_optim.ipynb #5fb8ceee
-class MaskOptimizer(_Report):
-    "Adapting by pruning as an optimiser (Gao et al. 2021, Eq. 2 to 7): it learns which weights of a frozen base to keep"
-    def __init__(self,
-        base:nn.Module, # the part of a model whose weights get masks; its other parameters are frozen
-        head=(), # module or parameters that learn beside it (Eq. 6)
-        sparsity:float=.5, # fraction of the weights to prune by the end of the run, in [0, 1)
-        steps:int=None, # optimiser steps of the whole run, 1 or more
-        scores=None, # name in the base -> tensor, whose rank in each weight starts theta: `activation_scores(model, batches)`
-        settings:MaskSettings=MaskSettings(), # the choices of the algorithm
-        seed:int=0, # random seed of a 'normal' or 'uniform' start
-        sparse_grad:bool=False, # give embeddings sparse gradients: less work on a CPU, but no gradient clipping
-        in_backward:bool=False, # update a weight inside the backward pass, which frees its gradient: no accumulation, clipping or scaling
-        **changes # settings by name
-    ):
-        settings = _changed(settings, changes)
-        _check_steps(steps, settings, check_sparsity(sparsity))
-        check_pattern(settings.pattern, {}, sparsity)
-        try: super().__init__(base, head, sparsity, int(steps), scores, settings, seed, sparse_grad, in_backward)
-        except BaseException:
-            if hasattr(self, 'weights'): self.close()
-            raise
-
-    def __repr__(self):
-        size = f"{self.weights.n:,} weights in {len(self.weights.places)} tensors"
-        return f"MaskOptimizer({size}, step {self.i} of {self.steps}, target {self.target:g})"
-
-    def add_param_group(self, param_group):
-        "Refuse what comes late: all that learns is given when the optimiser is made"
-        if not hasattr(self, 'head'): return super().add_param_group(param_group)
-        raise ValueError("A MaskOptimizer takes no further parameters: give what learns beside the base as head=... when you make it.")
-
+# %% ../nbs/api/08_optim.ipynb #a56c2e6e
+class _Saved(_Report):
+    "The state of a run, and which run and base it belongs to"
     def fingerprint(self) -> str:
         "SHA-256 of the base values of the masked weights that this process holds"
         if not hasattr(self, '_print'):
@@ -1119,6 +1091,38 @@ class MaskOptimizer(_Report):
             if own[name]==getattr(self, name): continue
             raise ValueError(f"This state is of a run with {name}={own[name]!r}, and the optimiser has {getattr(self, name)!r}: "
                 "use the same.")
+
+# %% ../nbs/api/08_optim.ipynb #08fec6de
+class MaskOptimizer(_Saved):
+    "Adapting by pruning as an optimiser (Gao et al. 2021, Eq. 2 to 7): it learns which weights of a frozen base to keep"
+    def __init__(self,
+        base:nn.Module, # the part of a model whose weights get masks; its other parameters are frozen
+        head=(), # module or parameters that learn beside it (Eq. 6)
+        sparsity:float=.5, # fraction of the weights to prune by the end of the run, in [0, 1)
+        steps:int=None, # optimiser steps of the whole run, 1 or more
+        scores=None, # name in the base -> tensor, whose rank in each weight starts theta: `activation_scores(model, batches)`
+        settings:MaskSettings=MaskSettings(), # the choices of the algorithm
+        seed:int=0, # random seed of a 'normal' or 'uniform' start
+        sparse_grad:bool=False, # give embeddings sparse gradients: less work on a CPU, but no gradient clipping
+        in_backward:bool=False, # update a weight inside the backward pass, which frees its gradient: no accumulation, clipping or scaling
+        **changes # settings by name
+    ):
+        settings = _changed(settings, changes)
+        _check_steps(steps, settings, check_sparsity(sparsity))
+        check_pattern(settings.pattern, {}, sparsity)
+        try: super().__init__(base, head, sparsity, int(steps), scores, settings, seed, sparse_grad, in_backward)
+        except BaseException:
+            if hasattr(self, 'weights'): self.close()
+            raise
+
+    def __repr__(self):
+        size = f"{self.weights.n:,} weights in {len(self.weights.places)} tensors"
+        return f"MaskOptimizer({size}, step {self.i} of {self.steps}, target {self.target:g})"
+
+    def add_param_group(self, param_group):
+        "Refuse what comes late: all that learns is given when the optimiser is made"
+        if not hasattr(self, 'head'): return super().add_param_group(param_group)
+        raise ValueError("A MaskOptimizer takes no further parameters: give what learns beside the base as head=... when you make it.")
 
     def __getstate__(self):
         raise TypeError("A MaskOptimizer is bound to the weights of its model and cannot be copied or pickled: use state_dict().")

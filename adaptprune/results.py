@@ -11,24 +11,18 @@ import json, math, os, platform
 from importlib.metadata import version
 from pathlib import Path
 
-# %% ../nbs/api/25_results.ipynb #75235b9c
+# %% ../nbs/api/25_results.ipynb #df05bec0
 import torch
 from . import __version__
 from .files import lock_of
+from .latency import this_machine
 from .recipe import retired, rules
 
-# %% ../nbs/api/25_results.ipynb #25ef89fd
-def _processor():
-    "The processor's name"
-    try: lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError: lines = []
-    names = [l.split(':')[1].strip() for l in lines if l.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
-
+# %% ../nbs/api/25_results.ipynb #b964901a
 def environment() -> dict: # versions of the libraries, and the GPU, or the processor and the number of threads
     "The machine and the libraries of a run"
     if torch.cuda.is_available(): device = torch.cuda.get_device_name()
-    else: device = f'{_processor()}, {torch.get_num_threads()} threads'
+    else: device = f'{this_machine()}, {torch.get_num_threads()} threads'
     libraries = {p: version(p) for p in ('torch', 'transformers', 'datasets')}
     return dict(device=device, python=platform.python_version(), adaptprune=__version__, **libraries)
 

@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['Source', 'Units', 'base_of', 'find_units', 'Structure', 'check_structure', 'structure_report']
 
-# %% ../nbs/api/01_units.ipynb #eb18fa6d
-import math
+# %% ../nbs/api/01_units.ipynb #d155423d
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-# %% ../nbs/api/01_units.ipynb #e8925e38
+# %% ../nbs/api/01_units.ipynb #282a6b1b
 import torch
-from torch import Tensor, nn
+from torch import nn
 from .anatomy import component_of, layer_number, layer_of, plain_name, unwrap
 
 # %% ../nbs/api/01_units.ipynb #007d9eb9
@@ -49,11 +48,10 @@ class Units:
         "The rows of the kept units in one of their sources"
         return kept.repeat_interleave(source.size).repeat(source.parts)
 
-# %% ../nbs/api/01_units.ipynb #291f135d
+# %% ../nbs/api/01_units.ipynb #ae13131f
 def _refuse(layer, why):
-    raise ValueError(f"The units of {layer} cannot be told apart: {why}. Structured pruning knows layers with one "
-        "self-attention "
-        "(query, key and value apart, or fused as `Wqkv`) and one feed-forward network of linear layers.")
+    raise ValueError(f"The units of {layer} cannot be told apart: {why}. Structured pruning knows layers with "
+        "one self-attention (query, key and value apart, or fused as `Wqkv`) and one feed-forward network of linear layers.")
 
 def _one(found, what, layer):
     "The only linear layer of a component"
@@ -108,7 +106,7 @@ def _neurons(parts, layer):
     cost = sum(m.in_features*n_parts for _,m in ups)+d.out_features
     return Units('neurons', layer, down, n, 1, sources, cost)
 
-# %% ../nbs/api/01_units.ipynb #2b75caf5
+# %% ../nbs/api/01_units.ipynb #84d65bbb
 def _linear_by_layer(base):
     "Layer -> component -> list of (path, linear layer)"
     out = {}
@@ -135,9 +133,8 @@ def find_units(
         if any(c in parts for c in ('query', 'query+key+value')): found.append(_heads(parts, layer, base))
         if 'down' in parts: found.append(_neurons(parts, layer))
     if found: return found
-    raise ValueError(f"{type(base).__name__} has no heads or feed-forward neurons that structured pruning knows: it "
-        "needs numbered "
-        "layers with attention and feed-forward networks of `nn.Linear` (GPT-2's `Conv1D` is none).")
+    raise ValueError(f"{type(base).__name__} has no heads or feed-forward neurons that structured pruning knows: "
+        "it needs numbered layers with attention and feed-forward networks of `nn.Linear` (GPT-2's `Conv1D` is none).")
 
 # %% ../nbs/api/01_units.ipynb #195d1d4f
 def _as_bits(name, kept):
@@ -191,7 +188,7 @@ def _bits(name, x):
     if '1' in bits[n:]: raise ValueError(f"The structure of {name!r} keeps a unit beyond its {n}.")
     return torch.tensor([b=='1' for b in bits[:n]])
 
-# %% ../nbs/api/01_units.ipynb #3ddc336d
+# %% ../nbs/api/01_units.ipynb #3bfd3507
 def check_structure(
     units:list, # of `Units`, as from `find_units`
     structure:Structure # which of them are kept
@@ -205,8 +202,7 @@ def check_structure(
     for name,kept in structure.items():
         if len(kept)==have[name]: continue
         raise ValueError(f"The structure has {len(kept)} units in {name!r} and the model {have[name]}: it is of "
-            "another network, "
-            "or the model was made compact before.")
+            "another network, or the model was made compact before.")
     if not any(k.any() for k in structure.values()): raise ValueError("The structure keeps no unit at all.")
 
 # %% ../nbs/api/01_units.ipynb #e5940e2d

@@ -11,6 +11,7 @@ from adaptprune.codec import byte_frequencies,decode_bits,decode_mask,encode_bit
 from adaptprune.files import write_file
 from adaptprune.mask import Mask
 from adaptprune.optim import MaskOptimizer
+from toy import die_at_call
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 errors = (MaskFileError,FileNotFoundError)
@@ -366,14 +367,7 @@ def test_killed_at_each_step(tmp_path):
     for k in range(1, 30):
         folder = tmp_path/str(k); old.save_pretrained(folder)
         def run():
-            left = [k]
-            def die_at(f):
-                def g(*a, **kw):
-                    left[0] -= 1
-                    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
-                    return f(*a, **kw)
-                return g
-            os.fsync,os.replace,os.unlink,Path.unlink,Path.iterdir = map(die_at, (os.fsync, os.replace, os.unlink, Path.unlink, Path.iterdir))
+            die_at_call(k)
             new.save_pretrained(folder); os._exit(0)
         _,status = os.waitpid(in_child(run), 0)
         got = TaskMask.from_pretrained(folder)

@@ -10,20 +10,7 @@ from adaptprune.layer import apply_mask,fingerprint,masked_layer
 from adaptprune.mask import Mask,n_pruned
 from adaptprune.optim import MaskOptimizer
 from toy import plain_modules
-
-class Net(nn.Module):
-    "An encoder and a head, as `AdaptModel` has them"
-    def __init__(self, d=6):
-        super().__init__()
-        self.base = nn.ModuleDict(dict(emb=nn.Embedding(12, d), up=nn.Linear(d, 2*d), down=nn.Linear(2*d, d)))
-        self.head = nn.Linear(d, 1)
-    def forward(self, x):
-        h = self.base['emb'](x).mean(1)
-        h = h+self.base['down'](self.base['up'](h).tanh())
-        return self.head(h)[:,0]
-
-X = torch.randint(0, 12, (24, 5), generator=torch.Generator().manual_seed(0))
-Y = torch.randn(24, generator=torch.Generator().manual_seed(1))
+from toy_tokens import Net,X,Y
 
 def net(dtype=torch.float32):
     torch.manual_seed(0)

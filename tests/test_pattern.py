@@ -10,25 +10,14 @@ from adaptprune.pattern import get_pattern,seen,unit_means
 from adaptprune.recipe import get_recipe,parse_field
 from adaptprune.sparsity import nearest_units,row_thresholds,weighted_threshold
 from adaptprune.sweep import cell_key,cell_name,read_sweep
+from toy_tokens import Net,X,Y
 
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.base = nn.ModuleDict(dict(emb=nn.Embedding(12, 8), up=nn.Linear(8, 16), down=nn.Linear(16, 8)))
-        self.head = nn.Linear(8, 1)
-    def forward(self, x):
-        h = self.base['emb'](x).mean(1)
-        h = h+self.base['down'](self.base['up'](h).tanh())
-        return self.head(h)[:,0]
-
-X = torch.randint(0, 12, (24, 5), generator=torch.Generator().manual_seed(0))
-Y = torch.randn(24, generator=torch.Generator().manual_seed(1))
 every_pattern = 'row','column','block:2x4','block:4x1','2:4','1:2'
 def sparsity_of(pattern): return get_pattern(pattern).sparsity or .5
 
 def net(dtype=torch.float32):
     torch.manual_seed(0)
-    return Net().to(dtype)
+    return Net(8).to(dtype)
 def optimizer(m, pattern, sparsity=.5, steps=20, **kwargs):
     return MaskOptimizer(m.base, m.head, sparsity, steps, **{**dict(start='rank', every=2, pattern=pattern, alpha=2e-3), **kwargs})
 def loss_of(m, i, n=8): return (m(X[i*n:(i+1)*n])-Y[i*n:(i+1)*n].to(m.head.weight.dtype)).square().mean()

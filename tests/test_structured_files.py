@@ -1,5 +1,5 @@
 "Mask files with a structure: compact networks come back bit for bit, on the right base only, also several on one base; damage and malice are refused."
-import copy,json,os,random,signal
+import copy,json,os,random
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from adaptprune.multitask import MultiTask
 from adaptprune.optim import MaskOptimizer
 from adaptprune.topology import overlaps
 from adaptprune.units import Structure,find_units
+from toy import die_at_call
 from test_artifact import bombs,data_of,in_child,limited,mutations,put,reseal
 from test_artifact import task as toy
 from test_units import batch,drawn,make,shape,states
@@ -366,14 +367,7 @@ def test_killed_while_saving(tmp_path):
         old,new = tasks if k%2 else tasks[::-1]
         old.save_pretrained(tmp_path/str(k))
         def run():
-            left = [k//2+1]
-            def die_at(f):
-                def g(*a, **kw):
-                    left[0] -= 1
-                    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
-                    return f(*a, **kw)
-                return g
-            os.fsync,os.replace,os.unlink,Path.unlink,Path.iterdir = map(die_at, (os.fsync, os.replace, os.unlink, Path.unlink, Path.iterdir))
+            die_at_call(k//2+1)
             new.save_pretrained(tmp_path/str(k))
             os._exit(0)
         os.waitpid(in_child(run), 0)

@@ -1,5 +1,5 @@
 "A toy that several test files train."
-import os,subprocess,sys,textwrap
+import os,signal,subprocess,sys,textwrap
 from pathlib import Path
 import torch
 from torch import nn
@@ -66,3 +66,14 @@ def own_data(tmp_path):
     rows = [f'{"ab"[i%2]} {"cdefghij"[i%8]} {"cdefg"[i//8]}\t{("negative", "positive")[i%2]}' for i in range(40)]
     for name,part in (('train', rows), ('dev', rows[:10])): (tmp_path/f'{name}.tsv').write_text('\n'.join(['sentence\tlabel', *part])+'\n')
     return load_files(tmp_path/'train.tsv', tmp_path/'dev.tsv', text='sentence')
+
+def die_at_call(k):
+    "End this process, without a chance to tidy up, at the k-th call that touches the disk"
+    left = [k]
+    def dying(f):
+        def g(*args, **kwargs):
+            left[0] -= 1
+            if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
+            return f(*args, **kwargs)
+        return g
+    os.fsync,os.replace,os.unlink,Path.unlink,Path.iterdir = map(dying, (os.fsync, os.replace, os.unlink, Path.unlink, Path.iterdir))
