@@ -13,7 +13,7 @@ PY   := $(DEV)/bin/python
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(DEMO)/.done  ## Learn a mask on the packaged MiniLM, in an environment of its own (no download at run time)
+demo: $(DEMO)/.done  ## Five ways to solve a small task, in an environment of its own (no download at run time)
 	$(DEMO)/bin/adaptprune demo --out demo-out
 
 test: $(DEV)/.done  ## Check that modules and README are in step with the notebooks, then run every test and notebook, on up to four cores
@@ -57,7 +57,7 @@ $(DEMO)/.done: pyproject.toml $(wildcard adaptprune/*.py)
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install -q $(TORCH)
 	rm -rf build
-	$(DEMO)/bin/pip install -q '.[offline]'
+	$(DEMO)/bin/pip install -q '.[offline,onnx]'
 	@touch $@
 
 # No development pins here: what pip chooses today is what users get today.
