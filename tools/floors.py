@@ -10,7 +10,7 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'files', 'identity'],
     ['mask', 'theory', 'units'],
-    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'compaction', 'latency'],
+    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
     ['tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
     ['setup', 'vectors', 'teacher', 'prune', 'task'],
