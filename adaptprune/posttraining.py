@@ -43,31 +43,32 @@ def rearranged(
     "All layers rearranged"
     return Structure({n: rearrange(kept, torch.stack([g[n].cpu() for g in grads])) for n,kept in structure.items()})
 
-# %% ../nbs/api/06_posttraining.ipynb #b66b9962
+# %% ../nbs/api/06_posttraining.ipynb #899da84c
 ridge = 1e-4 # of the mean diagonal, for units that are nearly alike
 most_scale = 10. # the paper lets a layer alone whose factors come out larger
 
 class _Equations:
     "The normal equations of the factors of one layer"
     def __init__(self, out, size, kept):
+        parts = out.weight.detach().float().T.view(-1, size, out.out_features)
         self.kept = kept
-        parts = out.weight.detach().double().T.view(-1, size, out.out_features)
         self.weights = parts[kept]                                         # (kept, size, width)
-        self.size = size
-        self.a = torch.zeros(len(self.weights), len(self.weights), dtype=torch.float64)
-        self.b = torch.zeros(len(self.weights), dtype=torch.float64)
+        flat = self.weights.flatten(1)
+        self.gram = flat@flat.T if size==1 else None
+        self.a = torch.zeros(len(flat), len(flat), dtype=torch.float64)
+        self.b = torch.zeros(len(flat), dtype=torch.float64)
 
     def add(self, x, target):
         "Some tokens: what the layer reads, (tokens, columns), and what it should give without its bias"
-        x = x.double().view(len(x), -1, self.size)[:,self.kept]
-        if self.size==1:
-            w = self.weights[:,0]
-            self.a += (x[:,:,0].T@x[:,:,0])*(w@w.T)
-            self.b += ((x[:,:,0].T@target.double())*w).sum(1)
-        else:
+        x = x.float().unflatten(1, (len(self.kept), -1))[:,self.kept]
+        if self.gram is None:
             y = torch.einsum('tns,nsd->ntd', x, self.weights).flatten(1)   # what each unit alone gives
             self.a += y@y.T
-            self.b += y@target.double().flatten()
+            self.b += y@target.float().flatten()
+        else:                                                              # neurons: the same, without writing that down
+            x = x[:,:,0]
+            self.a += (x.T@x)*self.gram
+            self.b += ((x.T@target.float())*self.weights[:,0]).sum(1)
 
     def solve(self):
         "A factor for each kept unit; 1 where the solution runs away"
