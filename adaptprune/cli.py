@@ -165,12 +165,30 @@ def _adapted(task, r, out):
     cut = _cut(r['removed'], r['heads'], r['neurons'])+'\n' if 'removed' in r else ''
     return f"{task.name}: {_metrics(r['metrics'])}\n{cut}{pruned}; {took}\nmask and head saved in {out}"
 
-# %% ../nbs/api/27_cli.ipynb #46a6c168
+# %% ../nbs/api/27_cli.ipynb #dcb53316
+def _within(task, model, recipe, tolerance, how, given, out, json):
+    "Find what a tolerance allows, and save the mask"
+    from adaptprune.artifact import TaskMask
+    from adaptprune.tolerance import find_sparsity
+    if given['remove'] is not None:
+        raise ValueError(f"--tolerance finds how much to take out, so nothing reads --remove {given['remove']:g}: leave it "
+            "out, and give --recipe structured for fewer heads and neurons.")
+    if given['sparsity'] is not None: how = dict(how, sparsity=given['sparsity'])
+    found = find_sparsity(task, model, tolerance, recipe=recipe, out=Path(out)/'levels', progress=not json, **how)
+    if not found.met: raise ValueError(f"{found}. That one is kept in {found.folder}; give a larger --tolerance to take it.")
+    TaskMask.from_adapted(found.adapted).save_pretrained(out)
+    report = dict(found.adapted.report, out=out, tried=found.table, level=found.level, by=found.by)
+    dev = f"on dev: {_metrics(report['dev_metrics'])}"
+    table = text_table([{k: v for k,v in r.items() if k!='split'} for r in found.table])
+    _tell(report, json, f"{table}\n{found}\n{dev}\nmask and head saved in {out}")
+
+# %% ../nbs/api/27_cli.ipynb #8f5c279e
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
     sparsity:float=None, # fraction of the weights to prune, in [0, 1) (default: 0.5, with --remove as its recipe says)
     remove:float=None, # fraction of the layers' multiply-accumulates to take out first: a smaller, faster network (try 0.7)
+    tolerance:float=None, # instead of --sparsity: prune as much as costs at most this fraction of fine-tuning's score (try 0.01)
     recipe:str=None, # 'distilled' (default), 'structured' (default with --remove), 'default' (faster), 'paper', 'movement'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
@@ -197,6 +215,8 @@ def adapt(
     t,data = _data(task, train, dev, text, label, glue_dir)
     how = dict(seed=seed, epochs=epochs, max_steps=max_steps, weights=weights, mixed_precision=precision)
     watch = dict(out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty())
+    if tolerance is not None:
+        return _within(t, model, recipe, tolerance, dict(how, data=data), dict(sparsity=sparsity, remove=remove), out, json)
     res = adapt_task(t, model, sparsity, recipe, data=data, **how, **watch)
     TaskMask.from_adapted(res).save_pretrained(out)
     _tell(dict(res.report, out=out), json, _adapted(t, res.report, out))
