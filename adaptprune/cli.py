@@ -458,7 +458,7 @@ def pull(
     tm.save_pretrained(out)
     _tell(dict(repo_id=repo_id, out=out, sparsity=tm.sparsity), json, f"{out}: {tm}")
 
-# %% ../nbs/api/27_cli.ipynb #3d5e3c4e
+# %% ../nbs/api/27_cli.ipynb #7b815029
 def _mean(row):
     "A row of the table of means: NaN is left empty, the sparsity is shown as it was asked for"
     row = {k: None if v!=v else v for k,v in row.items()}
@@ -479,14 +479,16 @@ def sweep(
 ):
     "Run what a declared sweep lacks, one recorded line a run, and tell the means over seeds"
     from adaptprune.results import results_frame, summarise
-    from adaptprune.sweep import run_sweep, sweep_jobs
+    from adaptprune.sweep import keep_best, run_sweep, sweep_jobs
     if jobs:
         lines = sweep_jobs(file, glue_dir, only, model, out)
         return _tell(lines, json, '\n'.join(lines))
     rows = run_sweep(file, glue_dir, only, workers, masks, model=model, scheduler=scheduler, out=out, progress=not json)
     means = summarise(results_frame(rows)).astype(object).to_dict('records')
+    best = keep_best(rows, masks) if any('files' in r['cell'] for r in rows) else []
     fields = 'key', 'name', 'cell', 'report', 'wall_s', 'command'
-    _tell([{k: r[k] for k in fields} for r in rows], json, text_table([_mean(m) for m in means]))
+    tables = [text_table([_mean(m) for m in means]), *([text_table(best)] if best else [])]
+    _tell([{k: r[k] for k in fields} for r in rows], json, '\n\nthe best masks\n'.join(tables))
 
 # %% ../nbs/api/27_cli.ipynb #bd30c9b6
 def _numbers(text, option, kind=int):
