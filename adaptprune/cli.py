@@ -165,7 +165,7 @@ def _adapted(task, r, out):
     cut = _cut(r['removed'], r['heads'], r['neurons'])+'\n' if 'removed' in r else ''
     return f"{task.name}: {_metrics(r['metrics'])}\n{cut}{pruned}; {took}\nmask and head saved in {out}"
 
-# %% ../nbs/api/27_cli.ipynb #dcb53316
+# %% ../nbs/api/27_cli.ipynb #17eec3e6
 def _within(task, model, recipe, tolerance, how, given, out, json):
     "Find what a tolerance allows, and save the mask"
     from adaptprune.artifact import TaskMask
@@ -179,7 +179,9 @@ def _within(task, model, recipe, tolerance, how, given, out, json):
     TaskMask.from_adapted(found.adapted).save_pretrained(out)
     report = dict(found.adapted.report, out=out, tried=found.table, level=found.level, by=found.by)
     dev = f"on dev: {_metrics(report['dev_metrics'])}"
-    table = text_table([{k: v for k,v in r.items() if k!='split'} for r in found.table])
+    rows = sorted(found.table, key=lambda r: (r['level'] is None, r['level']))
+    told = [k for k in rows[0] if k!='split' and rows[0][k] is not None]
+    table = text_table([{k: r[k] for k in told} for r in rows])
     _tell(report, json, f"{table}\n{found}\n{dev}\nmask and head saved in {out}")
 
 # %% ../nbs/api/27_cli.ipynb #8f5c279e

@@ -265,7 +265,7 @@ def _alone(out):
     try: yield
     finally: lock.release()
 
-# %% ../nbs/api/24_tolerance.ipynb #f53a289b
+# %% ../nbs/api/24_tolerance.ipynb #cece1517
 @contextmanager
 def _place(out):
     "The folder of a search; a temporary one where none is named"
@@ -278,8 +278,8 @@ def _place(out):
 def _interrupted(runs, out):
     if out is None: return KeyboardInterrupt("The search was interrupted; nothing was kept, as no `out` folder was given.")
     done = len([r for r in runs.rows if r is not None])
-    return KeyboardInterrupt(f"The search was interrupted after {done} {'level' if done==1 else 'levels'}; the same call with "
-        f"out={str(out)!r} goes on.")
+    return KeyboardInterrupt(f"The search was interrupted after {done} {'level' if done==1 else 'levels'}, kept in {out}; the "
+        "same call goes on.")
 
 def _choose(rows):
     "The hardest level within the tolerance, or the nearest; None where every level diverged"

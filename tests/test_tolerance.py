@@ -113,7 +113,7 @@ def test_a_level_that_diverges(task):
 
 def test_finished_levels_are_kept(task, tmp_path):
     task.fail = {.6: KeyboardInterrupt()}
-    with pytest.raises(KeyboardInterrupt, match='after 1 level; the same call with out='): task(.03, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt, match='after 1 level, kept in .*; the same call goes on'): task(.03, out=tmp_path)
     found = task(.03, out=tmp_path)
     assert levels_of(task.runs)==[.4, .6, .8]
     assert found.folder==tmp_path/'sparsity-0.6' and TaskMask.from_pretrained(found.folder).mask==found.adapted.mask
@@ -129,7 +129,7 @@ class StopAt(Hook):
 
 def test_an_unfinished_level_goes_on(task, tmp_path):
     how = dict(max_steps=6, levels=(.4,))
-    with pytest.raises(KeyboardInterrupt, match='after 0 levels'): task(out=tmp_path/'a', hooks=[StopAt(3)], **how)
+    with pytest.raises(KeyboardInterrupt, match='after 0 levels, kept in'): task(out=tmp_path/'a', hooks=[StopAt(3)], **how)
     found = task(out=tmp_path/'a', **how)
     assert [r for *_,r in task.runs]==[False, True]
     whole = task(out=tmp_path/'b', **how)
