@@ -165,7 +165,7 @@ def _adapted(task, r, out):
     cut = _cut(r['removed'], r['heads'], r['neurons'])+'\n' if 'removed' in r else ''
     return f"{task.name}: {_metrics(r['metrics'])}\n{cut}{pruned}; {took}\nmask and head saved in {out}"
 
-# %% ../nbs/api/27_cli.ipynb #17eec3e6
+# %% ../nbs/api/27_cli.ipynb #24618b1d
 def _within(task, model, recipe, tolerance, how, given, out, json):
     "Find what a tolerance allows, and save the mask"
     from adaptprune.artifact import TaskMask
@@ -176,7 +176,7 @@ def _within(task, model, recipe, tolerance, how, given, out, json):
     if given['sparsity'] is not None: how = dict(how, sparsity=given['sparsity'])
     found = find_sparsity(task, model, tolerance, recipe=recipe, out=Path(out)/'levels', progress=not json, **how)
     if not found.met: raise ValueError(f"{found}. That one is kept in {found.folder}; give a larger --tolerance to take it.")
-    TaskMask.from_adapted(found.adapted).save_pretrained(out)
+    TaskMask.from_pretrained(found.folder).save_pretrained(out)
     report = dict(found.adapted.report, out=out, tried=found.table, level=found.level, by=found.by)
     dev = f"on dev: {_metrics(report['dev_metrics'])}"
     rows = sorted(found.table, key=lambda r: (r['level'] is None, r['level']))

@@ -5,17 +5,15 @@
 # %% auto #0
 __all__ = ['least_is_best', 'searches', 'default_levels', 'cost_of', 'Found', 'find_sparsity']
 
-# %% ../nbs/api/24_tolerance.ipynb #20bf7c8d
+# %% ../nbs/api/24_tolerance.ipynb #6099375d
 import json, math, shutil, sys, tempfile
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# %% ../nbs/api/24_tolerance.ipynb #3fcff49e
+# %% ../nbs/api/24_tolerance.ipynb #601b58e6
 from datasets.fingerprint import Hasher
 from filelock import Timeout
-from torch import nn
 from .artifact import TaskMask
 from .files import lock_of, write_file
 from .loop import Adapted, check_writable, find_base
@@ -92,7 +90,7 @@ class Found:
         if self.met: return f"{of} {costs}, within {_percent(self.tolerance)}; {runs}"
         return f"No level costs at most {_percent(self.tolerance)}: the nearest, {of}, {costs}; {runs}"
 
-# %% ../nbs/api/24_tolerance.ipynb #a993bd56
+# %% ../nbs/api/24_tolerance.ipynb #a1a5a82f
 _report_name = 'level.json'
 
 def _save_level(folder, res, error=None):
@@ -106,14 +104,17 @@ def _read_level(folder):
     file = folder/_report_name
     return json.loads(file.read_text()) if file.exists() else None
 
-def _adapted(folder, model):
-    "A kept level as `adapt_task` returned it"
+def _adapted(folder, fresh, max_length):
+    "A kept level as `adapt_task` returned it, on the base of a fresh `Setup`"
     kept = _read_level(folder)
     tm = TaskMask.from_pretrained(folder)
-    net = tm.load_model(deepcopy(model) if isinstance(model, nn.Module) else model)
+    net = tm.load_model(fresh.model.base_model)
     base = find_base(net)
-    return Adapted(net, tm.mask, kept['history'], kept['report'], base=base.module, base_name=base.name,
+    res = Adapted(net, tm.mask, kept['history'], kept['report'], base=base.module, base_name=base.name,
         tensors=tm.base['tensors'], structure=tm.structure)
+    res.task = fresh.task
+    res.max_length = max_length
+    return res
 
 # %% ../nbs/api/24_tolerance.ipynb #f49326ef
 def _bytes(folder):
@@ -235,10 +236,10 @@ def _check_asked(tolerance, by, search, recipe, given):
         raise ValueError(f"The method {recipe.method!r} has no mask, so there is no sparsity to find: use 'distilled', "
             "'structured' or 'default'.")
 
-# %% ../nbs/api/24_tolerance.ipynb #a734a1d1
+# %% ../nbs/api/24_tolerance.ipynb #bf9e964e
 def _mark(data): return marks(data) if hasattr(data, 'items') or data is None else Hasher.hash(data)
 
-_not_in_key = 'data','hooks','cache','accelerator','checkpoint_every'
+_not_in_key = 'data','hooks','cache','accelerator','checkpoint_every','say'
 
 def _settings(task, model, recipe, by, how):
     "What two searches must agree in to share their levels"
@@ -288,16 +289,20 @@ def _choose(rows):
     if good: return max(good), True
     return max(levels, key=lambda k: (levels[k]['share'], k), default=None), False
 
-# %% ../nbs/api/24_tolerance.ipynb #d3400177
+# %% ../nbs/api/24_tolerance.ipynb #10402282
 default_levels = dict(sparsity=(.2, .3, .4, .5, .6, .8, .9), remove=(.3, .4, .5, .6, .7, .8, .9)) # seven: three runs of 'bisect'
 
-def _on_dev(res, task, model, recipe, how):
-    "Measure a model on the splits that it was not chosen on"
-    about = {k: how[k] for k in ('data', 'glue_dir', 'max_length', 'seed') if k in how}
-    fresh = deepcopy(model) if isinstance(model, nn.Module) else model
-    res.report['dev_metrics'] = set_up(task, fresh, pooling=recipe.pooling, **about).evaluate(res.model)
+_for_setup = 'data','glue_dir','max_length','seed','tokenizer','dtype','revision','trust_remote_code'
 
-# %% ../nbs/api/24_tolerance.ipynb #2fa85a4a
+def _read_back(runs, level, validate):
+    "The chosen level, measured on the splits that it was not chosen on"
+    about = {k: runs.how[k] for k in _for_setup if k in runs.how}
+    fresh = set_up(runs.task, runs.model, pooling=runs.recipe.pooling, **about)
+    res = _adapted(runs.folder(level), fresh, about.get('max_length', 128))
+    if validate: res.report['dev_metrics'] = fresh.evaluate(res.model)
+    return res
+
+# %% ../nbs/api/24_tolerance.ipynb #e1dba35b
 def find_sparsity(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -329,8 +334,7 @@ def find_sparsity(
         except KeyboardInterrupt: raise _interrupted(runs, out) from None
         level,met = _choose(runs.rows)
         if level is None: raise FloatingPointError("Every level that was tried diverged: lower the learning rates (alpha, beta).")
-        res = _adapted(runs.folder(level), model)
-        if validate: _on_dev(res, task, model, recipe, how)
+        res = _read_back(runs, level, validate)
         if not cache: shutil.rmtree(folder/'.teacher', ignore_errors=True)
         kept = runs.folder(level) if out is not None else None
         table = [runs.rows[None], *(r for k,r in runs.rows.items() if k is not None)]

@@ -202,6 +202,11 @@ def test_at_target():
     go(hooks=[Look()], max_steps=40)
     assert not seen[10] and seen[28] and seen[40]
 
+@pytest.mark.parametrize('recipe', ['magnitude', 'imp'])
+def test_methods_in_phases_take_no_hooks(folder, recipe):
+    with pytest.raises(ValueError, match='take no hooks'):
+        adapt_task('mini-sentiment', folder, .5, recipe, max_steps=2, max_length=16, progress=False, hooks=[Keep()])
+
 def test_hooks_in_a_task(folder):
     "`adapt_task` hands hooks to the run of the mask, and to no other"
     k = Keep(every=3)
