@@ -329,7 +329,7 @@ def _value(key, v):
     if key in _arguments: return _argument(key, v)
     return parse_field(key, v) if v=='none' else check_field(key, v)
 
-# %% ../nbs/api/26_sweep.ipynb #774faf7b
+# %% ../nbs/api/26_sweep.ipynb #857ad4c1
 def _values(table):
     "A table with a list for each key"
     known = [*_arguments, *rules]
@@ -343,12 +343,13 @@ def _named(cell): return dict(cell, task=Path(cell['files']['train']).stem) if '
 def _cross(values):
     "The configurations of a table, each of which can run"
     if 'task' not in values:
-        raise ValueError('no task: say task = "stsb", or train = "mine.csv" and text = "sentence", here or under [common].')
+        raise ValueError('no task: say task = "stsb", or train = "mine.csv" and text = "sentence", here or under '
+            '[common].')
     cells = [_named(c) for c in grid(**values)]
     for c in cells: check_prunes(cell_recipe(c).method, c.get('sparsity', .5))
     return cells
 
-# %% ../nbs/api/26_sweep.ipynb #b6086009
+# %% ../nbs/api/26_sweep.ipynb #bcb9e5c1
 _of_files = 'train','dev','text','label','kind'
 
 def _hash_of(path):
@@ -371,7 +372,8 @@ def _with_files(values, folder):
     if not named: return values
     k,(v,*_) = next(iter(named.items()))
     if 'train' not in named: raise ValueError(f"{k} = {v!r} goes with train, your own training file.")
-    if 'task' in values: raise ValueError(f"task = {values['task'][0]!r} and train = {named['train'][0]!r}: give one of them.")
+    if 'task' in values:
+        raise ValueError(f"task = {values['task'][0]!r} and train = {named['train'][0]!r}: give one of them.")
     if 'text' not in named: raise ValueError('no text: say which column holds the texts, such as text = "sentence".')
     rest = {k: v for k,v in values.items() if k not in named}
     return dict(task=[None], files=[_recorded(c, folder) for c in grid(**named)], **rest)
@@ -501,7 +503,7 @@ def run_sweep(
     return run_cells(cells, out or own, command, run=run, masks=masks, workers=workers, scheduler=scheduler, cache=cache,
         glue_dir=glue_dir, **kwargs)
 
-# %% ../nbs/api/26_sweep.ipynb #41f96606
+# %% ../nbs/api/26_sweep.ipynb #6427bf02
 def _score(row): return row['report']['metrics'][row['report']['metric']]
 
 def _best(rows, metric):
@@ -530,8 +532,8 @@ def keep_best(
         r,mean,seeds = _best(rs, metric)
         place = folder/'-'.join([task, *([f'remove-{remove:g}'] if remove else []), f'sparsity-{sparsity:g}'])
         TaskMask.from_pretrained(Path(masks)/r['key']).save_pretrained(place)
-        about = dict(task=task, remove=remove, sparsity=sparsity, name=r['name'], seed=r['cell'].get('seed', 0), metric=metric)
-        out.append(dict(about, score=_score(r), mean=mean, seeds=seeds, split=r['report']['split'], folder=str(place)))
+        about = dict(task=task, remove=remove, sparsity=sparsity, name=r['name'], seed=r['cell'].get('seed', 0))
+        out.append(dict(about, metric=metric, score=_score(r), mean=mean, seeds=seeds, split=r['report']['split'], folder=str(place)))
     return out
 
 # %% ../nbs/api/26_sweep.ipynb #3b991ac1

@@ -23,7 +23,7 @@ from .setup import marks, set_up
 from .task import adapt_task
 from .tasks import get_task
 
-# %% ../nbs/api/24_tolerance.ipynb #0008fff9
+# %% ../nbs/api/24_tolerance.ipynb #f3391326
 least_is_best = {'mse', 'rmse', 'mae', 'loss', 'error'}     # names of metrics
 
 def cost_of(
@@ -33,8 +33,8 @@ def cost_of(
 ) -> float: # fraction of the reference that is lost; negative where the level is better
     "What a level costs"
     if not reference>0:
-        raise ValueError(f"Fine-tuning scores {reference:.4g} in {metric}, and of that no fraction can be given up: look at "
-            "the data, or train for longer.")
+        raise ValueError(f"Fine-tuning scores {reference:.4g} in {metric}, and of that no fraction can be given up: "
+            "look at the data, or train for longer.")
     lost = score-reference if metric in least_is_best else reference-score
     return math.inf if math.isnan(lost) else lost/reference
 
@@ -55,15 +55,16 @@ def _all(n, good):
 
 searches = dict(bisect=_bisect, walk=_walk, all=_all) # name -> function of the number of levels and of what tries one
 
-# %% ../nbs/api/24_tolerance.ipynb #2f40c84e
+# %% ../nbs/api/24_tolerance.ipynb #23e317b9
 def _percent(x): return f'{x:.2%}'.replace('.00%', '%').replace('%', ' %')
 
+# %% ../nbs/api/24_tolerance.ipynb #49dea818
 @dataclass
 class Found:
     "What `find_sparsity` returns"
     met:bool # is a level within the tolerance? Where none is, the rest is about the nearest one
     level:float # the level that was chosen
-    adapted:Adapted # its model, mask, history and report; `report['dev_metrics']` where it was chosen on held-out training data
+    adapted:Adapted # its model, mask, history and report; `report['dev_metrics']` if it was chosen on held-out data
     table:list # one dict a run: fine-tuning, then the levels in the order of running
     by:str # what the levels are of: 'sparsity' or 'remove'
     tolerance:float # fraction of the reference that may be lost
@@ -129,21 +130,16 @@ def _row(level, report, metric, reference, tolerance, size=None):
     verdict = dict(score=score, share=1-cost, within=cost<=tolerance+1e-12)
     return dict(level=level, **verdict, **counts, bytes=size, split=report.get('split'))
 
-# %% ../nbs/api/24_tolerance.ipynb #17dd51df
+# %% ../nbs/api/24_tolerance.ipynb #ac23dea7
 class _Levels:
     "The runs of a search, each made once"
-    def __init__(self, task, model, recipe, by, out, cache, metric, tolerance, progress, how):
+    def __init__(self, task, model, recipe, by, out, how):
         self.task = task
         self.model = model
         self.recipe = recipe
         self.by = by
         self.out = out
-        self.metric = metric
-        self.tolerance = tolerance
-        self.progress = progress
-        self.how = dict(how, cache=cache, progress=progress and sys.stderr.isatty())
-        self.rows = {}
-        self.reference = None
+        self.how = how
 
     def folder(self, name): return self.out/(name if name=='finetune' else f'{self.by}-{name:g}')
 
@@ -162,8 +158,9 @@ class _Levels:
         where = dict(out=str(work), resume=goes_on, checkpoint_every=200)
         if asked['recipe'].method in phases: where = {}
         how = {k: v for k,v in {**where, **self.how}.items() if name!='finetune' or k!='teacher_steps'}
-        try: res,error = adapt_task(self.task, self.model, **asked, **how), None
-        except FloatingPointError as e: res,error = None, str(e)
+        res = error = None
+        try: res = adapt_task(self.task, self.model, **asked, **how)
+        except FloatingPointError as e: error = str(e)
         if name=='finetune': write_file(folder/_report_name, json.dumps(dict(report=res.report), default=str).encode())
         else: _save_level(folder, res, error)
         shutil.rmtree(work, ignore_errors=True)
@@ -174,12 +171,17 @@ class _Levels:
         kept = _read_level(self.folder(name)) or self._run(name)
         return kept.get('report') or dict(diverged=kept['error'])
 
-# %% ../nbs/api/24_tolerance.ipynb #a244551c
+# %% ../nbs/api/24_tolerance.ipynb #8bb92f75
 class _Search(_Levels):
     "Levels and the reference that they are compared with"
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *about, tolerance, progress):
+        super().__init__(*about)
+        self.metric = self.task.metric
+        self.tolerance = tolerance
+        self.progress = progress
+        self.rows = {}
         self.early = {}         # levels that diverged before there was a reference
+        self.reference = None
 
     def refer(self, level):
         "Take the reference from the teacher of a level, or from a run of fine-tuning"
@@ -204,8 +206,8 @@ class _Search(_Levels):
         r = self.rows[level] = _row(level, report, self.metric, self.reference, self.tolerance, size)
         if 'diverged' in report: return self._diverged(level, report)
         verdict = 'within' if r['within'] else 'beyond'
-        self._tell(f"{self.by}={level:g}: {self.metric} {r['score']:.4f}, {_percent(r['share'])} of fine-tuning, {verdict} "
-            f"{_percent(self.tolerance)}; {r['seconds']:.0f} s")
+        score = f"{self.metric} {r['score']:.4f}, {_percent(r['share'])} of fine-tuning"
+        self._tell(f"{self.by}={level:g}: {score}, {verdict} {_percent(self.tolerance)}; {r['seconds']:.0f} s")
         return r['within']
 
     def _diverged(self, level, report):
@@ -215,7 +217,7 @@ class _Search(_Levels):
     def _tell(self, text):
         if self.progress: print(text, flush=True)
 
-# %% ../nbs/api/24_tolerance.ipynb #7766fb21
+# %% ../nbs/api/24_tolerance.ipynb #6cb9adb2
 def _check_levels(levels):
     "Levels from easy to hard"
     def bad(x): return isinstance(x, bool) or not isinstance(x, (int, float)) or not 0<x<1
@@ -231,19 +233,21 @@ def _check_asked(tolerance, by, search, recipe, given):
     if by not in ('sparsity', 'remove'): raise ValueError(f"by must be 'sparsity' or 'remove', got {by!r}.")
     if search not in searches: raise ValueError(f"Unknown search {search!r}: use one of {', '.join(searches)}.")
     if given.get(by) is not None:
-        raise ValueError(f"The search finds {by}, got {by}={given[by]!r}: leave it out, or give levels=({given[by]!r},).")
+        raise ValueError(f"The search finds {by}, got {by}={given[by]!r}: leave it out, or give "
+            f"levels=({given[by]!r},).")
     if recipe.method not in ('mask', 'l0', *phases):
         raise ValueError(f"The method {recipe.method!r} has no mask, so there is no sparsity to find: use 'distilled', "
             "'structured' or 'default'.")
 
-# %% ../nbs/api/24_tolerance.ipynb #bf9e964e
+# %% ../nbs/api/24_tolerance.ipynb #76028ac9
 def _mark(data): return marks(data) if hasattr(data, 'items') or data is None else Hasher.hash(data)
 
 _not_in_key = 'data','hooks','cache','accelerator','checkpoint_every','say'
 
 def _settings(task, model, recipe, by, how):
     "What two searches must agree in to share their levels"
-    name = str(model) if isinstance(model, (str, Path)) else Hasher.hash({n: p.detach().cpu() for n,p in model.named_parameters()})
+    if isinstance(model, (str, Path)): name = str(model)
+    else: name = Hasher.hash({n: p.detach().cpu() for n,p in model.named_parameters()})
     plain = {k: str(v) for k,v in how.items() if k not in _not_in_key}
     return json.loads(json.dumps(dict(task=task.name, model=name, recipe=asdict(recipe), by=by,
         data=_mark(how.get('data')), **plain), default=str))
@@ -255,18 +259,20 @@ def _agree(out, settings):
     old = json.loads(file.read_text())
     differ = sorted(k for k in old.keys()|settings.keys() if old.get(k)!=settings.get(k))
     if not differ: return
-    raise ValueError(f"{out} holds the levels of another search, with another {differ[0]}: name another out, or remove it.")
+    raise ValueError(f"{out} holds the levels of another search, with another {differ[0]}: name another out, or remove "
+        "it.")
 
 @contextmanager
 def _alone(out):
     "Only one search at a time works in a folder"
     lock = lock_of(out/'.search.lock')
     try: lock.acquire(timeout=0)
-    except Timeout: raise ValueError(f"Another search is at work in {out}: wait for it, or name another out.") from None
+    except Timeout:
+        raise ValueError(f"Another search is at work in {out}: wait for it, or name another out.") from None
     try: yield
     finally: lock.release()
 
-# %% ../nbs/api/24_tolerance.ipynb #cece1517
+# %% ../nbs/api/24_tolerance.ipynb #8b721596
 @contextmanager
 def _place(out):
     "The folder of a search; a temporary one where none is named"
@@ -277,10 +283,11 @@ def _place(out):
     with tempfile.TemporaryDirectory() as d: yield Path(d)
 
 def _interrupted(runs, out):
-    if out is None: return KeyboardInterrupt("The search was interrupted; nothing was kept, as no `out` folder was given.")
+    said = "The search was interrupted"
+    if out is None: return KeyboardInterrupt(f"{said}; nothing was kept, as no `out` folder was given.")
     done = len([r for r in runs.rows if r is not None])
-    return KeyboardInterrupt(f"The search was interrupted after {done} {'level' if done==1 else 'levels'}, kept in {out}; the "
-        "same call goes on.")
+    levels = f"{done} {'level' if done==1 else 'levels'}"
+    return KeyboardInterrupt(f"{said} after {levels}, kept in {out}; the same call goes on.")
 
 def _choose(rows):
     "The hardest level within the tolerance, or the nearest; None where every level diverged"
@@ -289,8 +296,9 @@ def _choose(rows):
     if good: return max(good), True
     return max(levels, key=lambda k: (levels[k]['share'], k), default=None), False
 
-# %% ../nbs/api/24_tolerance.ipynb #10402282
-default_levels = dict(sparsity=(.2, .3, .4, .5, .6, .8, .9), remove=(.3, .4, .5, .6, .7, .8, .9)) # seven: three runs of 'bisect'
+# %% ../nbs/api/24_tolerance.ipynb #6b2bc53c
+# seven each, which are three runs of 'bisect'
+default_levels = dict(sparsity=(.2, .3, .4, .5, .6, .8, .9), remove=(.3, .4, .5, .6, .7, .8, .9))
 
 _for_setup = 'data','glue_dir','max_length','seed','tokenizer','dtype','revision','trust_remote_code'
 
@@ -302,13 +310,13 @@ def _read_back(runs, level, validate):
     if validate: res.report['dev_metrics'] = fresh.evaluate(res.model)
     return res
 
-# %% ../nbs/api/24_tolerance.ipynb #e1dba35b
+# %% ../nbs/api/24_tolerance.ipynb #5f9ecb41
 def find_sparsity(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
     tolerance:float=.01, # fraction of fine-tuning's score that may be lost, 0 or more and below 1
     levels=None, # fractions to try, in any order; by default seven from .2 (for `remove` from .3) to .9
-    by:str=None, # what the levels are of: 'sparsity', or 'remove' for fewer heads and neurons; by default as the recipe says
+    by:str=None, # what the levels are of: 'sparsity', or 'remove' for fewer heads and neurons; by default by the recipe
     search:str='bisect', # the levels that are tried: 'bisect', 'walk' from the easiest up, or 'all'
     recipe=None, # a name or a `Recipe`; by default 'distilled', or 'structured' with by='remove'
     validate:bool=True, # choose on a tenth of train and leave dev for the end; False chooses on dev
@@ -329,11 +337,12 @@ def find_sparsity(
     how['validate'] = validate
     with _place(out) as folder:
         _agree(folder, _settings(task, model, recipe, by, how))
-        runs = _Search(task, model, recipe, by, folder, cache or folder/'.teacher', task.metric, tolerance, progress, how)
+        how.update(cache=cache or folder/'.teacher', progress=progress and sys.stderr.isatty())
+        runs = _Search(task, model, recipe, by, folder, how, tolerance=tolerance, progress=progress)
         try: searches[search](len(levels), lambda i: runs.good(levels[i]))
         except KeyboardInterrupt: raise _interrupted(runs, out) from None
         level,met = _choose(runs.rows)
-        if level is None: raise FloatingPointError("Every level that was tried diverged: lower the learning rates (alpha, beta).")
+        if level is None: raise FloatingPointError("Every level that was tried diverged: lower the learning rates.")
         res = _read_back(runs, level, validate)
         if not cache: shutil.rmtree(folder/'.teacher', ignore_errors=True)
         kept = runs.folder(level) if out is not None else None

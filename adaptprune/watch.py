@@ -15,18 +15,18 @@ import torch
 from .files import write_file
 from .loop import Evaluate, Hook, Parts, check_metrics
 
-# %% ../nbs/api/13_watch.ipynb #48d44e3f
+# %% ../nbs/api/13_watch.ipynb #4aa9e603
 def learning_rates(
     run # a `Run` that has begun
 ) -> dict: # 'lr' of the thetas, or of the first group of weights; 'lr_head' of what learns beside it, if anything does
     "The learning rates of the next step"
     opt = run.opt
     groups = opt.param_groups
-    if hasattr(opt, 'lr'): rates = [max(opt.lr(g['role']), 0.) for g in groups]      # after the last step there is no next
+    if hasattr(opt, 'lr'): rates = [max(opt.lr(g['role']), 0.) for g in groups]      # 0 after the last step
     else: rates = [g['lr'] for g in groups]
     return dict(zip(('lr', 'lr_head'), rates))
 
-# %% ../nbs/api/13_watch.ipynb #fd6c8034
+# %% ../nbs/api/13_watch.ipynb #d31fce99
 def _steps(name, value):
     "A number of steps, 1 or more"
     if isinstance(value, Integral) and not isinstance(value, bool) and value>=1: return int(value)
@@ -38,7 +38,8 @@ class _Rows(Hook):
         now = time.perf_counter()
         row = dict(step=run.step, loss=loss.item())
         for h in run.hooks: row.update(h.counts(run) if hasattr(h, 'counts') else {})
-        row.update(learning_rates(run), steps_per_second=(run.step-self.step)/max(now-self.at, 1e-9), **run.notes)
+        speed = (run.step-self.step)/max(now-self.at, 1e-9)
+        row.update(learning_rates(run), steps_per_second=speed, **run.notes)
         self.step = run.step
         self.at = now
         return row
@@ -197,21 +198,22 @@ class _State(Parts, Hook):
         run.opt.weights.t_l = math.inf          # what ships is the binary mask
         run.opt.weights.write()
 
-# %% ../nbs/api/13_watch.ipynb #7de607ab
+# %% ../nbs/api/13_watch.ipynb #7a04d92c
 def _check_best(run):
     "Refuse a run in which the best state cannot be found, before it begins"
     looks = [h for h in run.hooks if isinstance(h, Evaluate)]
     if not looks or not looks[0].every:
-        raise ValueError("KeepBest chooses among evaluations, and this run has none on the way: give evaluate=... and "
-            "eval_every=...")
+        raise ValueError("KeepBest chooses among evaluations, and this run has none on the way: give evaluate=... "
+            "and eval_every=...")
     recipe = run.method.recipe
-    if recipe.method=='l0': raise ValueError("KeepBest cannot keep a state of method 'l0', which draws its gates until the "
-        "last step: leave it out.")
+    if recipe.method=='l0':
+        raise ValueError("KeepBest cannot keep a state of method 'l0', which draws its gates until the last step: "
+            "leave it out.")
     if not run.method.masks or looks[0].every%recipe.every==0: return looks[0]
-    raise ValueError(f"The sparsity is exact every {recipe.every} steps, where the threshold is set, so KeepBest needs an "
-        f"eval_every that {recipe.every} divides, got {looks[0].every}.")
+    raise ValueError(f"The sparsity is exact every {recipe.every} steps, where the threshold is set, so KeepBest needs "
+        f"an eval_every that {recipe.every} divides, got {looks[0].every}.")
 
-# %% ../nbs/api/13_watch.ipynb #f64c0ac9
+# %% ../nbs/api/13_watch.ipynb #0686cc5a
 class KeepBest(_State):
     "Keeps the best state among those at the target sparsity, and may stop early"
     def __init__(self,
@@ -236,7 +238,8 @@ class KeepBest(_State):
     def _value(self, metrics):
         name = self.metric or next(iter(metrics), None)
         if name in metrics: return float(metrics[name])
-        raise ValueError(f"The evaluation gives no metric {name!r} to choose by: it gives {', '.join(metrics) or 'none'}.")
+        raise ValueError(f"The evaluation gives no metric {name!r} to choose by: it gives "
+            f"{', '.join(metrics) or 'none'}.")
 
     def _measured(self, run):
         "The metrics at this step, or None"
