@@ -165,12 +165,32 @@ def _adapted(task, r, out):
     cut = _cut(r['removed'], r['heads'], r['neurons'])+'\n' if 'removed' in r else ''
     return f"{task.name}: {_metrics(r['metrics'])}\n{cut}{pruned}; {took}\nmask and head saved in {out}"
 
-# %% ../nbs/api/27_cli.ipynb #46a6c168
+# %% ../nbs/api/27_cli.ipynb #24618b1d
+def _within(task, model, recipe, tolerance, how, given, out, json):
+    "Find what a tolerance allows, and save the mask"
+    from adaptprune.artifact import TaskMask
+    from adaptprune.tolerance import find_sparsity
+    if given['remove'] is not None:
+        raise ValueError(f"--tolerance finds how much to take out, so nothing reads --remove {given['remove']:g}: leave it "
+            "out, and give --recipe structured for fewer heads and neurons.")
+    if given['sparsity'] is not None: how = dict(how, sparsity=given['sparsity'])
+    found = find_sparsity(task, model, tolerance, recipe=recipe, out=Path(out)/'levels', progress=not json, **how)
+    if not found.met: raise ValueError(f"{found}. That one is kept in {found.folder}; give a larger --tolerance to take it.")
+    TaskMask.from_pretrained(found.folder).save_pretrained(out)
+    report = dict(found.adapted.report, out=out, tried=found.table, level=found.level, by=found.by)
+    dev = f"on dev: {_metrics(report['dev_metrics'])}"
+    rows = sorted(found.table, key=lambda r: (r['level'] is None, r['level']))
+    told = [k for k in rows[0] if k!='split' and rows[0][k] is not None]
+    table = text_table([{k: r[k] for k in told} for r in rows])
+    _tell(report, json, f"{table}\n{found}\n{dev}\nmask and head saved in {out}")
+
+# %% ../nbs/api/27_cli.ipynb #8f5c279e
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
     sparsity:float=None, # fraction of the weights to prune, in [0, 1) (default: 0.5, with --remove as its recipe says)
     remove:float=None, # fraction of the layers' multiply-accumulates to take out first: a smaller, faster network (try 0.7)
+    tolerance:float=None, # instead of --sparsity: prune as much as costs at most this fraction of fine-tuning's score (try 0.01)
     recipe:str=None, # 'distilled' (default), 'structured' (default with --remove), 'default' (faster), 'paper', 'movement'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
@@ -197,6 +217,8 @@ def adapt(
     t,data = _data(task, train, dev, text, label, glue_dir)
     how = dict(seed=seed, epochs=epochs, max_steps=max_steps, weights=weights, mixed_precision=precision)
     watch = dict(out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty())
+    if tolerance is not None:
+        return _within(t, model, recipe, tolerance, dict(how, data=data), dict(sparsity=sparsity, remove=remove), out, json)
     res = adapt_task(t, model, sparsity, recipe, data=data, **how, **watch)
     TaskMask.from_adapted(res).save_pretrained(out)
     _tell(dict(res.report, out=out), json, _adapted(t, res.report, out))
@@ -438,7 +460,7 @@ def pull(
     tm.save_pretrained(out)
     _tell(dict(repo_id=repo_id, out=out, sparsity=tm.sparsity), json, f"{out}: {tm}")
 
-# %% ../nbs/api/27_cli.ipynb #3d5e3c4e
+# %% ../nbs/api/27_cli.ipynb #7b815029
 def _mean(row):
     "A row of the table of means: NaN is left empty, the sparsity is shown as it was asked for"
     row = {k: None if v!=v else v for k,v in row.items()}
@@ -459,14 +481,16 @@ def sweep(
 ):
     "Run what a declared sweep lacks, one recorded line a run, and tell the means over seeds"
     from adaptprune.results import results_frame, summarise
-    from adaptprune.sweep import run_sweep, sweep_jobs
+    from adaptprune.sweep import keep_best, run_sweep, sweep_jobs
     if jobs:
         lines = sweep_jobs(file, glue_dir, only, model, out)
         return _tell(lines, json, '\n'.join(lines))
     rows = run_sweep(file, glue_dir, only, workers, masks, model=model, scheduler=scheduler, out=out, progress=not json)
     means = summarise(results_frame(rows)).astype(object).to_dict('records')
+    best = keep_best(rows, masks) if any('files' in r['cell'] for r in rows) else []
     fields = 'key', 'name', 'cell', 'report', 'wall_s', 'command'
-    _tell([{k: r[k] for k in fields} for r in rows], json, text_table([_mean(m) for m in means]))
+    tables = [text_table([_mean(m) for m in means]), *([text_table(best)] if best else [])]
+    _tell([{k: r[k] for k in fields} for r in rows], json, '\n\nthe best masks\n'.join(tables))
 
 # %% ../nbs/api/27_cli.ipynb #bd30c9b6
 def _numbers(text, option, kind=int):

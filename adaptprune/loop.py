@@ -162,12 +162,13 @@ class Batches(_Source):
             "give one that can be iterated anew, or a smaller max_steps.")
         raise ValueError("The training loader has no batches: check the data, its filter and the batch size.")
 
-# %% ../nbs/api/13_loop.ipynb #0e5adb48
+# %% ../nbs/api/13_loop.ipynb #efded59e
 class Hook:
     "Something that is interleaved with the steps of a run: all events do nothing here"
     def begin(self, run): "Before the first step"
     def after_step(self, run, loss): "After each step of the optimiser; `loss` is a 0-d tensor on the device"
     def end(self, run): "In every way out; `run.error` is None or the exception"
+    def reported(self, run, report): "After a run that came to its end: `run.metrics` and the report are there"
     def counts(self, run): "What a row of the history gets from this hook: name -> number"; return {}
 
 # %% ../nbs/api/13_loop.ipynb #050919f3
@@ -717,7 +718,7 @@ def _report(run, recipe, base, mark):
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #34b330e4
+# %% ../nbs/api/13_loop.ipynb #f7520a27
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -764,4 +765,5 @@ def adapt(
     run.train()
     report = _report(run, recipe, part, mark)
     if acc.is_main_process: saver.remove()
+    for h in hooks: getattr(h, 'reported', lambda *_: None)(run, report)
     return Adapted(model, method.mask(), run.history, report, base=part.module, base_name=part.name, tensors=tensors)

@@ -82,7 +82,7 @@ class MagnitudePruning(Hook):
         packed = {n: b.cpu() for n,b in state['mask'].items()}
         if packed: self.mask = unpack_mask(packed, {n: weights[n].shape for n in packed})
 
-# %% ../nbs/api/17_prune.ipynb #f7d67b7b
+# %% ../nbs/api/17_prune.ipynb #20fc7e50
 def on_fixed_mask(
     setup:Setup, # fresh; its base is pruned in place
     mask:Mask, # to use
@@ -104,9 +104,11 @@ def tune(
     setup:Setup, # fresh; its model is trained in place
     recipe:Recipe, # how the weights are trained
     hook:MagnitudePruning, # what prunes them
+    hooks=(), # refused: `ValueError`
     **kwargs # for `adapt`
 ) -> Adapted:
     "Fine-tune while magnitude prunes"
+    if hooks: raise ValueError("The methods 'magnitude' and 'imp' train in several phases and take no hooks: leave out hooks.")
     how = as_method(recipe, 'finetune')
     return adapt(setup.model, setup.loaders['train'], sparsity=0., recipe=how, evaluate=setup.evaluate, hooks=[hook], **kwargs)
 

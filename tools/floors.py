@@ -12,9 +12,10 @@ floors = [['anatomy', 'files', 'identity'],
     ['mask', 'theory', 'units'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
     ['tasks', 'head', 'recipe', 'methods'],
-    ['loop', 'trainer'],
-    ['setup', 'vectors', 'teacher', 'prune', 'task'],
-    ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology', 'folder', 'card', 'subject', 'compression'],
+    ['loop', 'watch', 'trainer'],
+    ['setup', 'vectors', 'teacher', 'prune'],
+    ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology',
+        'folder', 'card', 'subject', 'compression', 'task', 'tolerance'],
     ['results', 'sweep', 'demo', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
 start,end = '<!-- floors: made by tools/floors.py -->\n','<!-- /floors -->\n'
