@@ -14,7 +14,7 @@ floors = [['anatomy', 'files', 'identity'],
     ['tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
     ['setup', 'vectors', 'teacher', 'prune', 'task'],
-    ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology', 'folder', 'card', 'subject', 'compression'],
+    ['codec', 'maskfile', 'bases', 'taskcard', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology', 'folder', 'card', 'subject', 'compression'],
     ['results', 'sweep', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
 start,end = '<!-- floors: made by tools/floors.py -->\n','<!-- /floors -->\n'
