@@ -12,7 +12,7 @@ from adaptprune.task import adapt_task
 from adaptprune.tasks import Task, load_files
 
 names = ('bad', 'good', 'neutral')
-quick = dict(recipe='default', max_steps=60, progress=False, batch_size=8, beta=.02)
+quick = dict(recipe='default', max_steps=60, progress=False, batch_size=8, beta=.02, pooling='mean')
 
 def rows(n=60): return [dict(text=f'{"abc"[i%3]} {"defg"[i%4]} {"hij"[i//4%3]}'+' d'*(i%5), y=names[i%3]) for i in range(n)]
 def pairs(n=40): return [dict(one=f'{"ab"[i%2]} {"cde"[i%3]}', two=f'{"ab"[i//2%2]} f', same=str(i%2==i//2%2)) for i in range(n)]
