@@ -339,15 +339,22 @@ def info(
     report = dict(about, info=tm.info, base=base, card=card, density_by_layer=tm.by('layer'))
     _tell(report, json, _about(tm, about))
 
-# %% ../nbs/api/27_cli.ipynb #88a6daf8
+# %% ../nbs/api/27_cli.ipynb #84d94b1d
+def _header(path, kind):
+    "The names of the columns of a .csv or .tsv file"
+    import csv
+    with open(path, encoding='utf-8-sig', newline='') as f:
+        try: return next(csv.reader(f)) if kind=='.csv' else next(f).rstrip('\r\n').split('\t')
+        except StopIteration: raise ValueError(f"{path} is empty.") from None
+        except UnicodeDecodeError as e: raise ValueError(f"{path} is not UTF-8 text: {e}.") from e
+        except csv.Error as e: raise ValueError(f"{path}, line 1: {e}.") from e
+
 def _lines(path, kind):
     "A table of text cells, as they stand in a .csv or .tsv file"
-    import csv, pandas as pd
-    how = dict(dtype=str, keep_default_na=False, encoding='utf-8-sig')
-    if kind=='.tsv': how.update(sep='\t', quoting=csv.QUOTE_NONE)
-    try: return pd.read_csv(path, **how)
-    except pd.errors.EmptyDataError: raise ValueError(f"{path} is empty.") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as e: raise ValueError(f"{path}: {str(e).strip()}.") from e
+    import pandas as pd
+    from adaptprune.tasks import read_file
+    names = _header(path, kind)
+    return pd.DataFrame([v for _,v in read_file(path, names)], columns=names, dtype=object)
 
 def _objects(path):
     "A table of a file with a JSON object a line"

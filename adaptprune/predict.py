@@ -231,13 +231,13 @@ def _frame(answers, index, card):
     for c in card.classes: out[f'probability_{c}'] = series(((a['probabilities'] or {}).get(c) for a in answers), 'float64')
     return pd.DataFrame(out)
 
-# %% ../nbs/api/21_predict.ipynb #9b34f0e9
+# %% ../nbs/api/21_predict.ipynb #024a404d
 class _Answering(_Computing):
     "A model that answers"
     def predict(self,
         texts, # a text, a list of texts or of pairs, a table, or a list of dicts
         batch_size:int=32, # examples that are computed at once
-        as_frame:bool=False, # give a `DataFrame`, with the index of one that you gave
+        as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
         progress=None # show a progress bar; None: where there is much to do, in a terminal
     ): # for each text a dict of label, probability and probabilities, or a score; for one text its answer alone
         "Answer for texts, in their order. A row without a text gets None, and one warning says how many there are"
@@ -246,7 +246,7 @@ class _Answering(_Computing):
         if self.card.kind=='regression': got = [v if v==v else None for v in values[:,0].tolist()]
         else: got = _dicts(_softmax(values), self.card.classes)
         if not as_frame: return got[0] if one else got
-        return _frame(got, getattr(texts, 'index', None) if hasattr(texts, 'columns') else None, self.card)
+        return _frame(got, texts.index if hasattr(texts, 'iloc') else None, self.card)
 
     def predict_proba(self,
         texts, # as in `predict`

@@ -124,7 +124,7 @@ def _from_info(info):
     try: return TaskCard('regression' if n_out==1 else 'classification', n_out, name, labels=labels)
     except ValueError: return None
 
-# %% ../nbs/api/20_taskcard.ipynb #c6ce72af
+# %% ../nbs/api/20_taskcard.ipynb #d0c86848
 def card_in(
     info:dict # of a mask file
 ) -> TaskCard: # None for a mask whose head is not that of an `AdaptModel`
@@ -132,8 +132,9 @@ def card_in(
     if 'card' not in info: return _from_info(info)
     card = from_dict(info['card'])
     for n in ('n_out', 'pooling'):
-        if info.get(n, getattr(card, n))==getattr(card, n): continue
-        raise MaskFileError(f"The file says {n}={str(info[n])[:20]}, and its task card {getattr(card, n)}.")
+        ours = getattr(card, n)
+        if ours is None or info.get(n, ours)==ours: continue
+        raise MaskFileError(f"The file says {n}={str(info[n])[:20]}, and its task card {ours}.")
     return card
 
 # %% ../nbs/api/20_taskcard.ipynb #6c15cbc5

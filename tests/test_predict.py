@@ -94,7 +94,7 @@ def test_as_a_table(s3):
     table = pd.DataFrame(dict(text=texts[:4])).set_index(pd.Index([9, 3, 7, 5]))
     got = s3.predict(table, as_frame=True)
     assert list(got)==['label', 'probability', *(f'probability_{n}' for n in names)] and list(got.index)==[9, 3, 7, 5]
-    assert got['label'].tolist()==[g['label'] for g in s3.predict(texts[:4])]
+    assert got['label'].tolist()==[g['label'] for g in s3.predict(texts[:4])] and list(s3.predict(table['text'], as_frame=True).index)==[9, 3, 7, 5]
     assert np.allclose(got.iloc[:, 2:].sum(axis=1), 1) and list(table.join(got)['text'])==texts[:4]
 
 def test_an_empty_cell_stops_nothing(s3):
@@ -285,6 +285,33 @@ def test_a_compact_task(tmp_path, folder):
     assert np.allclose(p.predict_proba(texts), want.numpy(), atol=1e-5) and pickle.loads(pickle.dumps(p)).predict('a')==p.predict('a')
     assert [g['label'] for g in p.pipeline()(texts)]==[g['label'] for g in p.predict(texts)]
 
+@pytest.fixture(scope='module')
+def decoder(tiny, tmp_path_factory):
+    "A tiny GPT-2 whose tokenizer has no separators and no padding"
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    path = tmp_path_factory.mktemp('decoder')
+    words = ['<end>', '?', *'abcdefghij', *('\n'+w for w in 'abcdefghij')]
+    tok = Tokenizer(models.WordLevel({w: i for i,w in enumerate(words)}, unk_token='?'))
+    tok.pre_tokenizer = pre_tokenizers.Split(Regex(' '), 'removed')
+    PreTrainedTokenizerFast(tokenizer_object=tok, eos_token='<end>', unk_token='?').save_pretrained(path)
+    tiny('GPT2').save_pretrained(path)
+    return str(path)
+
+def test_a_decoder_without_separators(decoder, tmp_path):
+    "Pairs are read as in training, padding is not seen, and a pipeline, which could not do the same, is refused"
+    task,data = load_files(csv(tmp_path/'pair.csv', pairs()), text=('one', 'two'), label='same')
+    res = adapt_task(task, decoder, data=data, recipe='default', max_steps=20, progress=False, beta=.02)
+    p = load(TaskMask.from_adapted(res).save_pretrained(tmp_path/'m'), decoder)
+    assert p.card.pooling=='last' and p.evaluate(data['dev'])==res.report['metrics']
+    given = [('a c', 'b f'), ('b', 'a'), ('a c d e', 'b f g h')]
+    from adaptprune.head import load_tokenizer
+    tok = load_tokenizer(decoder)
+    with torch.no_grad(): want = torch.cat([res.model(**tok(a, '\n'+b, return_tensors='pt')).logits for a,b in given]).softmax(1)
+    assert np.allclose(p.predict_proba(given), want.numpy(), atol=1e-5)
+    assert [np.allclose(p.predict_proba([g]), w, atol=1e-5) for g,w in zip(given, want.numpy())]==[True]*3
+    with pytest.raises(ValueError, match='a pipeline would answer'): p.pipeline()
+
 # The command line
 
 @pytest.fixture
@@ -357,11 +384,13 @@ def test_apply_to_scores(command, made):
 
 @pytest.mark.parametrize('args, words', [
     (['--input', 'in.csv', '--text', 'nope'], "no column 'nope'"), (['--input', 'no.csv'], 'no.csv'), (['--input', 'in.txt'], "'.txt'"),
-    (['--input', 'bad.csv'], 'bad.csv'), (['--input', 'bad.jsonl'], 'line 2'), (['--input', 'empty.csv'], 'empty.csv'), ([], '--first')])
+    (['--input', 'bad.csv'], 'bad.csv, line 3: 4 fields found, 2 expected'), (['--input', 'shift.csv'], 'shift.csv, line 2: 3 fields'), (['--input', 'latin.csv'], 'UTF-8'), (['--input', 'bad.jsonl'], 'line 2'), (['--input', 'empty.csv'], 'empty.csv'), ([], '--first')])
 def test_mistakes_with_apply(command, made, args, words):
     csv('in.csv', rows(3))
     Path('in.txt').write_text('a\n')
     Path('bad.csv').write_text('text,y\na,b\nc,d,e,f\n')
+    Path('shift.csv').write_text('text,y\na,b,c\nd,e,f\n')
+    Path('latin.csv').write_bytes('text\né\n'.encode('latin-1'))
     Path('bad.jsonl').write_text('{"text": "a"}\n{"text": \n')
     Path('empty.csv').write_text('')
     assert words in command('apply', made['s3'].folder, *args, '--out', 'out.csv', fails=True) and not Path('out.csv').exists()

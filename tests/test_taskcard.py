@@ -118,6 +118,12 @@ def test_a_card_made_by_hand_is_checked():
     with pytest.raises(ValueError, match="'n_out' holds 'two'"): TaskCard('classification', 'two')
     with pytest.raises(ValueError, match='names 3 classes'): TaskCard('classification', 2, labels=('a', 'b', 'c'))
 
+def test_a_card_that_does_not_say_everything(run, tmp_path):
+    TaskMask.from_adapted(run).save_pretrained(tmp_path/'m')
+    sealed(tmp_path/'m', lambda c: [c['info']['card'].pop(k) for k in ('pooling', 'max_length', 'text', 'labels')])
+    card = TaskMask.from_pretrained(tmp_path/'m').card
+    assert card.unknown==['text', 'max_length', 'labels'] and card.classes==('0', '1')
+
 # Older files
 
 def test_old_files_let_us_know_what_they_can():
