@@ -610,15 +610,16 @@ def _cut_only(structure, tensors, mask):
     cut = [f'{n}.weight' for u in units for n in u.linears()]
     return [n for n in cut if n not in mask]
 
-# %% ../nbs/api/21_artifact.ipynb #b0e32205
+# %% ../nbs/api/21_artifact.ipynb #1bcb5f34
 class TaskMask(_OnHub):
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     @classmethod
     def from_adapted(cls,
         res, # an `Adapted`, as from `adapt` or `adapt_task`; one without a mask raises `ValueError`
-        **info # more to write down, such as labels or recipe
+        **info # more to write down, such as recipe; card, a `TaskCard`, after a run of `adapt` on a task of your own
     ) -> 'TaskMask':
         "The mask, the head and the facts of a run"
+        if isinstance(info.get('card'), TaskCard): info['card'] = to_dict(info['card'])
         if res.mask is None:
             method = res.report.get('method')
             raise ValueError(f"This run has no mask (method {method!r}): save "

@@ -330,7 +330,7 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #b28e0973
+# %% ../nbs/api/21_predict.ipynb #79a84cf9
 def _hf_config(model, card):
     "The config of the model with the names of the classes"
     config = copy.deepcopy(model.config)
@@ -347,7 +347,8 @@ class Predictor(_Portable):
     ): # a `TextClassificationPipeline`; pairs are given as dict(text=..., text_pair=...)
         "The same model as a transformers pipeline; pairs, for a tokenizer without separators, raise `ValueError`"
         from transformers import TextClassificationPipeline
-        from adaptprune.head import quiet
+        class Pipeline(TextClassificationPipeline):
+            def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"
         if self.reader.gap and len(self.card.text)==2:
             raise ValueError("This tokenizer puts nothing between the texts of a pair, so a pipeline would answer "
                 "otherwise than `predict`: use that.")
@@ -355,8 +356,7 @@ class Predictor(_Portable):
         net.config = _hf_config(self.model, self.card)
         net.device = self.device
         how = dict(truncation=True, max_length=self.reader.max_length, device=self.device, **kwargs)
-        tokenizer = copy.deepcopy(self.reader.tokenizer)
-        with quiet(): return TextClassificationPipeline(model=net, tokenizer=tokenizer, **how)
+        return Pipeline(model=net, tokenizer=copy.deepcopy(self.reader.tokenizer), **how)
 
 # %% ../nbs/api/21_predict.ipynb #f878a9ad
 def load(

@@ -221,10 +221,11 @@ def test_an_encoder_wants_its_tokenizer(made, folder):
     assert p.predict(texts)==load(made['s3'].folder).predict(texts)
 
 @pytest.mark.parametrize('name', ['s3', 'price'])
-def test_a_pipeline_answers_alike(made, name):
+def test_a_pipeline_answers_alike(made, name, capfd):
     p = load(made[name].folder)
     given = [*texts[:5], 'a'+' e'*30]
     pipe = p.pipeline()
+    assert 'not supported' not in capfd.readouterr().err
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         want,got = p.predict(given),pipe(given)
@@ -311,6 +312,20 @@ def test_a_decoder_without_separators(decoder, tmp_path):
     assert np.allclose(p.predict_proba(given), want.numpy(), atol=1e-5)
     assert [np.allclose(p.predict_proba([g]), w, atol=1e-5) for g,w in zip(given, want.numpy())]==[True]*3
     with pytest.raises(ValueError, match='a pipeline would answer'): p.pipeline()
+
+def test_a_loop_of_ones_own(folder, tmp_path):
+    "After `adapt`, which knows no task, the card is given by hand"
+    from adaptprune.loop import adapt
+    from adaptprune.setup import set_up
+    from adaptprune.taskcard import card_for
+    task,data = load_files(csv(tmp_path/'s3.csv', rows()), text='text', label='y')
+    s = set_up(task, folder, data=data, max_length=12)
+    res = adapt(s.model, s.loaders['train'], recipe='default', max_steps=3, progress=False)
+    bare = TaskMask.from_adapted(res)
+    assert 'card' not in bare.info and load(bare, folder).card.classes==('0', '1', '2')
+    tm = TaskMask.from_adapted(res, card=card_for(task, 12, s.model.pooling))
+    p = load(tm.save_pretrained(tmp_path/'m'), folder)
+    assert p.predict(texts[0])['label'] in names and p.evaluate(data['dev'])==s.evaluate(res.model)
 
 # The command line
 
