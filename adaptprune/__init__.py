@@ -18,25 +18,32 @@ if TYPE_CHECKING:
     from .mask import Mask
     from .multitask import MultiTask
     from .optim import MaskOptimizer
+    from .predict import Predictor, load
     from .recipe import Recipe, get_recipe
     from .scores import activation_scores
     from .setup import evaluate, set_up
     from .task import adapt_task
+    from .taskcard import TaskCard
     from .tasks import load_files, load_task
+    from .tolerance import find_sparsity
     from .trainer import MaskCallback
     from .units import Structure, find_units
+    from .watch import KeepBest, Log, LogCSV, LogTensorBoard, LogText, LogWandb
 
 __all__ = [
-    'Mask', 'MaskCallback', 'MaskOptimizer', 'MultiTask', 'Recipe', 'Structure', 'TaskMask', 'activation_scores',
-    'adapt', 'adapt_task', 'choose_units', 'compact', 'compress', 'evaluate', 'export_onnx', 'find_units',
-    'get_recipe', 'load_compact', 'load_files', 'load_task', 'save_compact', 'save_plain', 'set_up', 'unit_scores']
+    'KeepBest', 'Log', 'LogCSV', 'LogTensorBoard', 'LogText', 'LogWandb', 'Mask', 'MaskCallback',
+    'MaskOptimizer', 'MultiTask', 'Predictor', 'Recipe', 'Structure', 'TaskCard', 'TaskMask',
+    'activation_scores', 'adapt', 'adapt_task', 'choose_units', 'compact', 'compress', 'evaluate',
+    'export_onnx', 'find_sparsity', 'find_units', 'get_recipe', 'load', 'load_compact', 'load_files',
+    'load_task', 'save_compact', 'save_plain', 'set_up', 'unit_scores']
 
 _rooms = dict(
     artifact=['TaskMask'], compaction=['compact'], compression=['compress'], export=['export_onnx', 'save_plain'],
     fisher=['choose_units', 'unit_scores'], folder=['load_compact', 'save_compact'], loop=['adapt'], mask=['Mask'],
-    multitask=['MultiTask'], optim=['MaskOptimizer'], recipe=['Recipe', 'get_recipe'], scores=['activation_scores'],
-    setup=['evaluate', 'set_up'], task=['adapt_task'], tasks=['load_files', 'load_task'], trainer=['MaskCallback'],
-    units=['Structure', 'find_units'])
+    multitask=['MultiTask'], optim=['MaskOptimizer'], predict=['Predictor', 'load'], recipe=['Recipe', 'get_recipe'],
+    scores=['activation_scores'], setup=['evaluate', 'set_up'], task=['adapt_task'], taskcard=['TaskCard'],
+    tasks=['load_files', 'load_task'], tolerance=['find_sparsity'], trainer=['MaskCallback'],
+    units=['Structure', 'find_units'], watch=['KeepBest', 'Log', 'LogCSV', 'LogTensorBoard', 'LogText', 'LogWandb'])
 _home = {name: room for room, names in _rooms.items() for name in names}
 
 def __getattr__(name):

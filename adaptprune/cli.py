@@ -223,136 +223,255 @@ def adapt(
     TaskMask.from_adapted(res).save_pretrained(out)
     _tell(dict(res.report, out=out), json, _adapted(t, res.report, out))
 
-# %% ../nbs/api/27_cli.ipynb #50d01dce
+# %% ../nbs/api/27_cli.ipynb #1210edaf
 def _revision(mask, revision):
     if not revision: return {}
     if not Path(mask).is_dir(): return dict(revision=revision)
     raise ValueError(f"{mask!r} is a folder, and only a mask on the Hub has revisions: leave out --revision.")
 
+def _remedy(e, model):
+    "Why a base could not be had; where one was named, that it was the wrong name"
+    if model is None: return OSError(str(e))
+    return OSError(f"The base of this mask could not be loaded: {e} Another place can be named with --model.")
+
+def _mask(mask, revision):
+    from adaptprune.artifact import TaskMask
+    return TaskMask.from_pretrained(mask, **_revision(mask, revision))
+
+def _open(tm, model):
+    "The model of a mask, and its tokenizer"
+    from adaptprune.head import load_tokenizer
+    try:
+        net,place = tm.open_model(model)
+        return net, load_tokenizer(*place)
+    except OSError as e: raise _remedy(e, model) from e
+
 def _load(mask, model, revision):
     "The mask, its model, the tokenizer and the name of the base"
-    from adaptprune.artifact import TaskMask
-    from adaptprune.head import load_tokenizer
-    tm = TaskMask.from_pretrained(mask, **_revision(mask, revision))
-    name = model or tm.base['model']
-    try:
-        net = tm.load_model(model)
-        tok = load_tokenizer(name, None if model else tm.base['revision'])
-    except OSError as e:
-        raise OSError(f"The base of this mask could not be loaded: {e} Another place can be named with --model.") from e
-    return tm, net, tok, name
+    tm = _mask(mask, revision)
+    return tm, *_open(tm, model), model or tm.base['model']
 
-# %% ../nbs/api/27_cli.ipynb #f25381d3
+def _card(tm):
+    if tm.card: return tm.card
+    raise ValueError("This file holds no head of an AdaptModel, so no command can answer with it: "
+        "in Python, use `apply` and `load_head`.")
+
+def _predictor(tm, model, card):
+    "What answers with a mask"
+    from adaptprune.predict import Predictor
+    return Predictor(*_open(tm, model), card)
+
+# %% ../nbs/api/27_cli.ipynb #bacb7a86
+def _own_columns(card, text, label):
+    "The card with the columns that were asked for"
+    from dataclasses import replace
+    text = tuple(c.strip() for c in text.split(',')) if text else card.text
+    if not text: raise ValueError(f"The mask does not say which columns hold the text, so it {_need_text}")
+    return replace(card, text=text, label=label or card.label or 'label')
+
+def _with_classes(card, train):
+    "The card of an old file with the classes of its training file, as they were read then"
+    from dataclasses import replace
+    from adaptprune.tasks import infer_labels, read_file
+    if card.kind!='classification' or card.labels: return card
+    if not train: raise ValueError(f"The mask does not say what its {card.n_out} classes are called, because an older "
+        "version wrote it: give --train with the file that it was trained on.")
+    found = infer_labels(v for _,(v,) in read_file(train, [card.label]))[1]
+    if len(found)==card.n_out: return replace(card, labels=found)
+    raise ValueError(f"{train} holds {len(found)} classes ({', '.join(found[:5])}), and the mask has {card.n_out}: "
+        "give the file that it was trained on.")
+
+def _own_rows(card, train, dev):
+    "Labelled rows of a file of one's own: --dev, or the tenth of --train that `adapt` holds out"
+    from adaptprune.tasks import holdout, read_file, to_dataset
+    from adaptprune.taskcard import task_of
+    task = task_of(card)
+    ds = to_dataset(task, read_file(dev or train, [*card.text, card.label]), dev or train)
+    return ds if dev else holdout(dict(train=ds))['validation']
+
+# %% ../nbs/api/27_cli.ipynb #cf5be0bb
+def _splits(card, task, train, dev, text, label, glue_dir):
+    "What a mask is measured on: a task, and rows by split"
+    from adaptprune.taskcard import task_of
+    from adaptprune.tasks import get_task, load_task
+    if task and (train or dev): raise ValueError(f"Give either --task ({task!r}) or files of your own, not both.")
+    if train or dev:
+        card = _with_classes(_own_columns(card, text, label), train)
+        return task_of(card), {'dev': _own_rows(card, train, dev)}
+    if text or label: raise ValueError(f"{'--text' if text else '--label'} goes with --dev, your own file.")
+    if not task and card.source not in ('glue', 'mini'):
+        raise ValueError(f"This mask is of data of your own ({card.name!r}): give --dev with a file of them.")
+    return get_task(task or card.name), load_task(task or card.name, glue_dir)
+
 def evaluate(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     model:str=None, # base model (default: the one that the mask names)
     task:str=None, # task to evaluate on (default: the mask's)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
-    train:str=None, # your own data, as in adapt
-    dev:str=None, # your own dev set (default: a tenth of --train)
-    text:str=None, # text columns of your data
-    label:str='label', # label column of your data
+    train:str=None, # your own training file: the tenth of it that adapt held out, where there is no --dev
+    dev:str=None, # your own dev set: .csv, .tsv, .jsonl or .parquet
+    text:str=None, # text columns of your file (default: the mask's)
+    label:str=None, # label column of your file (default: the mask's)
     revision:str=None, # branch, tag or commit of a mask on the Hub
     json:bool=False, # print JSON
 ):
     "Evaluate a saved mask on the dev set of its task"
     from adaptprune.tasks import make_loaders
     from adaptprune.setup import evaluate as score
-    tm,net,tok,name = _load(mask, model, revision)
-    t,data = _data(task or tm.info['task'], train, dev, text, label, glue_dir)
-    loaders = make_loaders(data, tok)
-    got = {split: score(net, l, t) for split,l in loaders.items() if split!='train'}
+    tm = _mask(mask, revision)
+    t,data = _splits(_card(tm), task, train, dev, text, label, glue_dir)
+    p = _predictor(tm, model, tm.card)
+    held = {split: rows for split,rows in data.items() if split!='train'}
+    loaders = make_loaders(held, p.reader.tokenizer, max_length=p.reader.max_length)
+    got = {split: score(p.model, l, t) for split,l in loaders.items()}
     said = '\n'.join(f'{t.name} {split}: {_metrics(m)}' for split,m in got.items())
-    _tell(dict(mask=mask, model=name, task=t.name, metrics=got), json, said)
+    _tell(dict(mask=mask, model=model or tm.base['model'], task=t.name, metrics=got), json, said)
 
-# %% ../nbs/api/27_cli.ipynb #55bdf263
-def _about(tm, size):
-    "What `info` tells of a mask of so many bytes"
+# %% ../nbs/api/27_cli.ipynb #9dc68ee0
+def _about(tm, r):
+    "What `info` tells of a mask, from its report"
+    from adaptprune.taskcard import in_words
     what = f"task {tm.info.get('task')} on {tm.base['model']}"
     metrics = _metrics(tm.info.get('metrics') or {}) or 'no metrics recorded'
-    kept = f"{tm.kept:,} of {tm.numel:,} weights in {len(tm.base['tensors'])} tensors kept, sparsity {tm.sparsity:.4f}"
-    mb = f"{size/1e6:.2f} MB with its head ({tm.numel*4/1e6:.0f} MB for the same weights in float32)"
+    card = [in_words(tm.card)] if tm.card else []
+    cut = [_cut(r['removed'], r['heads'], r['neurons'])] if 'removed' in r else []
+    kept = f"{tm.kept:,} of {tm.numel:,} weights in {len(tm.shapes)} tensors kept, sparsity {tm.sparsity:.4f}"
+    mb = f"{r['bytes']/1e6:.2f} MB with its head ({tm.numel*4/1e6:.0f} MB for the same weights in float32)"
     layers = text_table([dict(layer=k, density=float(v)) for k,v in tm.by('layer').items()])
-    return f"{what}: {metrics}\n{kept}, {mb}\n\n{layers}"
+    said = [f"{what}: {metrics}", *card, *cut, f"{kept}, {mb}", f"fingerprint of the base: {r['fingerprint']}"]
+    return '\n'.join([*said, '', layers])
 
 def info(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     revision:str=None, # branch, tag or commit of a mask on the Hub
     json:bool=False, # print JSON
 ):
-    "Say what a saved mask is: task, base, sparsity by layer, size"
+    "Say what a saved mask is: task, base, what was removed, sparsity by layer, size"
     from adaptprune.artifact import TaskMask, find_folder
+    from adaptprune.bases import base_mark
     from adaptprune.maskfile import config_name, read_config
+    from adaptprune.taskcard import to_dict
     folder = find_folder(mask, **_revision(mask, revision))
     tm = TaskMask.from_pretrained(folder)
     files = config_name, read_config(folder)['data']['file']
-    size = sum((folder/f).stat().st_size for f in files)
+    about = tm.describe()
+    about.update(bytes=sum((folder/f).stat().st_size for f in files), fingerprint=base_mark(tm.base['tensors']))
     base = {k: v for k,v in tm.base.items() if k!='tensors'}
-    counts = dict(sparsity=tm.sparsity, kept=tm.kept, weights=tm.numel, bytes=size)
-    report = dict(info=tm.info, base=base, **counts, density_by_layer=tm.by('layer'))
-    _tell(report, json, _about(tm, size))
+    card = tm.card and dict(to_dict(tm.card), unknown=tm.card.unknown)
+    report = dict(about, info=tm.info, base=base, card=card, density_by_layer=tm.by('layer'))
+    _tell(report, json, _about(tm, about))
 
-# %% ../nbs/api/27_cli.ipynb #4d178ec1
-def _rows(first, second, input, text):
-    "The examples as lists of one text or two"
+# %% ../nbs/api/27_cli.ipynb #84d94b1d
+def _header(path, kind):
+    "The names of the columns of a .csv or .tsv file"
+    import csv
+    with open(path, encoding='utf-8-sig', newline='') as f:
+        try: return next(csv.reader(f)) if kind=='.csv' else next(f).rstrip('\r\n').split('\t')
+        except StopIteration: raise ValueError(f"{path} is empty.") from None
+        except UnicodeDecodeError as e: raise ValueError(f"{path} is not UTF-8 text: {e}.") from e
+        except csv.Error as e: raise ValueError(f"{path}, line 1: {e}.") from e
+
+def _lines(path, kind):
+    "A table of text cells, as they stand in a .csv or .tsv file"
+    import pandas as pd
     from adaptprune.tasks import read_file
-    if bool(first)==bool(input):
+    names = _header(path, kind)
+    return pd.DataFrame([v for _,v in read_file(path, names)], columns=names, dtype=object)
+
+def _objects(path):
+    "A table of a file with a JSON object a line"
+    import pandas as pd
+    rows = []
+    for i,line in enumerate(path.read_text(encoding='utf-8-sig').split('\n'), 1):
+        if not line.strip(): continue
+        try: rows.append(js.loads(line))
+        except js.JSONDecodeError as e: raise ValueError(f"{path}, line {i}: not JSON: {e}.") from e
+        if not isinstance(rows[-1], dict): raise ValueError(f"{path}, line {i}: expected one JSON object a line.")
+    return pd.DataFrame(rows, dtype=object)
+
+def _table(path):
+    "A whole file as a `DataFrame`"
+    import pandas as pd
+    path = Path(path).expanduser()
+    kind = path.suffix.lower()
+    if kind not in ('.csv', '.tsv', '.jsonl', '.parquet'):
+        raise ValueError(f"{path}: unknown extension {path.suffix!r}, use one of .csv, .tsv, .jsonl, .parquet, "
+            "or - for standard input.")
+    if not path.is_file(): raise FileNotFoundError(f"There is no file {path}.")
+    if kind=='.parquet': return pd.read_parquet(path)
+    return _objects(path) if kind=='.jsonl' else _lines(path, kind)
+
+# %% ../nbs/api/27_cli.ipynb #da9156b0
+def _examples(card, first, second, input, text):
+    "A table of examples, and the card that says which columns hold the texts"
+    import pandas as pd
+    if (first is None)==(input is None):
         raise ValueError("Give either a text (--first, and --second for a pair) or a file of them (--input).")
-    if not input: return [[t for t in (first, second) if t]]
-    return [v for _,v in read_file(input, _columns(text, '--input'))]
+    if input not in (None, '-'):
+        table = _table(input)
+        if not len(table): raise ValueError(f"{input} holds no rows.")
+        return table, _own_columns(card, text, None)
+    rows = [l.rstrip('\r\n') for l in sys.stdin] if input else [first]
+    table = pd.DataFrame({'text_a': rows}, dtype=object)
+    if second is not None: table['text_b'] = [second]*len(rows)
+    return table, _own_columns(card, ','.join(table), None)
 
-def _check_rows(rows, task):
-    "Refuse examples with another number of texts than the task takes, or without a text"
-    from adaptprune.tasks import get_task
-    try: want = len(get_task(task).text)
-    except (ValueError, TypeError): want = min(len(rows[0]), 2)
-    if len(rows[0])!=want:
-        takes = 'one text' if want==1 else 'two texts'
-        raise ValueError(f"The task {task!r} takes {takes} in each example, got {len(rows[0])}.")
-    for i,r in enumerate(rows, 1):
-        if not all(isinstance(t, str) and t.strip() for t in r): raise ValueError(f"Example {i} lacks a text: {r!r}.")
+def _check_pairs(card, asked):
+    "Refuse another number of texts than the task takes"
+    if not card.text or len(asked.text)==len(card.text): return
+    takes = {1: 'one text', 2: 'two texts'}[len(card.text)]
+    given = ', '.join(asked.text)
+    raise ValueError(f"The task {card.name!r} takes {takes} in each example, got {len(asked.text)} ({given}).")
 
-# %% ../nbs/api/27_cli.ipynb #25f0bb3c
-def _encode(tok, rows):
-    "Examples as a batch; a tokenizer without separators gets a line break between the texts"
-    gap = '' if tok.num_special_tokens_to_add(pair=True) else '\n'
-    first,*second = [list(texts) for texts in zip(*rows)]
-    second = [[gap+t for t in texts] for texts in second]
-    length = min(128, tok.model_max_length)
-    return tok(first, *second, truncation=True, max_length=length, padding=True, return_tensors='pt')
-
-def _predict(net, tok, rows, labels, size=64):
-    "A dict for each example: its score, or its label and probability"
-    import torch
-    from adaptprune.tasks import with_padding
-    tok = with_padding(tok)
-    for i in range(0, len(rows), size):
-        with torch.no_grad(): logits = net(**_encode(tok, rows[i:i+size])).logits.float()
-        if logits.shape[1]==1: yield from (dict(score=v) for v in logits[:,0].tolist())
-        else: yield from (dict(label=labels[int(p.argmax())], probability=p.max().item()) for p in logits.softmax(1))
-
-# %% ../nbs/api/27_cli.ipynb #2b5e842a
+# %% ../nbs/api/27_cli.ipynb #76d68052
 def _free(out, force):
     if not out or force or not Path(out).exists(): return
     raise ValueError(f"{out!r} exists already: give another --out, or --force to replace it.")
 
-def _check_lines(out):
-    if not out or Path(out).suffix.lower() not in ('.csv', '.tsv', '.parquet'): return
-    raise ValueError(f"The answers are written as JSON lines: give --out a name that ends in .jsonl, not {out!r}.")
+def _joined(table, answers):
+    "The table with the answers beside it; where a column has the name of one already, as `predicted_...`"
+    mark = 'predicted_' if set(table)&set(answers) else ''
+    answers = answers.rename(columns={c: mark+c for c in answers})
+    twice = set(table)&set(answers)
+    if twice: raise ValueError(f"The table has a column {min(twice)!r} already: rename it.")
+    return table.join(answers)
 
-def _answer(example, got):
+def _json_rows(table):
+    from adaptprune.maskfile import plain_info
+    from adaptprune.predict import is_missing
+    def cell(v): return None if not isinstance(v, str) and is_missing(v) else v
+    return [plain_info({k: cell(v) for k,v in r.items()}) for r in table.to_dict('records')]
+
+def _write(table, path):
+    "Write a table as its name says"
+    kind = path.suffix.lower()
+    if kind=='.parquet': table.to_parquet(path, index=False)
+    elif kind in ('.csv', '.tsv'): table.to_csv(path, index=False, sep='\t' if kind=='.tsv' else ',')
+    else: path.write_text(''.join(js.dumps(r, default=str)+'\n' for r in _json_rows(table)), encoding='utf-8')
+
+def _answers(p, table):
+    "A table of answers; what is wrong with some rows is said on standard error"
+    import warnings
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        answers = p.predict(table, as_frame=True)
+    for w in said:
+        if issubclass(w.category, UserWarning): print(f'adaptprune: warning: {w.message}', file=sys.stderr)
+    return answers
+
+def _answer(texts, got):
     "One line for one example"
-    said = f"{got['score']:.3f}" if 'score' in got else f"{got['label']}  {got['probability']:.3f}"
-    return f"{said}  {' | '.join(example)}"
+    said = [f'{v:.3f}' if isinstance(v, float) else str(v) for v in got if v is not None and v==v]
+    return f"{'  '.join(said) or '(no answer)'}  {' | '.join(map(str, texts))}"
 
-# %% ../nbs/api/27_cli.ipynb #eb9cc40b
+# %% ../nbs/api/27_cli.ipynb #8c710ef0
 def apply(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     first:str=None, # a text to judge
     second:str=None, # the second text of a pair
-    input:str=None, # instead, a file of texts: .csv, .tsv, .jsonl or .parquet
-    text:str=None, # one or two text columns of the file, comma-separated
-    out:str=None, # write the answers to this .jsonl file
+    input:str=None, # instead, a file of texts: .csv, .tsv, .jsonl or .parquet; - for a text a line from standard input
+    text:str=None, # one or two text columns of the file, comma-separated (default: the mask's)
+    out:str=None, # write the answers to this file: .csv, .tsv, .parquet, or else JSON lines
     model:str=None, # base model (default: the one that the mask names)
     revision:str=None, # branch, tag or commit of a mask on the Hub
     force:bool=False, # replace --out if it exists
@@ -361,16 +480,16 @@ def apply(
     "Predict with a saved mask: for one text, or for a file of them"
     from adaptprune.files import new_path
     _free(out, force)
-    _check_lines(out)
-    tm,net,tok,_ = _load(mask, model, revision)
-    rows = _rows(first, second, input, text)
-    _check_rows(rows, tm.info.get('task'))
-    labels = tm.info.get('labels') or [str(i) for i in range(tm.info['n_out'])]
-    got = list(_predict(net, tok, rows, labels))
-    full = [dict(zip(('text_a', 'text_b'), r), **g) for r,g in zip(rows, got)]
-    if not out: return _tell(full, json, '\n'.join(map(_answer, rows, got)))
-    with new_path(out, force) as p: p.write_text(''.join(js.dumps(g)+'\n' for g in full), encoding='utf-8')
-    _tell(dict(rows=len(got), out=out), json, f"{len(got):,} answers in {out}")
+    tm = _mask(mask, revision)
+    table,card = _examples(_card(tm), first, second, input, text)
+    _check_pairs(tm.card, card)
+    answers = _answers(_predictor(tm, model, card), table)
+    full = _joined(table, answers)
+    if out:
+        with new_path(out, force) as new: _write(full, new)
+        return _tell(dict(rows=len(full), out=out), json, f"{len(full):,} answers in {out}")
+    short = answers[list(answers)[:2]].astype(object).values.tolist()
+    _tell(json and _json_rows(full), json, '\n'.join(map(_answer, table[list(card.text)].values.tolist(), short)))
 
 # %% ../nbs/api/27_cli.ipynb #25f54770
 def _smaller(r, out):

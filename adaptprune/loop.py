@@ -598,7 +598,7 @@ def taught_loss(
         return total+recipe.distil_hidden*apart
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #f6b6127b
+# %% ../nbs/api/13_loop.ipynb #ea829b87
 @dataclass
 class Adapted:
     "What `adapt` returns"
@@ -610,6 +610,8 @@ class Adapted:
     base_name:str='' # its path in `model`; '' for all of it
     tensors:dict=None # with a mask: what identifies the weights that it was learnt on, as `base_tensors`
     structure:Mapping=None # which heads and neurons of the base are left, where some were taken out
+    task:object=None # the `Task`, from `adapt_task`
+    max_length:int=None # tokens that were read of each example, from `adapt_task`
 
 # %% ../nbs/api/13_loop.ipynb #7f6f86be
 def _computes_bf16():

@@ -212,7 +212,7 @@ def _check_masks(c):
     for n,h in c['mask'].items():
         _check_mask(h, math.prod(shapes[n]), f'the mask of {n[:100]!r}', c['reference'] is not None)
 
-# %% ../nbs/api/20_maskfile.ipynb #09fb3167
+# %% ../nbs/api/20_maskfile.ipynb #3f5a94e9
 def _n_bytes(kind): return math.prod(kind['shape'])*getattr(torch, kind['dtype']).itemsize
 
 def check_head(
@@ -221,7 +221,8 @@ def check_head(
     "Refuse a head that no file may hold; raises `MaskFileError`"
     for n,kind in head.items(): _check(kind, _head, f'head tensor {n[:100]!r}')
     size = sum(map(_n_bytes, head.values()))
-    if size>max_head: raise MaskFileError(f"The head has {size:,} bytes, and a mask file holds at most {max_head:,}.")
+    if size>max_head: raise MaskFileError(f"The head has {size:,} bytes, and a mask file holds at most {max_head:,}: "
+        "keep it in a file of its own (`safetensors.torch.save_file`), and give the TaskMask a smaller head or none.")
     return size
 
 def _check_sizes(c):

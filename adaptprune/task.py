@@ -171,7 +171,7 @@ def _writable(out, resume):
     if not at_teacher: Checkpoint(out, resume=resume)       # refuses a run that has nothing to resume
     check_writable(out)
 
-# %% ../nbs/api/18_task.ipynb #7bb50b75
+# %% ../nbs/api/18_task.ipynb #7f24d7eb
 def adapt_task(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -209,4 +209,6 @@ def adapt_task(
     split = 'validation' if validate else 'dev'
     res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split=split)
     res.report.update(sizes(res, recipe.method))
+    res.task = task
+    res.max_length = max_length
     return res

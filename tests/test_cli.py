@@ -52,7 +52,7 @@ mini = ['adapt', '--task', 'mini-sentiment']
     (['info', 'no-such-mask'], ['no-such-mask']),
     ([*mini, '--set', 'margin=.1'], ['margin', 'retired']),
     ([*mini, '--set', 'spread=none'], ['spread', 'a number']),
-    (['apply', 'no-such-mask', '--first', 'a', '--out', 'a.csv'], ["'a.csv'", '.jsonl']),
+    (['apply', 'no-such-mask', '--first', 'a', '--out', 'a.csv'], ['no-such-mask']),
     (['version'], ["Unknown command 'version'", 'Did you mean --version?', 'adapt']),
     (['adpat', '--task', 'sst2'], ["Unknown command 'adpat'", 'Did you mean adapt?']),
     (['--json', 'info'], ["Unknown command '--json'", 'adapt, evaluate, info']),

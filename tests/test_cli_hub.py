@@ -83,7 +83,7 @@ def test_apply(user, tmp_path):
     both = json.loads(many); assert both[0]['probability']==pytest.approx(got['probability'], abs=1e-5) and len(both)==2
     assert len(text.splitlines())==2 and text.splitlines()[1].endswith('an awful day was it')
     assert [json.loads(l)['label'] for l in (tmp_path/'answers.jsonl').read_text().splitlines()]==[g['label'] for g in both] and '2 answers' in wrote
-    assert json.loads(two)[0]['text_b']=='it was'
+    assert {k: json.loads(two)[0][k] for k in 'ab'}=={'a': 'a day', 'b': 'it was'}
 
 def test_export_plain(user, tmp_path):
     fine(user('export someone/weather --format plain --json', 'export m --format plain --out deep/p'))

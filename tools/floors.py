@@ -14,7 +14,7 @@ floors = [['anatomy', 'files', 'identity'],
     ['tasks', 'head', 'recipe', 'methods'],
     ['loop', 'watch', 'trainer'],
     ['setup', 'vectors', 'teacher', 'prune'],
-    ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology',
+    ['codec', 'maskfile', 'bases', 'taskcard', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology',
         'folder', 'card', 'subject', 'compression', 'task', 'tolerance'],
     ['results', 'sweep', 'demo', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
