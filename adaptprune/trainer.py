@@ -15,6 +15,10 @@ from .optim import MaskOptimizer
 # %% ../nbs/api/14_trainer.ipynb #c14c3d11
 class _Watching(TrainerCallback):
     "What `MaskCallback` says"
+    def on_step_begin(self, args, state, control, **kwargs):
+        "What is pruned too little is not the best model"
+        if not self.opt.target_met(): state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+
     def on_step_end(self, args, state, control, **kwargs):
         if self.opt.done: control.should_training_stop = True
 

@@ -13,8 +13,8 @@ floors = [['anatomy', 'files', 'identity'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'compaction', 'latency'],
     ['tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
-    ['setup', 'vectors', 'teacher', 'prune', 'task'],
-    ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology', 'folder', 'card', 'subject', 'compression'],
+    ['setup', 'vectors', 'teacher', 'prune'],
+    ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology', 'folder', 'card', 'subject', 'compression', 'task'],
     ['results', 'sweep', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
 start,end = '<!-- floors: made by tools/floors.py -->\n','<!-- /floors -->\n'
