@@ -376,6 +376,7 @@ class _WithHead(_OnDisk):
         if model is None: kwargs.setdefault('revision', self.base['revision'])
         encoder = name if isinstance(name, nn.Module) else load_encoder(name, **kwargs)
         net = AdaptModel(encoder, n_out, self.info.get('pooling'))
+        if 'head.scale' in self.head: net.head.standardise()        # its numbers are loaded below
         if self.structure is None: self.apply(net, check)
         else: net = self.compact(net, check, share=encoder is not name)
         return self.load_head(net).eval()

@@ -609,6 +609,14 @@ def _has_own_output(model):
     return all(p is not weight for p in model.base_model.parameters())
 
 # %% ../nbs/api/13_loop.ipynb #b3781087
+def _say_unnamed(model):
+    "Say that a model without a `base_model` is masked as a whole"
+    own = unwrap(model)
+    if hasattr(own, 'base_model'): return
+    warnings.warn(f"All of {type(own).__name__} counts as pre-trained, as it has no `base_model`: its output layer is masked too, "
+        "and nothing learns beside the mask. Name the pre-trained part as base=..., or give base=model if this is meant.",
+        stacklevel=3)
+
 def _quantised(base):
     "What shows that a module is quantised, or None"
     for n,m in base.named_modules():
@@ -807,6 +815,7 @@ def adapt(
     steps = count_steps(recipe, loader, max_steps, acc.num_processes*acc.gradient_accumulation_steps)
     if out: check_writable(out)
     check_base(part.module, method.masks)
+    if base is None and method.masks: _say_unnamed(model)
     if recipe.method!='finetune': part.warn()
     set_seed(seed)
     if teacher_model: loss_fn = taught_loss(teacher_model, recipe, acc)

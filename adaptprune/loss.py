@@ -15,7 +15,7 @@ def G(
     output:Tensor, # (batch, classes) logits, or (batch, 1) predicted scores
     target:Tensor # (batch,) class indices (integer dtype), or (batch,) or (batch, 1) scores (floating dtype)
 ) -> Tensor: # the mean loss over the batch, a 0-d float32 tensor
-    "The loss of Eq. 1: cross-entropy for integer targets, mean squared error for floating ones; a batch of zero and other shapes raise `ValueError`"
+    "The loss of Eq. 1: cross-entropy for integer targets, mean squared error for scores; no rows or other shapes raise `ValueError`"
     if len(target)==0: raise ValueError("The batch is empty (0 examples): check the loader's filter or batch size.")
     if not target.is_floating_point(): return F.cross_entropy(output.float(), target)
     if not len(target)==target.numel()==output.numel():
