@@ -410,7 +410,7 @@ def export(
     if format=='plain':
         save_plain(net, out, tok, force)
         return _tell(report, json, f"{out}: the encoder and its tokenizer, without the head")
-    difference = export_onnx(net, out, tok, tol, force, first_token)
+    difference = export_onnx(net.float(), out, tok, tol, force, first_token)
     report.update(difference=difference, labels=tm.info.get('labels'))
     _tell(report, json, f"{out}; its logits differ from PyTorch's by at most {difference:.1e}")
 

@@ -471,6 +471,19 @@ def test_28_two_runs_in_one_folder_exclude_each_other(tmp_path):
     assert not (out/'.lock').exists()
     go(out=out)
 
+# 27: bfloat16
+
+@pytest.mark.slow
+def test_27_a_base_in_bfloat16_can_be_exported(mine, folder, tmp_path, monkeypatch):
+    "Defect 27: the command exports a mask on a bfloat16 base; ONNX gets the same numbers in float32"
+    pytest.importorskip('onnxruntime')
+    AutoModel.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path/'base')
+    load_tokenizer(folder).save_pretrained(tmp_path/'base')
+    words = '--train',tmp_path/'train.tsv','--dev',tmp_path/'dev.tsv','--text','sentence','--model',tmp_path/'base','--recipe','default','--max-steps',3
+    assert cli(monkeypatch, 'adapt', *words, '--out', tmp_path/'m')==0
+    assert cli(monkeypatch, 'export', tmp_path/'m', '--model', tmp_path/'base', '--out', tmp_path/'m.onnx')==0
+    assert (tmp_path/'m.onnx').exists()
+
 # teachers
 
 def test_a_teacher_has_no_rate_of_lora():
