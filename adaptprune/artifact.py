@@ -417,6 +417,7 @@ class _WithHead(_OnDisk):
         n_out = self._n_out()
         encoder,place = self._open_base(model, kwargs)
         net = AdaptModel(encoder, n_out, self.info.get('pooling'))
+        if 'head.scale' in self.head: net.head.standardise()        # its numbers are loaded below
         if self.structure is None: self.apply(net, check)
         else: net = self.compact(net, check, share=encoder is not model)
         return self.load_head(net).eval(), place

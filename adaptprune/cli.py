@@ -138,6 +138,11 @@ def _fields(text):
     return fields
 
 # %% ../nbs/api/27_cli.ipynb #9b6d9c57
+def _is_finished(out):
+    "Does a folder hold the mask of a run, and nothing of one that goes on?"
+    held = {n for n in ('adaptprune.json', 'checkpoint.pt', '.teacher') if (Path(out)/n).exists()}
+    return held=={'adaptprune.json'}
+
 def _holds_no_mask(out, force):
     if force or not (Path(out)/'adaptprune.json').exists(): return
     raise ValueError(f"{out!r} already holds a mask: give another --out, or --force to replace it.")
@@ -184,7 +189,7 @@ def _within(task, model, recipe, tolerance, how, given, out, json):
     table = text_table([{k: r[k] for k in told} for r in rows])
     _tell(report, json, f"{table}\n{found}\n{dev}\nmask and head saved in {out}")
 
-# %% ../nbs/api/27_cli.ipynb #8f5c279e
+# %% ../nbs/api/27_cli.ipynb #da2db0b9
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -209,18 +214,18 @@ def adapt(
     json:bool=False, # print JSON
 ):
     "Adapt a pre-trained model to a task by pruning, and save the mask"
-    from adaptprune.artifact import TaskMask
     from adaptprune.task import adapt_task
     _check_asked(task, train)
+    if resume and _is_finished(out): return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
     recipe = _mask_recipe(recipe or ('structured' if remove else 'distilled'), set, remove)
     _holds_no_mask(out, force or resume)
     t,data = _data(task, train, dev, text, label, glue_dir)
     how = dict(seed=seed, epochs=epochs, max_steps=max_steps, weights=weights, mixed_precision=precision)
-    watch = dict(out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty())
+    watch = dict(out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty(), force=force)
     if tolerance is not None:
         return _within(t, model, recipe, tolerance, dict(how, data=data), dict(sparsity=sparsity, remove=remove), out, json)
     res = adapt_task(t, model, sparsity, recipe, data=data, **how, **watch)
-    TaskMask.from_adapted(res).save_pretrained(out)
+    if 'save_error' in res.report: raise OSError(f"The mask could not be saved in {out!r} ({res.report['save_error']}).")
     _tell(dict(res.report, out=out), json, _adapted(t, res.report, out))
 
 # %% ../nbs/api/27_cli.ipynb #1210edaf
@@ -546,7 +551,7 @@ def export(
     if format=='plain':
         save_plain(net, out, tok, force)
         return _tell(report, json, f"{out}: the encoder and its tokenizer, without the head")
-    difference = export_onnx(net, out, tok, tol, force, first_token)
+    difference = export_onnx(net.float(), out, tok, tol, force, first_token)
     report.update(difference=difference, labels=tm.info.get('labels'))
     _tell(report, json, f"{out}; its logits differ from PyTorch's by at most {difference:.1e}")
 

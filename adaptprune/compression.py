@@ -216,7 +216,7 @@ class Maker:
         head = outside(small, base)
         for p in head: p.requires_grad_(False)
         how = dict(sparsity=self.settings.sparsity, recipe=get_recipe('default', weights='encoder'), max_steps=steps,
-            seed=self.settings.seed, out=out, checkpoint_every=100, resume=(out/'checkpoint.pt').exists(), progress=self.progress)
+            seed=self.settings.seed, base=base, out=out, checkpoint_every=100, resume=(out/'checkpoint.pt').exists(), progress=self.progress)
         loss = adapt_loss(self.subject, self.rows.labelled, self.scale)
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'The base .* holds weights that look untrained')   # the user trained them

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['one_loss', 'Finite', 'rng_state', 'set_rng_state', 'Batches', 'Hook', 'Course', 'Run', 'Interrupt', 'Modes',
-           'Wrapped', 'FrozenStay', 'check_metrics', 'Evaluate', 'History', 'save_state', 'check_writable',
-           'read_checkpoint', 'Parts', 'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base', 'taught_loss',
-           'Adapted', 'open_accelerator', 'count_steps', 'adapt']
+           'Wrapped', 'FrozenStay', 'check_metrics', 'Evaluate', 'History', 'save_state', 'check_writable', 'only_run',
+           'read_checkpoint', 'Parts', 'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base', 'check_base',
+           'taught_loss', 'Adapted', 'open_accelerator', 'count_steps', 'check_length', 'adapt']
 
 # %% ../nbs/api/13_loop.ipynb #43ec21f7
 import os, random, signal, threading, time, warnings
@@ -25,9 +25,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from filelock import Timeout
 from tqdm.auto import tqdm
 from .anatomy import maskable, plain_name, unwrap
-from .files import write_file
+from .files import lock_of, write_file
 from .identity import base_tensors, weights_of
 from .layer import fingerprint
 from .loss import distil_hidden, distil_logits, model_loss
@@ -289,15 +290,17 @@ class Run(_Hooked):
         self.began = time.perf_counter()
 
 # %% ../nbs/api/13_loop.ipynb #5885436f
+_ends = signal.SIGINT, signal.SIGTERM
+
 class Interrupt(Hook):
-    "The first Ctrl-C ends the run after the step that it is at; the second acts at once"
+    "The first Ctrl-C or SIGTERM ends the run after the step that it is at; the second acts at once"
     def __init__(self, out=None): # folder of checkpoints, for the message
         self.out = out
 
     def begin(self, run):
         self.asked = False
         self.main = threading.current_thread() is threading.main_thread()
-        if self.main: self.old = signal.signal(signal.SIGINT, self._ask)
+        if self.main: self.old = {s: signal.signal(s, self._ask) for s in _ends}
 
     def _ask(self, *_):
         if self.asked: raise KeyboardInterrupt
@@ -310,7 +313,8 @@ class Interrupt(Hook):
         run.stop = f"Interrupted at step {run.step} of {run.steps}; {remedy}"
 
     def end(self, run):
-        if self.main: signal.signal(signal.SIGINT, self.old)
+        if self.main:
+            for s,old in self.old.items(): signal.signal(s, old or signal.SIG_DFL)
 
 # %% ../nbs/api/13_loop.ipynb #810bc844
 class Modes(Hook):
@@ -449,6 +453,26 @@ def check_writable(
     except OSError as e:
         raise OSError(f"The folder {str(out)!r} cannot be written to ({e.strerror}): name another out.") from e
 
+# %% ../nbs/api/13_loop.ipynb #a1d656af
+@contextmanager
+def only_run(
+    out, # folder; None is nobody's
+    main:bool=True # is this the process that writes?
+):
+    "Hold a folder for one run. While another one holds it, `ValueError`"
+    if not out or not main:
+        yield
+        return
+    file = Path(out)/'.lock'
+    lock = lock_of(file)
+    try: lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"Another run works in {str(out)!r}: wait for it, or name another out.") from None
+    try: yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
 # %% ../nbs/api/13_loop.ipynb #8066ff79
 def read_checkpoint(
     path, # of a checkpoint
@@ -529,7 +553,7 @@ class Checkpoint(Parts, Hook):
         if self.file and self.file.exists(): self.file.unlink()
 
 # %% ../nbs/api/13_loop.ipynb #92ba5876
-_heads = {'classifier', 'classification_head', 'score', 'lm_head', 'qa_outputs', 'pooler'}
+_heads = {'classifier', 'classification_head', 'score', 'qa_outputs', 'pooler'}
 
 def untrained(
     base:nn.Module # what is taken for pre-trained
@@ -574,9 +598,48 @@ def find_base(
     model:nn.Module, # may be wrapped
     base=None # the pre-trained part; by default the model's `base_model`, or all of it
 ) -> Base:
-    "The base of a model"
-    base = getattr(unwrap(model), 'base_model', model) if base is None else base
+    "The base of a model. A language model's own output matrix belongs to it, unless you say otherwise"
+    if base is None: base = model if _has_own_output(unwrap(model)) else getattr(unwrap(model), 'base_model', model)
     return Base(unwrap(base), name_of(base, model))
+
+def _has_own_output(model):
+    "Has a language model an output matrix that is not the embeddings' own?"
+    get = getattr(model, 'get_output_embeddings', None)
+    weight = getattr(get() if callable(get) else None, 'weight', None)
+    if weight is None: return False
+    return all(p is not weight for p in model.base_model.parameters())
+
+# %% ../nbs/api/13_loop.ipynb #b3781087
+def _say_unnamed(model):
+    "Say that a model without a `base_model` is masked as a whole"
+    own = unwrap(model)
+    if hasattr(own, 'base_model'): return
+    warnings.warn(f"All of {type(own).__name__} counts as pre-trained, as it has no `base_model`: its output layer is masked too, "
+        "and nothing learns beside the mask. Name the pre-trained part as base=..., or give base=model if this is meant.",
+        stacklevel=3)
+
+def _quantised(base):
+    "What shows that a module is quantised, or None"
+    for n,m in base.named_modules():
+        if 'quantized' in type(m).__module__ or type(m).__name__ in ('Linear8bitLt', 'Linear4bit', 'QuantLinear'): return n
+    return next((n for n,p in base.named_parameters() if not p.is_floating_point() and p.numel()>1), None)
+
+def check_base(
+    base:nn.Module, # the pre-trained part of a model
+    masks:bool=True # does it get masks?
+):
+    "Refuse a base that a run cannot work on: `ValueError`"
+    bare = next((n for n,p in base.named_parameters() if p.is_meta), None)
+    if bare: raise ValueError(f"The weight {bare!r} is on the device 'meta' and holds no numbers: load the weights first, as "
+        "`from_pretrained` does without device_map='meta', or `to_empty` and `load_state_dict`.")
+    if not masks: return
+    thin = next((n for n,_ in base.named_parameters() if 'lora_' in n), None)
+    if thin: raise ValueError(f"The base holds a LoRA adapter ({thin}), which is no pre-trained weight to mask: merge it "
+        "(model.merge_and_unload()) or take it off (model.unload()), and adapt what you get.")
+    whole = _quantised(base)
+    if whole is None: return
+    raise ValueError(f"The base is quantised ({whole}): masks are learnt on floating-point weights. Load it in float32, "
+        "float16 or bfloat16, and quantise the model that you get.")
 
 # %% ../nbs/api/13_loop.ipynb #1f914646
 def taught_loss(
@@ -586,13 +649,14 @@ def taught_loss(
 ): # (model, batch) -> loss
     "The loss of labels and a teacher"
     teacher.to(acc.device).eval().requires_grad_(False)
+    scaled = getattr(getattr(teacher, 'head', None), 'scaled', lambda logits: logits)       # a head may learn on another scale
     more = dict(output_hidden_states=True) if recipe.distil_hidden else {}
     def loss(model, batch):
         check_batch(batch)
         out = model(**batch, **more)
         with torch.no_grad(), acc.autocast(): ref = teacher(**batch, **more)
         total = (1-recipe.distil)*out.loss
-        if recipe.distil: total = total+recipe.distil*distil_logits(out.logits, ref.logits, recipe.distil_t)
+        if recipe.distil: total = total+recipe.distil*distil_logits(scaled(out.logits), scaled(ref.logits), recipe.distil_t)
         if not more: return total
         apart = distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
         return total+recipe.distil_hidden*apart
@@ -666,16 +730,15 @@ def _method_of(recipe, changes):
     return own, own.recipe
 
 # %% ../nbs/api/13_loop.ipynb #56fb7383
-def _check_length(changes, max_steps):
+def check_length(
+    changes:dict, # fields of a recipe that were asked for
+    max_steps # length of the run that was asked for, or None
+):
+    "Refuse two lengths for one run: `ValueError`"
     beside = [f'{n}={changes[n]!r}' for n in ('epochs', 'min_steps') if changes.get(n) is not None]
     if max_steps is None or not beside: return
     raise ValueError(f"max_steps={max_steps!r} is the length of the run, and nothing reads {beside[0]} beside it: "
         "leave one of them out.")
-
-def _check_gamma(recipe):
-    if recipe.schedule=='none' or not recipe.gamma: return
-    raise ValueError(f"A run with schedule={recipe.schedule!r} does not read gamma, got {recipe.gamma!r}: "
-        "leave it out (gamma=0), or give schedule='none', where gamma is what prunes.")
 
 def _check_remove(recipe):
     if not recipe.remove: return
@@ -684,9 +747,8 @@ def _check_remove(recipe):
 
 def _checked(recipe, changes, max_steps):
     "The method and the recipe, without settings that nothing reads"
-    _check_length(changes, max_steps)
+    check_length(changes, max_steps)
     method,recipe = _method_of(recipe, changes)
-    _check_gamma(recipe)
     _check_remove(recipe)
     return method, recipe
 
@@ -720,7 +782,7 @@ def _report(run, recipe, base, mark):
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #f7520a27
+# %% ../nbs/api/13_loop.ipynb #1a891a09
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -739,6 +801,7 @@ def adapt(
     out=None, # folder for checkpoints
     checkpoint_every:int=0, # steps between two checkpoints; 0: only if interrupted
     resume:bool=False, # continue from the checkpoint in `out`
+    keep_checkpoint:bool=False, # leave the checkpoint in `out` when the run is over
     progress:bool=True, # show a progress bar
     hooks=(), # your own, each with the events of `Hook`
     **changes # fields of the recipe to change; `method` may be a `Method` of your own
@@ -754,6 +817,8 @@ def adapt(
     acc = open_accelerator(mixed_precision, accumulate, accelerator)
     steps = count_steps(recipe, loader, max_steps, acc.num_processes*acc.gradient_accumulation_steps)
     if out: check_writable(out)
+    check_base(part.module, method.masks)
+    if base is None and method.masks: _say_unnamed(model)
     if recipe.method!='finetune': part.warn()
     set_seed(seed)
     if teacher_model: loss_fn = taught_loss(teacher_model, recipe, acc)
@@ -764,8 +829,8 @@ def adapt(
     mark = fingerprint(part.module)
     tensors = base_tensors(part.module, maskable(part.module, recipe.weights)) if method.masks else None
     saver.config = _config(run, recipe, mark)
-    run.train()
+    with only_run(out, acc.is_main_process): run.train()
     report = _report(run, recipe, part, mark)
-    if acc.is_main_process: saver.remove()
+    if acc.is_main_process and not keep_checkpoint: saver.remove()
     for h in hooks: getattr(h, 'reported', lambda *_: None)(run, report)
     return Adapted(model, method.mask(), run.history, report, base=part.module, base_name=part.name, tensors=tensors)

@@ -13,12 +13,15 @@ from torch.nn import functional as F
 # %% ../nbs/api/04_loss.ipynb #792c4cc5
 def G(
     output:Tensor, # (batch, classes) logits, or (batch, 1) predicted scores
-    target:Tensor # (batch,) class indices (integer dtype), or (batch,) scores (floating dtype)
+    target:Tensor # (batch,) class indices (integer dtype), or (batch,) or (batch, 1) scores (floating dtype)
 ) -> Tensor: # the mean loss over the batch, a 0-d float32 tensor
-    "The loss of Eq. 1: cross-entropy for integer targets, mean squared error for floating ones; a batch of zero raises `ValueError`"
+    "The loss of Eq. 1: cross-entropy for integer targets, mean squared error for scores; no rows or other shapes raise `ValueError`"
     if len(target)==0: raise ValueError("The batch is empty (0 examples): check the loader's filter or batch size.")
-    if target.is_floating_point(): return F.mse_loss(output.float().view(-1), target.float())
-    return F.cross_entropy(output.float(), target)
+    if not target.is_floating_point(): return F.cross_entropy(output.float(), target)
+    if not len(target)==target.numel()==output.numel():
+        raise ValueError(f"Scores need one prediction for each label, got labels of shape {tuple(target.shape)} and "
+            f"predictions of shape {tuple(output.shape)}.")
+    return F.mse_loss(output.float().view(-1), target.float().view(-1))
 
 # %% ../nbs/api/04_loss.ipynb #35f83875
 def distil_logits(
@@ -51,5 +54,8 @@ def distil_hidden(
 
 # %% ../nbs/api/04_loss.ipynb #27de0f16
 def model_loss(model, batch):
-    "The loss that a Hugging Face style model computes from the batch's `labels`"
-    return model(**batch)['loss']
+    "The loss that a Hugging Face style model computes from the batch's `labels`; without one `ValueError`"
+    out = model(**batch)
+    if not hasattr(out, 'keys') or out.get('loss') is not None: return out['loss']
+    raise ValueError(f"{type(model).__name__} gave no loss: a batch needs labels, and this one holds "
+        f"{', '.join(map(str, batch))}. Name the column 'labels', or give loss_fn=...")

@@ -737,6 +737,9 @@ def _check_steps(steps, settings, sparsity):
         raise ValueError(f"steps must be the number of optimiser steps of the run, 1 or more, got {steps!r}.")
     if settings.schedule=='none' and not settings.gamma and sparsity:
         raise ValueError("Without a schedule, gamma is what prunes, and it is 0: give gamma=..., or use schedule='cubic'.")
+    if settings.schedule!='none' and settings.gamma:
+        raise ValueError(f"With schedule={settings.schedule!r} nothing reads gamma, got {settings.gamma!r}: leave it out "
+            "(gamma=0), or give schedule='none', where gamma is what prunes.")
 
 def _changed(settings, changes):
     if bad := sorted(set(changes)-set(settings.__dataclass_fields__)):
@@ -990,7 +993,7 @@ class _Report(_Thresholds):
         short = self.schedule is not None and abs(mask.sparsity-want)>slack or self.schedule is None and not self.done
         if short:
             warnings.warn(f"This mask has sparsity {mask.sparsity:.4f}, the target is {self.target:g}: the optimiser is at step "
-                f"{self.i} of {self.steps}{', and the model was changed since' if self.done else ''}.")
+                f"{self.i} of {self.steps}{', and the model was changed since' if self.done else ''}.", stacklevel=2)
         return mask
 
     def base_weights(self) -> dict:

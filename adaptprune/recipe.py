@@ -192,6 +192,11 @@ def _named(recipe):
     if recipe in recipes: return recipes[recipe]
     raise ValueError(f"Unknown recipe {recipe!r}: use one of {', '.join(recipes)}.")
 
+def _check_gamma(recipe):
+    if recipe.schedule=='none' or not recipe.gamma: return
+    raise ValueError(f"A run with schedule={recipe.schedule!r} does not read gamma, got {recipe.gamma!r}: "
+        "leave it out (gamma=0), or give schedule='none', where gamma is what prunes.")
+
 def _check_structure(recipe):
     if not recipe.remove or recipe.teacher: return
     raise ValueError(f"remove={recipe.remove} needs a network that is trained for the task, whose heads and neurons "
@@ -211,6 +216,7 @@ def get_recipe(
     checked = {n: check_field(n, v) for n,v in {**asdict(recipe), **changes}.items()}
     recipe = replace(recipe, **checked)
     _check_read(recipe)
+    _check_gamma(recipe)
     _check_structure(recipe)
     return recipe
 

@@ -124,6 +124,8 @@ def _record(cell, path, command, run, masks, cache, **kwargs):
     recipe,began = cell_recipe(cell), time.perf_counter()
     if cache and (recipe.method=='imp' or recipe.teacher): kwargs['cache'] = cache
     res = run(**{'recipe': 'default', **cell_arguments(cell)}, progress=False, **kwargs)
+    failed = res.report.get('evaluate_error')
+    if failed: raise RuntimeError(f"The evaluation of {cell} failed ({failed}): nothing is recorded. Mend it and run again.")
     if masks and res.mask: TaskMask.from_adapted(res).save_pretrained(Path(masks)/cell_key(cell))
     append_line(path, _line(cell, res, time.perf_counter()-began, command))
 

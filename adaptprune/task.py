@@ -6,7 +6,7 @@
 __all__ = ['n_scored', 'check_prunes', 'sizes', 'Cut', 'adapt_task']
 
 # %% ../nbs/api/18_task.ipynb #f61417a8
-import math, shutil, time
+import math, os, shutil, time, warnings
 from dataclasses import asdict, replace
 from functools import partial
 from inspect import signature
@@ -19,14 +19,15 @@ from .compaction import compact
 from .fisher import choose_units, even_layers, score_units
 from .identity import base_tensors
 from .layer import fingerprint
-from .loop import Adapted, Checkpoint, adapt, check_writable, count_steps
+from .artifact import TaskMask
+from .loop import Adapted, Checkpoint, adapt, check_base, check_length, check_writable, count_steps, only_run
 from .loss import model_loss
 from .mask import check_sparsity
 from .methods import Lora, by_name, get_method
 from .pattern import check_pattern
 from .prune import phases
 from .recipe import default_sparsity, get_recipe
-from .setup import Setup, digest, marks, set_up
+from .setup import Setup, digest, marks, model_mark, model_name, set_up, tokenizer_mark
 from .tasks import get_task
 from .teacher import make_teacher
 from .units import find_units, structure_report
@@ -123,16 +124,22 @@ class Cut:
 # %% ../nbs/api/18_task.ipynb #ec609455
 _for_teacher = 'mixed_precision','progress','accelerator','accumulate','checkpoint_every'
 
+def _writes():
+    "Is this the process that writes?"
+    return os.environ.get('RANK', '0')=='0'
+
 def _taught(setup, recipe, cache, about, max_steps, teacher_steps=None, **kwargs):
     "A run with a teacher"
     out,resume = kwargs.get('out'),kwargs.pop('resume', False)
     own = Path(out)/'.teacher' if out and not cache else None
     if own and own.exists() and not (own.parent/'checkpoint.pt').exists(): resume = False       # stopped while the teacher learnt
+    check_base(setup.model.base_model, recipe.method=='mask')
     check_pattern(recipe.pattern, maskable(setup.model.base_model, recipe.weights), kwargs['sparsity'])
     Checkpoint(out, resume=resume)
     how = {k: kwargs[k] for k in _for_teacher if k in kwargs}
-    teacher,taught = make_teacher(recipe, cache or own, teacher_steps or max_steps, how, **about)
-    cut = Cut(setup, teacher, recipe, kwargs['seed']) if recipe.remove else None
+    with only_run(out, _writes()):
+        teacher,taught = make_teacher(recipe, cache or own, teacher_steps or max_steps, how, **about)
+        cut = Cut(setup, teacher, recipe, kwargs['seed']) if recipe.remove else None
     own_recipe = replace(recipe, remove=0., units='fisher')
     res = _run(setup, own_recipe, max_steps=max_steps, teacher_model=teacher, resume=resume, **kwargs)
     if own and PartialState().is_main_process: shutil.rmtree(own, ignore_errors=True)
@@ -159,22 +166,44 @@ def _in_phases(fresh, recipe, sparsity, options, cache, key, **kwargs):
 
 # %% ../nbs/api/18_task.ipynb #293bdd85
 _adapt_takes = set(signature(adapt).parameters)
+_loading = 'dtype','revision','trust_remote_code','attn_implementation'
 
 def _split(recipe, kwargs):
-    "The recipe, and what is left for `adapt`"
-    fields = {k: v for k,v in kwargs.items() if k not in _adapt_takes}
-    return get_recipe(recipe, **fields), {k: v for k,v in kwargs.items() if k in _adapt_takes}
+    "The recipe, what is left for `adapt`, and how the model is loaded"
+    fields = {k: v for k,v in kwargs.items() if k not in (*_adapt_takes, *_loading)}
+    check_length(fields, kwargs.get('max_steps'))
+    loading = {k: kwargs[k] for k in _loading if kwargs.get(k) is not None}
+    return get_recipe(recipe, **fields), {k: v for k,v in kwargs.items() if k in _adapt_takes}, loading
 
-def _writable(out, resume):
-    if not out: return
-    at_teacher = resume and (Path(out)/'.teacher').exists()
-    if not at_teacher: Checkpoint(out, resume=resume)       # refuses a run that has nothing to resume
-    check_writable(out)
+def _is_finished(out): return (Path(out)/'adaptprune.json').exists()
 
-# %% ../nbs/api/18_task.ipynb #7f24d7eb
+def _writable(out, resume, checkpoint_every, force):
+    "Refuse a folder that a run cannot use, before work starts"
+    at_teacher = resume and out and (Path(out)/'.teacher').exists()
+    if out and _is_finished(out) and not force:
+        unfinished = resume and (at_teacher or (Path(out)/'checkpoint.pt').exists())
+        remedy = "load its mask, `TaskMask.from_pretrained`, or name another out"
+        if not unfinished: raise ValueError(f"The run in {str(out)!r} is finished: {remedy} (or replace it, force=True).")
+    Checkpoint(out, checkpoint_every, resume and not at_teacher)    # refuses a run that has nothing to resume
+    if out: check_writable(out)
+
+# %% ../nbs/api/18_task.ipynb #99d18107
+def _save(res, out):
+    "Write the mask of a run into its folder"
+    if not out or not _writes(): return
+    try:
+        if res.mask is not None: TaskMask.from_adapted(res).save_pretrained(out)
+    except Exception as e:
+        res.report['save_error'] = f'{type(e).__name__}: {e}'
+        warnings.warn(f"The mask could not be saved in {str(out)!r} ({res.report['save_error']}). It is in the result: "
+            "save it elsewhere, TaskMask.from_adapted(res).save_pretrained(...).", stacklevel=3)
+        return
+    (Path(out)/'checkpoint.pt').unlink(missing_ok=True)
+
+# %% ../nbs/api/18_task.ipynb #94909cde
 def adapt_task(
     task, # name of a GLUE or mini task, or a `Task`
-    model='minilm', # 'minilm', a folder, or a Hub id
+    model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, which stays as it is: a copy is adapted
     sparsity:float=None, # fraction of the weights to prune, in [0, 1); by default .5, or .2 of what `remove` leaves
     recipe=None, # a name or a `Recipe`; by default 'distilled', or 'structured' with `remove`
     data=None, # splits as from `load_task` or `load_files`; by default those of the task
@@ -188,27 +217,33 @@ def adapt_task(
     round_steps:int=None, # optimiser steps of each round of 'imp'; by default as `max_steps`
     tune_kept:bool=False, # 'imp': one more round for `tuned_metrics` at the final mask
     rank:int=8, # rank of the matrices of 'lora'
-    **kwargs # for `adapt`, and fields of the recipe
+    tokenizer=None, # of a model in memory; by default the one that the model's name leads to
+    force:bool=False, # replace the mask that `out` holds
+    **kwargs # for `adapt`, fields of the recipe, and for `load_encoder`: dtype, revision, trust_remote_code
 ) -> Adapted: # its report holds the metrics of each dev split, what was trained, and what a task stores
     "Adapt a pre-trained model to a task, by any method"
-    recipe,kwargs = _split(recipe or ('structured' if kwargs.get('remove') else 'distilled'), kwargs)
+    name = recipe or ('structured' if kwargs.get('remove') else 'distilled')
+    recipe,kwargs,loading = _split(name, dict(kwargs, max_steps=max_steps))
     if sparsity is None: sparsity = default_sparsity(recipe)
     task = get_task(task)
     _check_call(recipe, sparsity, dict(kwargs, max_steps=max_steps, teacher_steps=teacher_steps))
-    _writable(kwargs.get('out'), kwargs.get('resume', False))
+    _writable(kwargs.get('out'), kwargs.get('resume', False), kwargs.get('checkpoint_every', 0), force)
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
+    about.update(loading, **({} if tokenizer is None else dict(tokenizer=tokenizer)))
     fresh = partial(set_up, batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
     kwargs.update(seed=seed, max_steps=max_steps)
     if recipe.method in phases:
-        key = [task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
+        key = [task.name, model_mark(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
+        if tokenizer or loading: key += [tokenizer_mark(tokenizer), {k: str(v) for k,v in loading.items()}]
         res = _in_phases(fresh, recipe, sparsity, dict(round_steps=round_steps, tune_kept=tune_kept), cache, key, **kwargs)
     else:
-        kwargs.update(sparsity=sparsity, rank=rank)
+        kwargs.update(sparsity=sparsity, rank=rank, keep_checkpoint=True)
         if recipe.teacher: res = _taught(fresh(), recipe, cache, about, teacher_steps=teacher_steps, **kwargs)
         else: res = _run(fresh(), recipe, **kwargs)
     split = 'validation' if validate else 'dev'
-    res.report.update(task=task.name, recipe=asdict(recipe), model=str(model), metric=task.metric, seed=seed, split=split)
+    res.report.update(task=task.name, recipe=asdict(recipe), model=model_name(model), metric=task.metric, seed=seed, split=split)
     res.report.update(sizes(res, recipe.method))
     res.task = task
     res.max_length = max_length
+    _save(res, kwargs.get('out'))
     return res

@@ -17,14 +17,15 @@ from accelerate.state import PartialState
 from .files import lock_of
 from .loop import adapt, save_state
 from .recipe import Recipe, get_recipe
-from .setup import Setup, digest, marks, set_up
+from .setup import Setup, digest, marks, model_mark, set_up, tokenizer_mark
 
 # %% ../nbs/api/16_teacher.ipynb #e55a319d
 def teacher_recipe(
     recipe:Recipe # of the mask
 ) -> Recipe: # of its teacher
-    "Fine-tuning for as long, with the batch size, dropout and pooling of the mask, at its `lr`"
-    shared = 'epochs','min_steps','batch_size','dropout','pooling','lr','weight_decay'
+    "Fine-tuning for as long, with the batch size, dropout and pooling of the mask; at its `lr`, unless that is LoRA's own"
+    shared = ['epochs', 'min_steps', 'batch_size', 'dropout', 'pooling', 'weight_decay']
+    if recipe.method!='lora': shared.append('lr')
     return get_recipe('finetune', **{n: getattr(recipe, n) for n in shared})
 
 # %% ../nbs/api/16_teacher.ipynb #6328fa6b
@@ -76,6 +77,8 @@ def _loop_settings(how):
     return dict(plain, accelerator=f'{acc.mixed_precision}, {acc.gradient_accumulation_steps}, {acc.num_processes}')
 
 def _file(cache, task, recipe, max_steps, how, about):
+    read = dict(model=model_mark, tokenizer=tokenizer_mark)
+    about = {k: read[k](v) if k in read else v for k,v in about.items()}
     plain = {k: v if isinstance(v, (int, type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
     key = digest([task.name, plain, asdict(recipe), max_steps, _loop_settings(how), marks(about.get('data'))])
     return Path(cache)/f"teacher-{key}.pt"

@@ -13,8 +13,22 @@ from transformers import TrainerCallback
 from .optim import MaskOptimizer
 
 # %% ../nbs/api/14_trainer.ipynb #c14c3d11
+_best = 'best_metric','best_model_checkpoint','best_global_step'
+
 class _Watching(TrainerCallback):
     "What `MaskCallback` says"
+    before = None       # what was best before an evaluation off the target
+
+    def _off_target(self): return abs(self.opt.sparsity()-self.opt.target)>.005
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self._off_target(): self.before = {n: getattr(state, n) for n in _best}
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        "A model off the target is not the best one"
+        for n,value in (self.before or {}).items(): setattr(state, n, value)
+        self.before = None
+
     def on_step_end(self, args, state, control, **kwargs):
         if self.opt.done: control.should_training_stop = True
 
@@ -27,8 +41,8 @@ class _Watching(TrainerCallback):
             now = self.opt.mask().sparsity
         if self.opt.target_met() and abs(now-self.opt.sparsity())<1e-12: return
         warnings.warn(f"The model that the Trainer leaves has sparsity {now:.4f}, and the target is {self.opt.target:g}"
-            ": load_best_model_at_end and early stopping may choose a step before the target is reached. "
-            "Leave them out, or take the last checkpoint.")
+            ": something ended the run before its target, or chose a model between two threshold updates. "
+            f"Take the last checkpoint, or evaluate every {self.opt.settings.every} steps (eval_steps) or a multiple.")
 
 # %% ../nbs/api/14_trainer.ipynb #765dc336
 class MaskCallback(_Watching):
@@ -47,3 +61,6 @@ class MaskCallback(_Watching):
         if self.opt.i!=state.global_step:
             raise ValueError(f"The Trainer is at step {state.global_step} and the mask optimiser at {self.opt.i}: "
                 "resume from a checkpoint that holds the optimiser's state (save_only_model=False), or start with a new optimiser.")
+        self.before = None
+        if state.global_step and self._off_target():
+            for n in _best: setattr(state, n, None)
