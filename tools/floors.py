@@ -11,7 +11,7 @@ root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'files', 'identity'],
     ['mask', 'theory', 'units'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'compaction', 'latency'],
-    ['tasks', 'head', 'recipe', 'methods'],
+    ['tables', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
     ['setup', 'vectors', 'teacher', 'prune', 'task'],
     ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology', 'folder', 'card', 'subject', 'compression'],
