@@ -116,7 +116,7 @@ def _width_and_layers(encoder, cfg):
     raise ValueError(f"{type(encoder).__name__} has no hidden_size and num_hidden_layers in its config, "
         "so no hidden states to put a head on: use a Hugging Face encoder or decoder.")
 
-# %% ../nbs/api/10_head.ipynb #12754f56
+# %% ../nbs/api/10_head.ipynb #3e418984
 class AdaptModel(_Remembering):
     "An encoder and the paper's head. `forward` takes what the tokenizer gives, and `labels`; it returns loss and logits"
     def __init__(self,
@@ -136,6 +136,7 @@ class AdaptModel(_Remembering):
         self.head = Head(n+1, width, n_out, .1 if drop is None else drop)
         self.config = cfg
         self.seen = None
+        self.class_weights = None           # (classes,) of the loss
 
     @property
     def base_model(self): return self.encoder
@@ -149,7 +150,8 @@ class AdaptModel(_Remembering):
             hs = None
             x = self.recall(**inputs)
         logits = self.head(x)
-        loss = None if labels is None else G(logits, labels)
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        loss = None if labels is None else G(logits, labels, weights)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hs if output_hidden_states else None)
 
 # %% ../nbs/api/10_head.ipynb #08a44b47

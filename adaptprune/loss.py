@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# %% ../nbs/api/04_loss.ipynb #792c4cc5
+# %% ../nbs/api/04_loss.ipynb #4509d0e6
 def G(
     output:Tensor, # (batch, classes) logits, or (batch, 1) predicted scores
-    target:Tensor # (batch,) class indices (integer dtype), or (batch,) scores (floating dtype)
+    target:Tensor, # (batch,) class indices (integer dtype), or (batch,) scores (floating dtype)
+    class_weights:Tensor=None # (classes,) weights of the classes; by default all alike
 ) -> Tensor: # the mean loss over the batch, a 0-d float32 tensor
     "The loss of Eq. 1: cross-entropy for integer targets, mean squared error for floating ones; a batch of zero raises `ValueError`"
     if len(target)==0: raise ValueError("The batch is empty (0 examples): check the loader's filter or batch size.")
     if target.is_floating_point(): return F.mse_loss(output.float().view(-1), target.float())
-    return F.cross_entropy(output.float(), target)
+    return F.cross_entropy(output.float(), target, class_weights)
 
 # %% ../nbs/api/04_loss.ipynb #35f83875
 def distil_logits(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['evaluate', 'Setup', 'set_up', 'digest', 'marks']
 
-# %% ../nbs/api/15_setup.ipynb #e23458ed
+# %% ../nbs/api/15_setup.ipynb #29a29b42
 import hashlib, json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 # %% ../nbs/api/15_setup.ipynb #e7138c9d
@@ -36,7 +36,7 @@ def evaluate(
         labels.append(b['labels'])
     return compute_metrics(task, torch.cat(logits), torch.cat(labels))
 
-# %% ../nbs/api/15_setup.ipynb #037da0f5
+# %% ../nbs/api/15_setup.ipynb #f995a70c
 @dataclass
 class Setup:
     "A task, ready to be learnt"
@@ -45,6 +45,13 @@ class Setup:
     loaders:dict # split -> loader
     tokenizer:object = None # the encoder's
     data:dict = None # split -> rows
+
+    @property
+    def reading(self):
+        "What was made of your own data, in a line, with the texts that are cut; `None` for other data"
+        found = getattr(self.data, 'reading', None)
+        rows = [l.dataset for l in self.loaders.values()]
+        return found and replace(found, cut=sum(d.n_cut for d in rows), max_length=rows[0].max_length)
 
     def sample(self,
         n:int # number of batches
@@ -64,12 +71,12 @@ class Setup:
             out.update({k+mark: v for k,v in evaluate(model, l, self.task).items()})
         return out
 
-# %% ../nbs/api/15_setup.ipynb #2bd35743
+# %% ../nbs/api/15_setup.ipynb #9c8c6e5d
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
     batch_size:int=16, # examples in a training batch
-    data=None, # splits as from `load_task` or `load_files`; by default those of the task
+    data=None, # splits as from `load_task` or `load_data`; by default those of the task
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev
     max_length:int=128, # longest example, in tokens
@@ -83,6 +90,7 @@ def set_up(
     tokenizer,encoder = load_tokenizer(model),load_encoder(model)
     set_seed(seed)
     net = AdaptModel(encoder, task.num_labels, pooling)
+    if task.class_weights: net.class_weights = torch.tensor(task.class_weights)
     if task.kind=='regression': nn.init.constant_(net.head.mlp[-1].bias, float(np.mean(data['train']['label'])))
     return Setup(task, net, make_loaders(data, tokenizer, batch_size, max_length=max_length, seed=seed), tokenizer, data)
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['n_scored', 'check_prunes', 'sizes', 'Cut', 'adapt_task']
 
-# %% ../nbs/api/18_task.ipynb #f61417a8
-import math, shutil, time
+# %% ../nbs/api/18_task.ipynb #b50fbc5e
+import math, shutil, sys, time
 from dataclasses import asdict, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #6e574f3e
+# %% ../nbs/api/18_task.ipynb #70077d6a
 from accelerate.state import PartialState
 from .anatomy import maskable
 from .compaction import compact
@@ -27,7 +27,7 @@ from .pattern import check_pattern
 from .prune import phases
 from .recipe import default_sparsity, get_recipe
 from .setup import Setup, digest, marks, set_up
-from .tasks import get_task
+from .tasks import fit_data, get_task, load_data
 from .teacher import make_teacher
 from .units import find_units, structure_report
 
@@ -171,13 +171,37 @@ def _writable(out, resume):
     if not at_teacher: Checkpoint(out, resume=resume)       # refuses a run that has nothing to resume
     check_writable(out)
 
-# %% ../nbs/api/18_task.ipynb #7bb50b75
+# %% ../nbs/api/18_task.ipynb #555b9c96
+_data_takes = set(signature(load_data).parameters)-{'train', 'seed', 'name'}
+
+def _own_data(task, data, kwargs):
+    "The task, its splits, and what is left of the arguments"
+    how = {k: v for k,v in kwargs.items() if k in _data_takes}
+    kwargs = {k: v for k,v in kwargs.items() if k not in how}
+    if data is not None: return *fit_data(task, data, **how), kwargs
+    if how: raise ValueError(f"{', '.join(how)} goes with your own data: give data=..., such as a file or a DataFrame.")
+    if task is None: raise ValueError("Give a task, such as 'sst2', or your own data=..., such as a file or a DataFrame.")
+    return get_task(task), None, kwargs
+
+def _saying(fresh, say):
+    "What makes a setup, and says once what was read"
+    told = []
+    def make(*args, **kwargs):
+        setup = fresh(*args, **kwargs)
+        if setup.reading and not told and PartialState().is_main_process: say(str(setup.reading))
+        told.append(True)
+        return setup
+    return make
+
+def _to_stderr(line): print(line, file=sys.stderr)
+
+# %% ../nbs/api/18_task.ipynb #9dd007f1
 def adapt_task(
-    task, # name of a GLUE or mini task, or a `Task`
+    task=None, # name of a GLUE or mini task, or a `Task`; with `data` a name of your own, or `None`
     model='minilm', # 'minilm', a folder, or a Hub id
     sparsity:float=None, # fraction of the weights to prune, in [0, 1); by default .5, or .2 of what `remove` leaves
     recipe=None, # a name or a `Recipe`; by default 'distilled', or 'structured' with `remove`
-    data=None, # splits as from `load_task` or `load_files`; by default those of the task
+    data=None, # your own, as for `load_data`, or splits as from `load_task`; by default those of the task
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev
     max_length:int=128, # longest example, in tokens
@@ -188,16 +212,18 @@ def adapt_task(
     round_steps:int=None, # optimiser steps of each round of 'imp'; by default as `max_steps`
     tune_kept:bool=False, # 'imp': one more round for `tuned_metrics` at the final mask
     rank:int=8, # rank of the matrices of 'lora'
-    **kwargs # for `adapt`, and fields of the recipe
+    say=None, # function that is told in a line what was made of your data; by default it is printed, beside the progress bar
+    **kwargs # for `adapt`, fields of the recipe, and what `load_data` takes: text, label, kind, dev, test, ...
 ) -> Adapted: # its report holds the metrics of each dev split, what was trained, and what a task stores
     "Adapt a pre-trained model to a task, by any method"
+    task,data,kwargs = _own_data(task, data, kwargs)
     recipe,kwargs = _split(recipe or ('structured' if kwargs.get('remove') else 'distilled'), kwargs)
     if sparsity is None: sparsity = default_sparsity(recipe)
-    task = get_task(task)
     _check_call(recipe, sparsity, dict(kwargs, max_steps=max_steps, teacher_steps=teacher_steps))
     _writable(kwargs.get('out'), kwargs.get('resume', False))
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
     fresh = partial(set_up, batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
+    fresh = _saying(fresh, say or (_to_stderr if kwargs.get('progress', True) else str))
     kwargs.update(seed=seed, max_steps=max_steps)
     if recipe.method in phases:
         key = [task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]

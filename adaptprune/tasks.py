@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from .tables import (Reading, as_whole, duplicates_in, find_columns, full_rows, imbalance, infer_labels, leaks, read_file,
     split_tables, stem, texts_of, without_duplicates)
 
-# %% ../nbs/api/09_tasks.ipynb #de96339b
+# %% ../nbs/api/09_tasks.ipynb #e0ff68f2
 @dataclass(frozen=True)
 class Task:
     "What has to be known about a task; the first of its metrics is the one that models are chosen by"
@@ -33,6 +33,7 @@ class Task:
     metrics:tuple=None # names of metrics, or functions (labels, logits) -> float or dict; by default as the kind needs
     kind:str='classification' # or 'regression'
     source:str='files' # 'glue', 'mini' (in the package) or 'files'
+    class_weights:tuple=None # weight of each class in the loss; by default all alike
 
     def __post_init__(self):
         if self.kind not in ('classification', 'regression'):
@@ -45,6 +46,9 @@ class Task:
         if not self.metrics or isinstance(self.metrics, str):
             raise ValueError(f"Task {self.name!r} needs one or more metrics as a tuple, got {self.metrics!r}.")
         for m in self.metrics: _check_metric(self, m)
+        w = self.class_weights
+        if w is not None and not (len(w)==len(self.labels) and all(0<x<math.inf for x in w)):
+            raise ValueError(f"Task {self.name!r} needs a weight above 0 for each of its {len(self.labels)} classes, got {w!r}.")
 
     @property
     def metric_names(self) -> tuple: return tuple(map(metric_name, self.metrics))
@@ -370,11 +374,28 @@ def _hold_out(ds, texts, seed):
     said = dict(train=[words[i] for i in stay], dev=[words[i] for i in held])
     return {**ds, **parts}, {**texts, **said}
 
-# %% ../nbs/api/09_tasks.ipynb #52715f67
+# %% ../nbs/api/09_tasks.ipynb #fdb9b276
+def _counts(rows, names):
+    "Class -> number of rows"
+    found = Counter(str(v[-1]).strip() for _,v in rows)
+    if not _numbered(names): return found
+    counts = Counter()
+    for n,k in found.items(): counts[as_whole(n)] += k
+    return counts
+
 def _uneven(rows, names):
     "What to say about the sizes of the classes"
-    counts = Counter(as_whole(str(v[-1]).strip()) if _numbered(names) else str(v[-1]).strip() for _,v in rows)
-    return imbalance(counts) if names else ''
+    return imbalance(_counts(rows, names)) if names else ''
+
+def _weights(asked, rows, names, source):
+    "The weights of the classes in the loss"
+    if asked is None: return None
+    if asked=='balanced' and names:
+        counts = _counts(rows, names)
+        return tuple(sum(counts.values())/(len(names)*max(counts[n], 1)) for n in names)
+    given = {str(k): float(v) for k,v in asked.items()} if isinstance(asked, dict) else {}
+    if names and given.keys()==set(names): return tuple(given[n] for n in names)
+    raise ValueError(f"{source}: class_weights must be 'balanced', or a dict with the classes {', '.join(names) or '(none: these are scores)'}, got {asked!r}.")
 
 def _assembled(task, tables, splits, notes, seed, by_index=False):
     "Rows as splits with a dev set, and what is said of them"
@@ -397,7 +418,7 @@ def _name_of(train):
     if isinstance(train, (list, tuple)) and train: train = train[0]
     return stem(train) if isinstance(train, (str, Path)) else 'own'
 
-# %% ../nbs/api/09_tasks.ipynb #a917459d
+# %% ../nbs/api/09_tasks.ipynb #66740ae5
 def load_data(
     train, # whatever `open_table` reads: file, glob, DataFrame, `Dataset`, list, ...; or a `DatasetDict`, or a dict of splits
     dev=None, # the same for the dev set; by default that of `train`, else a tenth of its rows
@@ -411,7 +432,8 @@ def load_data(
     missing:str=None, # 'drop' leaves out rows without text or label; 'keep' takes words such as 'None' for classes
     duplicates:str=None, # 'drop' keeps one row of each text in train, and none that is in dev or test
     seed:int=0, # random seed of the held-out tenth
-    name:str=None # of the task; by default that of the file
+    name:str=None, # of the task; by default that of the file
+    class_weights=None # 'balanced', or a dict: class -> weight in the loss; by default all alike
 ) -> tuple: # `Task`; `DatasetDict` with train, dev and perhaps test, whose `reading` says in a line what was made of the data
     "A task from your own data. What is wrong or unclear raises `ValueError` with file and line"
     if kind not in (None, *default_metrics): raise ValueError(f"kind must be 'classification' or 'regression', got {kind!r}.")
@@ -423,7 +445,8 @@ def load_data(
     kind,names = _label_names([v[-1] for _,v in splits['train']], kind, table, label)
     metrics = _as_metrics(metrics)
     if metrics is None and _uneven(splits['train'], names): metrics = ('macro_f1', 'accuracy')
-    task = Task(name or _name_of(train), text, label, names, metrics, kind)
+    weights = _weights(class_weights, splits['train'], names, table.source)
+    task = Task(name or _name_of(train), text, label, names, metrics, kind, class_weights=weights)
     return task, _assembled(task, tables, splits, notes, seed)
 
 def load_files(
@@ -437,7 +460,7 @@ def load_files(
     "`load_data` by its older name, with columns that are named"
     return load_data(train, dev, text=text, label=label, kind=kind, seed=seed)
 
-# %% ../nbs/api/09_tasks.ipynb #eddd836d
+# %% ../nbs/api/09_tasks.ipynb #be5beee5
 def _is_ready(data):
     "Is data in the form of `load_task`?"
     return isinstance(data, dict) and all(isinstance(d, Dataset) and {'text_a', 'label'}<=set(d.column_names) for d in data.values())
@@ -453,7 +476,7 @@ def fit_data(
     if isinstance(task, str) and _plain(task) in map(_plain, (*GLUE, *MINI)): known = get_task(task)
     if known is None: return load_data(data, name=task, seed=seed, **how)
     if _is_ready(data) and not how: return known, data
-    if how.keys()&{'text', 'label', 'kind', 'metrics'}:
+    if how.keys()&{'text', 'label', 'kind', 'metrics', 'class_weights'}:
         raise ValueError(f"The task {known.name!r} says its columns and metrics: leave out {', '.join(how)}, or give a new name.")
     cleaning = {k: how.pop(k, None) for k in ('missing', 'duplicates')}
     tables = split_tables(data, **how)

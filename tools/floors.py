@@ -13,7 +13,7 @@ floors = [['anatomy', 'files', 'identity'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'compaction', 'latency'],
     ['tables', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
-    ['setup', 'vectors', 'teacher', 'prune', 'task'],
+    ['setup', 'vectors', 'teacher', 'prune', 'task', 'plan'],
     ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology', 'folder', 'card', 'subject', 'compression'],
     ['results', 'sweep', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
