@@ -103,21 +103,19 @@ def script(
     parser = make_parser(func, prog=Path(sys.argv[0]).name)
     return func(**vars(parser.parse_args(_hyphens(sys.argv[1:]))))
 
-# %% ../nbs/api/27_cli.ipynb #0d2185a3
+# %% ../nbs/api/27_cli.ipynb #5c720fc2
 _need_text = "needs --text with the one or two columns that hold the text, such as --text question,answer."
 
 def _columns(text, option):
     if not text: raise ValueError(f"{option} {_need_text}")
     return tuple(c.strip() for c in text.split(','))
 
-_own = dict(dev=None, test=None, text=None, label='label', kind=None, metric=None, sep=None, encoding=None, missing=None, duplicates=None)
-
 def _data(task, train, dev=None, text=None, label=None, glue_dir=None, metric=None, **how):
     "The task and its splits, from a name or from the user's own files"
     from adaptprune.tasks import get_task, load_data, load_task
     how.update(dev=dev, text=text, label=label)
     if train: return load_data(train, metrics=metric, **how)
-    given = [o for o,v in dict(how, metric=metric).items() if v is not None and v!=_own[o]]
+    given = [o for o,v in dict(how, metric=metric).items() if v not in (None, 'label')]
     if given: raise ValueError(f"{option(given[0])} goes with --train, your own training file.")
     return get_task(task), load_task(task, glue_dir)
 
@@ -179,7 +177,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #2b7d1e80
+# %% ../nbs/api/27_cli.ipynb #c53a0ad1
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -188,7 +186,7 @@ def adapt(
     recipe:str=None, # 'distilled' (default), 'structured' (default with --remove), 'default' (faster), 'paper', 'movement'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
-    train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl, .json, .parquet, also .gz, or a quoted 'part-*.csv'
+    train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl, .json, .parquet, .gz of these, or 'part-*.csv'
     dev:str=None, # your own dev set (default: a tenth of --train)
     test:str=None, # your own test set, scored once, at the end
     text:str=None, # one or two text columns of your data, comma-separated (default: by the usual names)
@@ -197,7 +195,7 @@ def adapt(
     metric:str=None, # how your task is judged, such as macro_f1,accuracy (default: accuracy, macro_f1 or spearman)
     sep:str=None, # separator of your text files, such as ';' or tab (default: found by looking)
     encoding:str=None, # encoding of your text files, such as latin-1 (default: UTF-8, or as the byte-order mark says)
-    missing:str=None, # rows without text or label (default: an error): 'drop' leaves them out, 'keep' takes 'None' for a class
+    missing:str=None, # 'drop' leaves out rows without text or label (default: an error), 'keep' takes 'None' for a class
     duplicates:str=None, # 'drop' keeps one row of each text, and none of dev or test in train
     max_length:int=128, # tokens that are read of an example
     batch_size:int=None, # examples in a training batch (default: the recipe's)

@@ -50,7 +50,7 @@ def peak_memory(
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform=='darwin' else peak*1024
 
-# %% ../nbs/api/18_plan.ipynb #238f5cde
+# %% ../nbs/api/18_plan.ipynb #04bfac1d
 def _duration(seconds):
     if seconds<90: return f'{seconds:.0f} s'
     return f'{seconds/60:.0f} min' if seconds<5400 else f'{seconds/3600:.1f} h'
@@ -73,14 +73,16 @@ class Plan:
 
     def __str__(self):
         cut = f"{self.remove:.0%} of the layers' multiply-accumulates removed, then " if self.remove else ''
-        teacher = f"{self.teacher_steps:,} steps for a teacher ({self.teacher_step_seconds:.2f} s each), " if self.teacher_steps else ''
-        lines = [f"plan: {teacher}{self.steps:,} steps of {self.method!r} ({self.step_seconds:.2f} s each), {self.batch_size} examples in a batch",
+        teacher = f"{self.teacher_steps:,} steps for a teacher ({self.teacher_step_seconds:.2f} s each)"
+        own = f"{self.steps:,} steps of {self.method!r} ({self.step_seconds:.2f} s each)"
+        steps = f'{teacher}, {own}' if self.teacher_steps else own
+        lines = [f"plan: {steps}, {self.batch_size} examples in a batch",
             f"{cut}{self.pruned:,} of {self.weights:,} weights pruned",
-            f"estimate: {_duration(self.seconds)} of training on this machine, from 3 steps of each kind, without evaluation",
+            f"estimate: {_duration(self.seconds)} of training on this machine, without evaluation; from 3 steps of each kind",
             f"memory: {self.memory/1e9:.1f} GB at the peak of these steps"]
         return '\n'.join([self.reading, *lines] if self.reading else lines)
 
-# %% ../nbs/api/18_plan.ipynb #ea6e918f
+# %% ../nbs/api/18_plan.ipynb #f825e9d5
 def plan_run(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -95,7 +97,8 @@ def plan_run(
 ) -> Plan:
     "What `adapt_task` would do. A method in several phases raises `ValueError`"
     recipe = get_recipe(recipe or 'distilled', **changes)
-    if recipe.method in phases: raise ValueError(f"The method {recipe.method!r} trains in several phases, which cannot be planned.")
+    if recipe.method in phases:
+        raise ValueError(f"The method {recipe.method!r} trains in several phases, which cannot be planned.")
     if sparsity is None: sparsity = default_sparsity(recipe)
     check_prunes(recipe.method, sparsity)
     setup = set_up(task, model, recipe.batch_size, data, max_length=max_length, seed=seed, pooling=recipe.pooling)
@@ -112,9 +115,11 @@ def plan_run(
     if recipe.remove:
         units = recipe.units if recipe.units=='layers' else 'random'
         Cut(setup, teacher, replace(recipe, units=units), seed)
-    n,steps = sum(p.numel() for p in maskable(setup.model.base_model, recipe.weights).values()),count_steps(recipe, loader, max_steps)
+    n = sum(p.numel() for p in maskable(setup.model.base_model, recipe.weights).values())
+    steps = count_steps(recipe, loader, max_steps)
     own = replace(recipe, remove=0., units='fisher')
     begun,mask_pace = _timed(setup.model, batches, recipe=own, sparsity=sparsity, teacher_model=teacher, **how)
     seconds = start+begun+tokens*(pace*n_teacher+mask_pace*steps)
-    return Plan(str(reading or ''), recipe.method, steps, n_teacher, recipe.batch_size, n, round(n*sparsity), recipe.remove,
-        tokens*mask_pace, tokens*pace, seconds, peak_memory())
+    times = dict(step_seconds=tokens*mask_pace, teacher_step_seconds=tokens*pace, seconds=seconds)
+    sizes = dict(weights=n, pruned=round(n*sparsity), remove=recipe.remove, memory=peak_memory())
+    return Plan(str(reading or ''), recipe.method, steps, n_teacher, recipe.batch_size, **sizes, **times)

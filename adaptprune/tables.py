@@ -76,7 +76,7 @@ def _of_columns(source, columns):
     def column(c): return list(columns[c].tolist() if hasattr(columns[c], 'tolist') else columns[c])
     return Table(source, _unique(source, columns), column, _numbered(source, 'row', range(1, n+1)))
 
-# %% ../nbs/api/09_tables.ipynb #a083cd31
+# %% ../nbs/api/09_tables.ipynb #dd20a15d
 _boms = {codecs.BOM_UTF8: 'utf-8-sig', codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32',
     codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
 
@@ -91,15 +91,17 @@ def _text(path, encoding):
     data = _bytes(path)
     found = encoding or next((e for bom,e in _boms.items() if data.startswith(bom)), 'utf-8')
     try: text = data.decode(found)
-    except LookupError: raise ValueError(f"Unknown encoding {encoding!r}: try 'utf-8', 'utf-16' or 'latin-1'.") from None
+    except LookupError:
+        raise ValueError(f"Unknown encoding {encoding!r}: try 'utf-8', 'utf-16' or 'latin-1'.") from None
     except UnicodeDecodeError as e:
         remedy = f"is it in another encoding than {encoding!r}?" if encoding else \
             "if it is in Latin-1, as many spreadsheets write, give encoding=\"latin-1\" (--encoding latin-1)."
         raise ValueError(f"{path} is not {found.upper().removesuffix('-SIG')} text: {e}; {remedy}") from e
-    if text[:400].count('\0')*4>len(text[:400])>0: raise ValueError(f"{path} looks like UTF-16: give encoding='utf-16'.")
+    if text[:400].count('\0')*4>len(text[:400])>0:
+        raise ValueError(f"{path} looks like UTF-16: give encoding='utf-16'.")
     return text.removeprefix('\ufeff')
 
-# %% ../nbs/api/09_tables.ipynb #67a0dee1
+# %% ../nbs/api/09_tables.ipynb #34d49dfe
 def _csv_rows(path, text, sep):
     "Rows with quotes: pairs of line number and fields"
     rows = csv.reader(io.StringIO(text, newline=''), delimiter=sep, strict=True)
@@ -109,12 +111,13 @@ def _csv_rows(path, text, sep):
     finally: csv.field_size_limit(old)
 
 def _swallows(quoted, plain, n):
-    "Does a quoted reading join lines that are rows of their own?"
-    fields,last = {i: len(r) for i,r in plain},0
-    for line,_ in quoted:
-        if line>last+1 and all(fields.get(i)==n for i in range(last+1, line+1)): return True
-        last = line
-    return False
+    "Does a quoted reading only join lines that look like rows of their own?"
+    fields = {i: len(r) for i,r in plain}
+    ends = [line for line,_ in quoted]
+    spans = [[fields.get(i) for i in range(a+1, b+1)] for a,b in zip([0, *ends], ends)]
+    joined = [s for s in spans if len(s)>1 and s[0]==s[-1]==n]
+    clear = [s for s in spans if s!=[n] and s not in joined]
+    return bool(joined) and not clear
 
 _closed = re.compile('"(?:[^"]|"")*"')
 
@@ -130,7 +133,7 @@ def _tab_rows(path, text):
     sound = all(len(r)==n for _,r in quoted) or len(quoted[0][1])!=n
     return quoted if sound and not _swallows(quoted, plain, n) else plain
 
-# %% ../nbs/api/09_tables.ipynb #3157ee56
+# %% ../nbs/api/09_tables.ipynb #e05b69a1
 _seps = {'.csv': ',;\t|', '.tsv': '\t,;|', '.txt': '\t,;|'}
 
 def _agree(text, sep, n=50):
@@ -152,7 +155,8 @@ def find_separator(
 def _delimited(path, kind, sep, encoding):
     text = _text(path, encoding)
     sep = {'tab': '\t', '\\t': '\t'}.get(sep, sep) or find_separator(text, kind)
-    if len(sep)!=1 or sep in '"\r\n': raise ValueError(f"sep must be one character, such as ',' or ';' or 'tab', got {sep!r}.")
+    if len(sep)!=1 or sep in '"\r\n':
+        raise ValueError(f"sep must be one character, such as ',' or ';' or 'tab', got {sep!r}.")
     lines = _tab_rows(path, text) if sep=='\t' else _csv_rows(path, text, sep)
     names = _unique(path, [c.strip() for c in lines[0][1]] if lines else [])
     del lines[:1]
@@ -164,7 +168,7 @@ def _delimited(path, kind, sep, encoding):
     notes = [] if sep==_seps[kind][0] else [f'separated by {sep!r}']
     return Table(str(path), names, column, _numbered(path, 'line', [i for i,_ in lines]), notes=notes)
 
-# %% ../nbs/api/09_tables.ipynb #e9fc6ed7
+# %% ../nbs/api/09_tables.ipynb #ffd705b0
 def _json(line, where):
     try: return json.loads(line)
     except (ValueError, RecursionError) as e: raise ValueError(f"{where}: not JSON: {e}.") from e
@@ -174,7 +178,8 @@ def _jsonl(path, text):
     lines = [(i, line) for i,line in enumerate(text.split('\n'), 1) if line.strip()]
     records = [_json(line, f'{path}, line {i}') for i,line in lines]
     for (i,_),d in zip(lines, records):
-        if not isinstance(d, dict): raise ValueError(f"{path}, line {i}: expected one JSON object a line, got {type(d).__name__}.")
+        if isinstance(d, dict): continue
+        raise ValueError(f"{path}, line {i}: expected one JSON object a line, got {type(d).__name__}.")
     return _of_records(str(path), records, 'line', [i for i,_ in lines])
 
 def _are(values, kind): return bool(values) and all(isinstance(v, kind) for v in values)
@@ -203,8 +208,9 @@ def _parquet(path):
     def column(c): return file.read(columns=None if '.' in c else [c]).column(c).to_pylist()
     return Table(str(path), names, column, _numbered(path, 'row', range(1, file.metadata.num_rows+1)))
 
-# %% ../nbs/api/09_tables.ipynb #2450fc77
-_readers = {'.csv': _delimited, '.tsv': _delimited, '.jsonl': _jsonl, '.parquet': _parquet, '.json': _of_json, '.txt': _delimited}
+# %% ../nbs/api/09_tables.ipynb #df440b0f
+_readers = {'.csv': _delimited, '.tsv': _delimited, '.jsonl': _jsonl, '.parquet': _parquet, '.json': _of_json,
+    '.txt': _delimited}
 
 def stem(
     path # of a file
@@ -234,9 +240,10 @@ def _joined(tables):
     for t in tables[1:]: t.check(first.names)
     def column(c): return [v for t in tables for v in t.column(c)]
     def where(): return [w for t in tables for w in t.where()]
-    return Table(f'{first.source} and {len(tables)-1} more', first.names, column, where, first.classes, [f'{len(tables)} files'])
+    source = f'{first.source} and {len(tables)-1} more'
+    return Table(source, first.names, column, where, first.classes, [f'{len(tables)} files'])
 
-# %% ../nbs/api/09_tables.ipynb #c8a7f883
+# %% ../nbs/api/09_tables.ipynb #97ce9c04
 def _of_frame(df):
     names = _unique('the DataFrame', df.columns)
     def column(c):
@@ -263,10 +270,11 @@ def _of_list(rows):
     n = len(rows[0]) if isinstance(rows[0], (tuple, list)) else 0
     for i,r in enumerate(rows, 1):
         if isinstance(r, (tuple, list)) and len(r)==n and n in _pair_names: continue
-        raise ValueError(f"the list, row {i}: expected a dict, (text, label) or (text, text, label) like the other rows, got {r!r:.80}.")
+        want = 'a dict, (text, label) or (text, text, label), like the other rows'
+        raise ValueError(f"the list, row {i}: expected {want}, got {r!r:.80}.")
     return _of_columns('the list', dict(zip(_pair_names[n], map(list, zip(*rows)))))
 
-# %% ../nbs/api/09_tables.ipynb #b2691fe2
+# %% ../nbs/api/09_tables.ipynb #dd15eaf4
 def _paths(data):
     "The files that a path, a glob or a list of them names"
     if isinstance(data, (list, tuple)): return [p for d in data for p in _paths(d)]
@@ -279,7 +287,7 @@ def _paths(data):
 def _is_path(x): return isinstance(x, (str, Path))
 
 def open_table(
-    data, # path, glob or list of them (.csv, .tsv, .txt, .jsonl, .json, .parquet, each perhaps .gz); DataFrame; `Dataset`; list of dicts, (text, label) or (text, text, label); dict of lists
+    data, # path, glob or list of them; DataFrame; `Dataset`; list of dicts or of (text, label), (text, text, label); dict of lists
     sep:str=None, # separator of a text file; by default found by looking
     encoding:str=None # of a text file; by default by its byte-order mark, else UTF-8
 ) -> Table:
@@ -289,10 +297,12 @@ def open_table(
         return _joined([_of_file(p, sep, encoding) for p in _paths(data)])
     if isinstance(data, pd.DataFrame): return _of_frame(data)
     if isinstance(data, Dataset): return _of_dataset(data)
-    if isinstance(data, IterableDataset): raise ValueError("A streamed dataset has no end: take its rows first, list(data.take(10000)).")
+    if isinstance(data, IterableDataset):
+        raise ValueError("A streamed dataset has no end: take its rows first, list(data.take(10000)).")
     if isinstance(data, dict): return _of_columns('the dict', data)
     if hasattr(data, 'to_pandas'): return _of_frame(data.to_pandas())
-    if not hasattr(data, '__iter__'): raise ValueError(f"Cannot read data from {data!r:.80}: give a file, a DataFrame, a Dataset or a list.")
+    if not hasattr(data, '__iter__'):
+        raise ValueError(f"Cannot read data from {data!r:.80}: give a file, a DataFrame, a Dataset or a list.")
     rows = list(data)
     if not rows: raise ValueError("the list holds no rows.")
     return _of_list(rows)
@@ -333,9 +343,9 @@ def split_tables(
     tables['train'].notes = [*tables['train'].notes, *notes]
     return tables
 
-# %% ../nbs/api/09_tables.ipynb #8f16c5d1
-_pairs = (('sentence1', 'sentence2'), ('text_a', 'text_b'), ('text1', 'text2'), ('premise', 'hypothesis'), ('question1', 'question2'),
-    ('question', 'sentence'), ('question', 'answer'), ('query', 'passage'))
+# %% ../nbs/api/09_tables.ipynb #3eaa8187
+_pairs = (('sentence1', 'sentence2'), ('text_a', 'text_b'), ('text1', 'text2'), ('premise', 'hypothesis'),
+    ('question1', 'question2'), ('question', 'sentence'), ('question', 'answer'), ('query', 'passage'))
 _texts = 'text', 'sentence', 'review', 'content', 'body', 'comment', 'message', 'tweet', 'utterance', 'document'
 _labels = 'label', 'labels', 'target', 'class', 'category', 'score', 'sentiment', 'rating', 'stars', 'gold_label', 'y'
 _ids = '', 'id', 'idx', 'index', 'unnamed: 0', 'guid', 'uid'
@@ -368,6 +378,8 @@ def text_columns(
     raise ValueError(f"{source} has the columns {', '.join(map(repr, names))}: say which one or two hold the text, "
         "text='review' (--text review) or text='question,answer'.")
 
+_no_multi = "several labels a row (multi-label) are not supported."
+
 def label_column(
     source:str, # for messages
     names, # of the columns
@@ -377,14 +389,15 @@ def label_column(
     "The column that holds the label. More than one reading raises `ValueError`"
     if isinstance(label, (list, tuple)) and len(label)==1: label = label[0]
     if label is not None and not isinstance(label, str):
-        raise ValueError(f"One column holds the label, got {label!r}: several labels a row (multi-label) are not supported.")
+        raise ValueError(f"One column holds the label, got {label!r}: {_no_multi}")
     if label and label in text: raise ValueError(f"The column {label!r} cannot be text and label at once.")
     if label: return label
     lower = {n.lower(): n for n in names if n not in text}
     found = [lower[k] for k in _labels if k in lower] or [n for k,n in lower.items() if k not in _ids and text]
     if 'label' in lower: return lower['label']
     if len(found)==1: return found[0]
-    raise ValueError(f"{source} has the columns {', '.join(map(repr, names))}: say which one holds the label, label='stars' (--label stars).")
+    raise ValueError(f"{source} has the columns {', '.join(map(repr, names))}: say which one holds the label, "
+        "label='stars' (--label stars).")
 
 def find_columns(
     table:Table, # of the training data
@@ -399,7 +412,7 @@ def find_columns(
     table.check([label])
     return text, label
 
-# %% ../nbs/api/09_tables.ipynb #54d91b88
+# %% ../nbs/api/09_tables.ipynb #89a6eec6
 _no_label = {'', 'nan', 'NaN', '<NA>', 'None', 'null', 'NULL', 'NaT', '#N/A'}
 
 def is_missing(
@@ -419,10 +432,10 @@ def _single(source, values):
     listed = bool(texts) and all(re.fullmatch(r'\s*\[.*\]\s*', t, re.S) for t in texts)
     if many or listed:
         shown = next(v for v in values if listed or isinstance(v, many))
-        raise ValueError(f"{source}: the label {shown!r:.80} is not one label: several labels a row (multi-label) are not supported. "
-            "Make one task of each, with labels 0 and 1.")
+        raise ValueError(f"{source}: the label {shown!r:.80} is not one label: {_no_multi} Make one task of each, with labels 0 and 1.")
     if any(issubclass(k, (bool, np.bool_)) for k in kinds) and len(kinds-{bool, np.bool_}):
-        raise ValueError(f"{source}: the labels mix truth values with others ({', '.join(sorted(k.__name__ for k in kinds))}).")
+        have = ', '.join(sorted(k.__name__ for k in kinds))
+        raise ValueError(f"{source}: the labels mix truth values with others ({have}).")
 
 def _number(text):
     try: x = float(text)
@@ -435,7 +448,7 @@ def as_whole(
     "A whole number as the name of a class"
     return str(int(label.partition('.')[0])) if re.fullmatch(r'[+-]?\d+\.0*', label) else label
 
-# %% ../nbs/api/09_tables.ipynb #2018c3eb
+# %% ../nbs/api/09_tables.ipynb #48e226ae
 _ask = "give kind='classification' (--kind classification) if these are classes"
 
 def _check_guess(source, names, numbers, n):
@@ -443,16 +456,19 @@ def _check_guess(source, names, numbers, n):
     some = ', '.join(sorted(names)[:5])
     fractions = any(x is not None and x!=int(x) for x in numbers)
     numeric = None not in numbers
-    if not numeric and fractions: raise ValueError(f"{source}: the labels mix numbers with fractions and words ({some}, ...): {_ask}.")
+    if not numeric and fractions:
+        raise ValueError(f"{source}: the labels mix numbers with fractions and words ({some}, ...): {_ask}.")
     truth = {x.lower() for x in names} & {'true', 'false'}
-    if truth and any(x is not None for x in numbers): raise ValueError(f"{source}: the labels mix truth values with numbers ({some}).")
+    if truth and any(x is not None for x in numbers):
+        raise ValueError(f"{source}: the labels mix truth values with numbers ({some}).")
     if all(re.fullmatch(r'[+-]?\d*(,\d+)?', x) for x in names) and any(',' in x for x in names):
-        raise ValueError(f"{source}: the labels look like numbers with a decimal comma ({some}): write a point, or {_ask}.")
+        raise ValueError(f"{source}: the labels look like numbers with a decimal comma ({some}): write points, or {_ask}.")
     if numeric and fractions: return
     what = 'whole numbers' if numeric else 'labels'
     if numeric and len(names)>20 or len(names)>5 and 2*len(names)>n:
-        scores = ", or kind='regression' (--kind regression) if they are scores" if numeric else ": is the label column the right one?"
-        raise ValueError(f"{source}: {len(names)} different {what} in {n:,} rows ({some}, ...): {_ask}{scores}")
+        scores = ", or kind='regression' (--kind regression) if they are scores"
+        else_ = scores if numeric else ": is the label column the right one?"
+        raise ValueError(f"{source}: {len(names)} different {what} in {n:,} rows ({some}, ...): {_ask}{else_}")
 
 def infer_labels(
     values, # raw labels: words, numbers or truth values; missing ones are passed over
@@ -471,7 +487,7 @@ def infer_labels(
     if whole: names = {as_whole(x) for x in names}
     return kind, tuple(sorted(names, key=None if None in numbers else float))
 
-# %% ../nbs/api/09_tables.ipynb #3037ce55
+# %% ../nbs/api/09_tables.ipynb #41a4476e
 def _lacks(row, words):
     "What a row lacks: 'text', 'label' or nothing"
     *texts,label = row
@@ -480,9 +496,11 @@ def _lacks(row, words):
 
 def _refuse(rows, lacks, what):
     where,values = next(r for r,x in zip(rows, lacks) if x==what)
-    shown = f' (it says {values[-1]!r})' if what=='label' and values[-1] else ''
+    word = values[-1] if what=='label' and isinstance(values[-1], str) else ''
+    shown = f' (it says {word!r})' if word.strip() else ''
     keep = ", and missing='keep' takes the word for a class" if shown else ''
-    raise ValueError(f"{where}: the {what} is missing{shown}, here and in {lacks.count(what)-1:,} more of {len(rows):,} rows: "
+    more = f'here and in {lacks.count(what)-1:,} more of {len(rows):,} rows'
+    raise ValueError(f"{where}: the {what} is missing{shown}, {more}: "
         f"missing='drop' (--missing drop) leaves such rows out{keep}.")
 
 def full_rows(
@@ -541,7 +559,7 @@ def leaks(
     found = {s: sum(t in train for t in ts) for s,ts in texts.items() if s!='train'}
     return [f"{n:,} {s} texts {'is' if n==1 else 'are'} in train" for s,n in found.items() if n]
 
-# %% ../nbs/api/09_tables.ipynb #aad7f1ef
+# %% ../nbs/api/09_tables.ipynb #39232f70
 def shown_metric(
     name:str # 'macro_f1'
 ) -> str: # 'macro F1'
@@ -570,9 +588,11 @@ class Reading:
 
     def __str__(self):
         splits = ', '.join(f"{s} {n:,}{' held out' if s=='dev' and self.held else ''}" for s,n in self.rows.items())
-        columns = f"text column{'s' if len(self.text)>1 else ''} {' and '.join(map(repr, self.text))}, label {self.label!r}"
+        texts = f"text column{'s' if len(self.text)>1 else ''} {' and '.join(map(repr, self.text))}"
+        columns = f'{texts}, label {self.label!r}'
         parts = [f'read as {self._labels()}', f'{sum(self.rows.values()):,} rows ({splits})', columns]
-        if self.cut is not None: parts.append(f"{self.cut:,} text{'' if self.cut==1 else 's'} cut at {self.max_length} tokens")
+        cut = f"{self.cut} text{'' if self.cut==1 else 's'} cut at {self.max_length} tokens"
+        if self.cut is not None: parts.append(cut)
         why = f' ({self.imbalance})' if self.imbalance else ''
         return '; '.join([*parts, f'metric {shown_metric(self.metric)}{why}', *self.notes])
 

@@ -171,7 +171,7 @@ def _writable(out, resume):
     if not at_teacher: Checkpoint(out, resume=resume)       # refuses a run that has nothing to resume
     check_writable(out)
 
-# %% ../nbs/api/18_task.ipynb #555b9c96
+# %% ../nbs/api/18_task.ipynb #b821bac2
 _data_takes = set(signature(load_data).parameters)-{'train', 'seed', 'name'}
 
 def _own_data(task, data, kwargs):
@@ -180,7 +180,8 @@ def _own_data(task, data, kwargs):
     kwargs = {k: v for k,v in kwargs.items() if k not in how}
     if data is not None: return *fit_data(task, data, **how), kwargs
     if how: raise ValueError(f"{', '.join(how)} goes with your own data: give data=..., such as a file or a DataFrame.")
-    if task is None: raise ValueError("Give a task, such as 'sst2', or your own data=..., such as a file or a DataFrame.")
+    if task is None:
+        raise ValueError("Give a task, such as 'sst2', or your own data=..., such as a file or a DataFrame.")
     return get_task(task), None, kwargs
 
 def _saying(fresh, say):
@@ -195,7 +196,7 @@ def _saying(fresh, say):
 
 def _to_stderr(line): print(line, file=sys.stderr)
 
-# %% ../nbs/api/18_task.ipynb #9dd007f1
+# %% ../nbs/api/18_task.ipynb #2e48f8ec
 def adapt_task(
     task=None, # name of a GLUE or mini task, or a `Task`; with `data` a name of your own, or `None`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -212,7 +213,7 @@ def adapt_task(
     round_steps:int=None, # optimiser steps of each round of 'imp'; by default as `max_steps`
     tune_kept:bool=False, # 'imp': one more round for `tuned_metrics` at the final mask
     rank:int=8, # rank of the matrices of 'lora'
-    say=None, # function that is told in a line what was made of your data; by default it is printed, beside the progress bar
+    say=None, # function that is told in a line what was made of your data; by default the line is printed
     **kwargs # for `adapt`, fields of the recipe, and what `load_data` takes: text, label, kind, dev, test, ...
 ) -> Adapted: # its report holds the metrics of each dev split, what was trained, and what a task stores
     "Adapt a pre-trained model to a task, by any method"

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from .tables import (Reading, as_whole, duplicates_in, find_columns, full_rows, imbalance, infer_labels, leaks, read_file,
     split_tables, stem, texts_of, without_duplicates)
 
-# %% ../nbs/api/09_tasks.ipynb #e0ff68f2
+# %% ../nbs/api/09_tasks.ipynb #a65dbaf1
 @dataclass(frozen=True)
 class Task:
     "What has to be known about a task; the first of its metrics is the one that models are chosen by"
@@ -48,7 +48,8 @@ class Task:
         for m in self.metrics: _check_metric(self, m)
         w = self.class_weights
         if w is not None and not (len(w)==len(self.labels) and all(0<x<math.inf for x in w)):
-            raise ValueError(f"Task {self.name!r} needs a weight above 0 for each of its {len(self.labels)} classes, got {w!r}.")
+            want = f'a weight above 0 for each of its {len(self.labels)} classes'
+            raise ValueError(f"Task {self.name!r} needs {want}, got {w!r}.")
 
     @property
     def metric_names(self) -> tuple: return tuple(map(metric_name, self.metrics))
@@ -84,7 +85,7 @@ def _scores(name):
         return getattr(metrics, name)(y, p) if len(y)>1 or name!='r2_score' else 0.
     return _quiet(f)
 
-# %% ../nbs/api/09_tasks.ipynb #84d33278
+# %% ../nbs/api/09_tasks.ipynb #ccb8279d
 def _auc(y, p):
     "Area under the ROC curve; .5, chance, where only one class occurs"
     from scipy.special import softmax
@@ -96,14 +97,15 @@ def _auc(y, p):
 
 _of_classes = dict(accuracy=_classes('accuracy_score'), balanced_accuracy=_classes('balanced_accuracy_score'),
     f1=_classes('f1_score', zero_division=0), macro_f1=_classes('f1_score', average='macro', zero_division=0),
-    weighted_f1=_classes('f1_score', average='weighted', zero_division=0), auc=_auc, matthews=_classes('matthews_corrcoef'))
+    weighted_f1=_classes('f1_score', average='weighted', zero_division=0), auc=_auc,
+    matthews=_classes('matthews_corrcoef'))
 _of_scores = dict(pearson=_correlation('pearsonr'), spearman=_correlation('spearmanr'), r2=_scores('r2_score'),
     mse=_scores('mean_squared_error'), mae=_scores('mean_absolute_error'), rmse=_scores('root_mean_squared_error'))
 _metrics = dict(classification=_of_classes, regression=_of_scores)
 lower_is_better = 'mse','mae','rmse'
 default_metrics = dict(classification=('accuracy',), regression=('spearman', 'pearson'))
 
-# %% ../nbs/api/09_tasks.ipynb #85d1ca26
+# %% ../nbs/api/09_tasks.ipynb #b8926b6c
 def metric_name(
     metric # a name or a function
 ) -> str: # the name that reports give it
@@ -115,10 +117,13 @@ def _check_metric(task, m):
     if callable(m) and metric_name(m)!='<lambda>': return
     known = _metrics[task.kind]
     if m not in known:
-        what = 'A metric needs a name: write `def` in place of `lambda`' if callable(m) else f'{m!r} is none of {", ".join(known)}'
-        raise ValueError(f"Task {task.name!r} needs one or more metrics for {task.kind}, or functions (labels, logits) -> float: {what}.")
+        what = f'{m!r} is none of {", ".join(known)}'
+        if callable(m): what = 'a metric needs a name, so write `def` in place of `lambda`'
+        raise ValueError(f"Task {task.name!r} needs one or more metrics for {task.kind}, or functions "
+            f"(labels, logits) -> float: {what}.")
     if m=='f1' and len(task.labels)!=2:
-        raise ValueError(f"Task {task.name!r}: 'f1' is for two classes, and there are {len(task.labels)}: use 'macro_f1' or 'weighted_f1'.")
+        raise ValueError(f"Task {task.name!r}: 'f1' is for two classes, and there are {len(task.labels)}: "
+            "use 'macro_f1' or 'weighted_f1'.")
 
 # %% ../nbs/api/09_tasks.ipynb #6a68b519
 _pair,_rte = ('sentence1', 'sentence2'),('entailment', 'not_entailment')
@@ -143,7 +148,7 @@ MINI = _tasks('mini',
     dict(name='mini-similarity', text=_pair, label='score', kind='regression', metrics=('spearman', 'pearson')),
     dict(name='mini-inference', text=_pair, labels=_nli))
 
-# %% ../nbs/api/09_tasks.ipynb #d186bcef
+# %% ../nbs/api/09_tasks.ipynb #48d48630
 def _plain(name): return re.sub('[^a-z0-9]', '', str(name).lower())
 
 def get_task(
@@ -153,7 +158,8 @@ def get_task(
     if isinstance(name, Task): return name
     for t in (*GLUE.values(), *MINI.values()):
         if _plain(t.name)==_plain(name): return t
-    raise ValueError(f"Unknown task {name!r}: use one of {', '.join((*GLUE, *MINI))}, or `load_files` and `load_data` for your own data.")
+    known = ', '.join((*GLUE, *MINI))
+    raise ValueError(f"Unknown task {name!r}: use one of {known}, or `load_data` (or `load_files`) for your own data.")
 
 # %% ../nbs/api/09_tasks.ipynb #1cf0d6b3
 def _array(x): return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=np.float64)
@@ -218,7 +224,7 @@ def read_rows(
     if not out: raise ValueError(f"{path} holds no rows.")
     return out
 
-# %% ../nbs/api/09_tasks.ipynb #dd4bd6ff
+# %% ../nbs/api/09_tasks.ipynb #1416dcc6
 def _code(task, codes, label, where):
     s = '' if label is None else str(label).strip()
     if not s: raise ValueError(f"{where}: the label is missing.")
@@ -241,7 +247,8 @@ def to_dataset(
     if task.source!='files' or by_index: codes = {str(i): i for i in codes.values()} | codes
     if path is not None: rows = [(f'{path}, line {n}', v) for n,v in rows]
     for at,(*texts,_) in rows:
-        if not all(isinstance(t, str) for t in texts): raise ValueError(f"{at}: the text is missing or not a string: {texts!r:.80}.")
+        if all(isinstance(t, str) for t in texts): continue
+        raise ValueError(f"{at}: the text is missing or not a string: {texts!r:.80}.")
     label = [_code(task, codes, v[-1], at) for at,v in rows]
     cols = {c: [v[i] for _,v in rows] for i,c in enumerate(('text_a', 'text_b')[:len(task.text)])}
     kinds = {c: Value('string') for c in cols} | {'label': ClassLabel(names=list(task.labels)) if task.labels else Value('float32')}
@@ -325,7 +332,7 @@ def holdout(
     stay,held = _held(ds['train'], share, seed)
     return DatasetDict({**ds, 'train': ds['train'].select(stay), 'validation': ds['train'].select(held)})
 
-# %% ../nbs/api/09_tasks.ipynb #8bfb9ba9
+# %% ../nbs/api/09_tasks.ipynb #b9b9357a
 def _as_metrics(metrics):
     "Metrics as people give them: one name, 'a, b', a function, or several"
     if metrics is None or callable(metrics): return metrics and (metrics,)
@@ -338,7 +345,8 @@ def _label_names(values, kind, table, label):
     else: kind,names = infer_labels(values, kind, f"{table.source}: the column {label!r}")
     seen = {str(v).strip() for v in values}
     if len(seen)==1 or kind=='classification' and len(names)==1:
-        raise ValueError(f"{table.source}: the label column {label!r} holds only one {'class' if kind=='classification' else 'score'}, {seen.pop()!r}.")
+        what = 'class' if kind=='classification' else 'score'
+        raise ValueError(f"{table.source}: the label column {label!r} holds only one {what}, {seen.pop()!r}.")
     return kind, names
 
 def _case_notes(names):
@@ -374,7 +382,7 @@ def _hold_out(ds, texts, seed):
     said = dict(train=[words[i] for i in stay], dev=[words[i] for i in held])
     return {**ds, **parts}, {**texts, **said}
 
-# %% ../nbs/api/09_tasks.ipynb #fdb9b276
+# %% ../nbs/api/09_tasks.ipynb #706451b0
 def _counts(rows, names):
     "Class -> number of rows"
     found = Counter(str(v[-1]).strip() for _,v in rows)
@@ -395,7 +403,8 @@ def _weights(asked, rows, names, source):
         return tuple(sum(counts.values())/(len(names)*max(counts[n], 1)) for n in names)
     given = {str(k): float(v) for k,v in asked.items()} if isinstance(asked, dict) else {}
     if names and given.keys()==set(names): return tuple(given[n] for n in names)
-    raise ValueError(f"{source}: class_weights must be 'balanced', or a dict with the classes {', '.join(names) or '(none: these are scores)'}, got {asked!r}.")
+    have = ', '.join(names) or '(none: these are scores)'
+    raise ValueError(f"{source}: class_weights must be 'balanced', or a dict with the classes {have}, got {asked!r}.")
 
 def _assembled(task, tables, splits, notes, seed, by_index=False):
     "Rows as splits with a dev set, and what is said of them"
@@ -409,7 +418,8 @@ def _assembled(task, tables, splits, notes, seed, by_index=False):
     shown = task.labels or (min(scores), max(scores))
     notes = [*tables['train'].notes, *_case_notes(task.labels), *notes, *leaks(texts)]
     rows = {s: len(ds[s]) for s in order}
-    data.reading = Reading(task.kind, shown, rows, 'dev' not in tables, task.text, task.label, task.metric, uneven, notes)
+    about = dict(text=task.text, label=task.label, metric=task.metric, imbalance=uneven, notes=notes)
+    data.reading = Reading(task.kind, shown, rows, 'dev' not in tables, **about)
     return data
 
 def _name_of(train):
@@ -418,15 +428,15 @@ def _name_of(train):
     if isinstance(train, (list, tuple)) and train: train = train[0]
     return stem(train) if isinstance(train, (str, Path)) else 'own'
 
-# %% ../nbs/api/09_tasks.ipynb #66740ae5
+# %% ../nbs/api/09_tasks.ipynb #f40ae455
 def load_data(
-    train, # whatever `open_table` reads: file, glob, DataFrame, `Dataset`, list, ...; or a `DatasetDict`, or a dict of splits
+    train, # what `open_table` reads: file, glob, DataFrame, `Dataset`, list, ...; or a `DatasetDict`, or a dict of splits
     dev=None, # the same for the dev set; by default that of `train`, else a tenth of its rows
     test=None, # the same for a test set, which is scored at the end
     text=None, # name of the text column, or of two: 'question, answer'; by default found by the usual names
     label=None, # name of the label column; by default found by the usual names
     kind:str=None, # 'classification' or 'regression'; by default as the labels look, see `infer_labels`
-    metrics=None, # name of a metric, or a function (labels, logits) -> float, or a tuple of these; the first one decides
+    metrics=None, # a metric's name, or a function (labels, logits) -> float, or a tuple of these; the first one decides
     sep:str=None, # separator of a text file; by default found by looking
     encoding:str=None, # of a text file, such as 'latin-1'; by default by its byte-order mark, else UTF-8
     missing:str=None, # 'drop' leaves out rows without text or label; 'keep' takes words such as 'None' for classes
@@ -434,9 +444,10 @@ def load_data(
     seed:int=0, # random seed of the held-out tenth
     name:str=None, # of the task; by default that of the file
     class_weights=None # 'balanced', or a dict: class -> weight in the loss; by default all alike
-) -> tuple: # `Task`; `DatasetDict` with train, dev and perhaps test, whose `reading` says in a line what was made of the data
+) -> tuple: # `Task`; `DatasetDict` with train, dev and perhaps test, whose `reading` says what was made of the data
     "A task from your own data. What is wrong or unclear raises `ValueError` with file and line"
-    if kind not in (None, *default_metrics): raise ValueError(f"kind must be 'classification' or 'regression', got {kind!r}.")
+    if kind not in (None, *default_metrics):
+        raise ValueError(f"kind must be 'classification' or 'regression', got {kind!r}.")
     tables = split_tables(train, dev, test, sep, encoding)
     table = tables['train']
     text,label = find_columns(table, text, label)
@@ -460,10 +471,11 @@ def load_files(
     "`load_data` by its older name, with columns that are named"
     return load_data(train, dev, text=text, label=label, kind=kind, seed=seed)
 
-# %% ../nbs/api/09_tasks.ipynb #be5beee5
+# %% ../nbs/api/09_tasks.ipynb #6340a5c3
 def _is_ready(data):
     "Is data in the form of `load_task`?"
-    return isinstance(data, dict) and all(isinstance(d, Dataset) and {'text_a', 'label'}<=set(d.column_names) for d in data.values())
+    def ready(d): return isinstance(d, Dataset) and {'text_a', 'label'}<=set(d.column_names)
+    return isinstance(data, dict) and all(map(ready, data.values()))
 
 def fit_data(
     task, # a name or a `Task`; a new name, or `None`: the task is made from the data
@@ -477,7 +489,8 @@ def fit_data(
     if known is None: return load_data(data, name=task, seed=seed, **how)
     if _is_ready(data) and not how: return known, data
     if how.keys()&{'text', 'label', 'kind', 'metrics', 'class_weights'}:
-        raise ValueError(f"The task {known.name!r} says its columns and metrics: leave out {', '.join(how)}, or give a new name.")
+        raise ValueError(f"The task {known.name!r} says its columns and metrics: leave out {', '.join(how)}, "
+            "or give a new name.")
     cleaning = {k: how.pop(k, None) for k in ('missing', 'duplicates')}
     tables = split_tables(data, **how)
     splits,notes = _clean_splits(tables, [*known.text, known.label], **cleaning)
