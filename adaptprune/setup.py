@@ -71,7 +71,7 @@ class Setup:
             out.update({k+mark: v for k,v in evaluate(model, l, self.task).items()})
         return out
 
-# %% ../nbs/api/15_setup.ipynb #9c8c6e5d
+# %% ../nbs/api/15_setup.ipynb #a7af8ed1
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -91,7 +91,7 @@ def set_up(
     set_seed(seed)
     net = AdaptModel(encoder, task.num_labels, pooling)
     if task.class_weights: net.class_weights = torch.tensor(task.class_weights)
-    if task.kind=='regression': nn.init.constant_(net.head.mlp[-1].bias, float(np.mean(data['train']['label'])))
+    if task.kind=='regression': nn.init.constant_(net.head.mlp[-1].bias, float(np.mean(data['train']['label'][:])))
     return Setup(task, net, make_loaders(data, tokenizer, batch_size, max_length=max_length, seed=seed), tokenizer, data)
 
 # %% ../nbs/api/15_setup.ipynb #8718fee6

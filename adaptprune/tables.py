@@ -101,7 +101,7 @@ def _text(path, encoding):
         raise ValueError(f"{path} looks like UTF-16: give encoding='utf-16'.")
     return text.removeprefix('\ufeff')
 
-# %% ../nbs/api/09_tables.ipynb #34d49dfe
+# %% ../nbs/api/09_tables.ipynb #0a30152c
 def _csv_rows(path, text, sep):
     "Rows with quotes: pairs of line number and fields"
     rows = csv.reader(io.StringIO(text, newline=''), delimiter=sep, strict=True)
@@ -121,13 +121,17 @@ def _swallows(quoted, plain, n):
 
 _closed = re.compile('"(?:[^"]|"")*"')
 
+def _unquoted(field): return field[1:-1].replace('""', '"') if field.startswith('"') else field
+
 def _tab_rows(path, text):
     "Rows between tabs, with quotes only where all of them are closed"
     plain = [(i, s.split('\t')) for i,line in enumerate(text.split('\n'), 1) if (s := line.rstrip('\r'))]
     opened = [f for _,r in plain for f in r if f.startswith('"')] if '"' in text else []
     if not opened: return plain
     n = len(plain[0][1])
-    if all(len(r)==n for _,r in plain) and not all(map(_closed.fullmatch, opened)): return plain
+    if all(len(r)==n for _,r in plain):
+        closed = all(map(_closed.fullmatch, opened))
+        return [(i, list(map(_unquoted, r))) for i,r in plain] if closed else plain
     try: quoted = _csv_rows(path, text, '\t')
     except ValueError: return plain
     sound = all(len(r)==n for _,r in quoted) or len(quoted[0][1])!=n

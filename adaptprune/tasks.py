@@ -311,11 +311,11 @@ def load_task(
     if source=='folder' and not glue_dir: raise ValueError("source='folder' needs glue_dir=... or the variable GLUE_DIR.")
     return load_folder(task, _find(task, glue_dir), skip_bad_rows) if glue_dir and source!='hub' else load_hub(task)
 
-# %% ../nbs/api/09_tasks.ipynb #3553bef5
+# %% ../nbs/api/09_tasks.ipynb #757362b9
 def _held(ds, share, seed):
     "The numbers of the rows that stay in train, and of those held out"
     if not 0<share<=.5: raise ValueError(f"share, the part of the training rows to hold out, must lie in (0, .5], got {share!r}.")
-    y,k = np.asarray(ds['label']),round(len(ds)*share)
+    y,k = np.asarray(ds['label'][:]),round(len(ds)*share)
     order = np.random.default_rng(seed).permutation(len(y))
     order = order[y[order].argsort(kind='stable')]
     held = order[((np.arange(k)+.5)*len(y)/max(k, 1)).astype(int)]
