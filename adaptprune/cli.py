@@ -177,7 +177,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #c53a0ad1
+# %% ../nbs/api/27_cli.ipynb #9b8d2776
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -222,10 +222,12 @@ def adapt(
     t,data = _data(task, train, dev, text, label, glue_dir, **own)
     if dry_run: return _dry_run(t, model, sparsity, recipe, data, how, json)
     watch = dict(out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty())
-    watch.update(say=_to_stderr if not json else str)
+    told = []
+    watch.update(say=told.append if json else _to_stderr)
     res = adapt_task(t, model, sparsity, recipe, data=data, **how, **watch)
     TaskMask.from_adapted(res).save_pretrained(out)
-    _tell(dict(res.report, out=out), json, _adapted(t, res.report, out))
+    report = dict(res.report, out=out, **(dict(reading=told[0]) if told else {}))
+    _tell(report, json, _adapted(t, res.report, out))
 
 # %% ../nbs/api/27_cli.ipynb #50d01dce
 def _revision(mask, revision):

@@ -491,11 +491,13 @@ def infer_labels(
     if whole: names = {as_whole(x) for x in names}
     return kind, tuple(sorted(names, key=None if None in numbers else float))
 
-# %% ../nbs/api/09_tables.ipynb #41a4476e
+# %% ../nbs/api/09_tables.ipynb #399bddfa
 def _lacks(row, words):
-    "What a row lacks: 'text', 'label' or nothing"
+    "What a row lacks: 'text', 'label' or nothing; 'string' for a text of another type"
     *texts,label = row
-    if any(t is None or isinstance(t, str) and not t.strip() for t in texts): return 'text'
+    for t in texts:
+        if is_missing(t, words=False): return 'text'
+        if not isinstance(t, str): return 'string'
     return 'label' if is_missing(label, words) else None
 
 def _refuse(rows, lacks, what):
@@ -517,6 +519,9 @@ def full_rows(
     lacks = [_lacks(v, missing!='keep') for _,v in rows]
     n = Counter(lacks)
     if not n.keys()-{'label'}: raise ValueError(f"{source} holds no labels.")
+    if n['string']:
+        where,values = rows[lacks.index('string')]
+        raise ValueError(f"{where}: the text is not a string: {values[:-1]!r:.80}.")
     if missing!='drop':
         for what in ('label', 'text'):
             if n[what]: _refuse(rows, lacks, what)

@@ -196,7 +196,7 @@ def _saying(fresh, say):
 
 def _to_stderr(line): print(line, file=sys.stderr)
 
-# %% ../nbs/api/18_task.ipynb #2e48f8ec
+# %% ../nbs/api/18_task.ipynb #1b209811
 def adapt_task(
     task=None, # name of a GLUE or mini task, or a `Task`; with `data` a name of your own, or `None`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -227,7 +227,7 @@ def adapt_task(
     fresh = _saying(fresh, say or (_to_stderr if kwargs.get('progress', True) else str))
     kwargs.update(seed=seed, max_steps=max_steps)
     if recipe.method in phases:
-        key = [task.name, str(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
+        key = [task.mark, str(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
         res = _in_phases(fresh, recipe, sparsity, dict(round_steps=round_steps, tune_kept=tune_kept), cache, key, **kwargs)
     else:
         kwargs.update(sparsity=sparsity, rank=rank)

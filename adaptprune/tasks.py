@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-# %% ../nbs/api/09_tasks.ipynb #2af59b51
+# %% ../nbs/api/09_tasks.ipynb #fa30cabc
 import numpy as np, pyarrow.compute as pc, torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
 from torch.utils.data import DataLoader, Sampler
-from .tables import (Reading, as_whole, duplicates_in, find_columns, full_rows, imbalance, infer_labels, leaks, read_file,
-    split_tables, stem, texts_of, without_duplicates)
+from .tables import (Reading, as_whole, duplicates_in, find_columns, full_rows, imbalance, infer_labels, is_missing, leaks,
+    read_file, split_tables, stem, texts_of, without_duplicates)
 
-# %% ../nbs/api/09_tasks.ipynb #a65dbaf1
+# %% ../nbs/api/09_tasks.ipynb #f2e40e01
 @dataclass(frozen=True)
 class Task:
     "What has to be known about a task; the first of its metrics is the one that models are chosen by"
@@ -55,6 +55,10 @@ class Task:
     def metric_names(self) -> tuple: return tuple(map(metric_name, self.metrics))
     @property
     def metric(self) -> str: return self.metric_names[0]
+    @property
+    def mark(self):
+        "What tells teachers of this task from those of others"
+        return [self.name, *self.class_weights] if self.class_weights else self.name
     @property
     def num_labels(self) -> int: return len(self.labels) if self.kind=='classification' else 1
 
@@ -361,7 +365,7 @@ def _whole(rows):
     "Rows whose labels such as '1.0' are written '1'"
     return [(w, [*texts, as_whole(str(label).strip())]) for w,(*texts,label) in rows]
 
-# %% ../nbs/api/09_tasks.ipynb #3d436ab0
+# %% ../nbs/api/09_tasks.ipynb #ab950e15
 def _clean_splits(tables, columns, missing, duplicates):
     "The rows of all splits that can be used; what was left out, in words"
     if duplicates not in (None, 'drop'): raise ValueError(f"duplicates must be 'drop' or None, got {duplicates!r}.")
@@ -372,6 +376,13 @@ def _clean_splits(tables, columns, missing, duplicates):
     if duplicates!='drop': return splits, notes+duplicates_in(splits['train'])
     splits,left = without_duplicates(splits)
     return splits, notes+left
+
+def _without_hidden(tables, label):
+    "Tables without a test set whose labels are kept secret"
+    t = tables.get('test')
+    if t is None or label in t.names and not all(map(is_missing, t.column(label))): return tables
+    tables['train'].notes = [*tables['train'].notes, 'test has no labels and is not used']
+    return {s: x for s,x in tables.items() if s!='test'}
 
 def _hold_out(ds, texts, seed):
     "Splits with a dev set, and their texts"
@@ -428,7 +439,7 @@ def _name_of(train):
     if isinstance(train, (list, tuple)) and train: train = train[0]
     return stem(train) if isinstance(train, (str, Path)) else 'own'
 
-# %% ../nbs/api/09_tasks.ipynb #f40ae455
+# %% ../nbs/api/09_tasks.ipynb #0bf29872
 def load_data(
     train, # what `open_table` reads: file, glob, DataFrame, `Dataset`, list, ...; or a `DatasetDict`, or a dict of splits
     dev=None, # the same for the dev set; by default that of `train`, else a tenth of its rows
@@ -451,7 +462,7 @@ def load_data(
     tables = split_tables(train, dev, test, sep, encoding)
     table = tables['train']
     text,label = find_columns(table, text, label)
-    if test is None and 'test' in tables and label not in tables['test'].names: del tables['test']     # hidden labels
+    if test is None: tables = _without_hidden(tables, label)
     splits,notes = _clean_splits(tables, [*text, label], missing, duplicates)
     kind,names = _label_names([v[-1] for _,v in splits['train']], kind, table, label)
     metrics = _as_metrics(metrics)
@@ -471,10 +482,12 @@ def load_files(
     "`load_data` by its older name, with columns that are named"
     return load_data(train, dev, text=text, label=label, kind=kind, seed=seed)
 
-# %% ../nbs/api/09_tasks.ipynb #6340a5c3
+# %% ../nbs/api/09_tasks.ipynb #765fba46
 def _is_ready(data):
     "Is data in the form of `load_task`?"
-    def ready(d): return isinstance(d, Dataset) and {'text_a', 'label'}<=set(d.column_names)
+    def ready(d):
+        if not (isinstance(d, Dataset) and {'text_a', 'label'}<=set(d.column_names)): return False
+        return getattr(d.features['label'], 'dtype', 'string')!='string'
     return isinstance(data, dict) and all(map(ready, data.values()))
 
 def fit_data(
@@ -487,12 +500,15 @@ def fit_data(
     known = task if isinstance(task, Task) else None
     if isinstance(task, str) and _plain(task) in map(_plain, (*GLUE, *MINI)): known = get_task(task)
     if known is None: return load_data(data, name=task, seed=seed, **how)
-    if _is_ready(data) and not how: return known, data
+    if _is_ready(data) and not how:
+        if len(data)==1: warnings.warn("The data has no split beside 'train': nothing is evaluated, unless validate=True.")
+        return known, data
     if how.keys()&{'text', 'label', 'kind', 'metrics', 'class_weights'}:
         raise ValueError(f"The task {known.name!r} says its columns and metrics: leave out {', '.join(how)}, "
             "or give a new name.")
     cleaning = {k: how.pop(k, None) for k in ('missing', 'duplicates')}
     tables = split_tables(data, **how)
+    if how.get('test') is None: tables = _without_hidden(tables, known.label)
     splits,notes = _clean_splits(tables, [*known.text, known.label], **cleaning)
     by_index = bool(known.labels) and not _numbered(known.labels)
     return known, _assembled(known, tables, splits, notes, seed, by_index)

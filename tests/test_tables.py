@@ -133,6 +133,14 @@ def test_splits(dev):
         assert ds['test']['text_a'][0]=='text 50' and 'not used' in str(ds.reading) and 'held out' not in str(ds.reading)
     refuses("no split 'train'", DatasetDict(all=Dataset.from_pandas(frame)))
 
+def test_hidden_test_labels():
+    feats = Features(text=Value('string'), label=ClassLabel(names=['no', 'yes']))
+    def split(ys): return Dataset.from_dict(dict(text=[f't {i}' for i in range(len(ys))], label=ys), features=feats)
+    data = DatasetDict(train=split([0, 1]*10), test=split([-1]*5))
+    for task,ds in (load_data(data), fit_data(Task('t', ('text',), labels=('no', 'yes')), data)):
+        assert list(ds)==['train', 'dev'] and 'test has no labels and is not used' in str(ds.reading)
+    with pytest.raises(ValueError, match='holds no labels'): load_data(data['train'], test=data['test'])
+
 def test_a_test_file(tmp_path):
     frame[:40].to_csv(tmp_path/'a.csv', index=False)
     frame[40:].to_csv(tmp_path/'b.csv', index=False)
@@ -280,7 +288,8 @@ def test_empty_texts():
         data = dict(text=['a', empty, 'b', 'c']*5, label=['x', 'y', 'x', 'y']*5)
         refuses(r'row 2: the text is missing.* 4 more of 20 rows', data)
         assert '5 rows without text left out' in str(load_data(data, missing='drop')[1].reading)
-    refuses('not a string', dict(text=[1, 2]*10, label=['x', 'y']*10))
+    for odd in ([1, 2], [['a'], ['b']], [b'a', b'b']): refuses('row 1: the text is not a string', dict(text=odd*10, label=['x', 'y']*10))
+    refuses('row 1: the text is missing', [(float('nan'), 'a'), ('b', 'c')])
     pairs = [('a', '', 0), ('b', 'c', 1)]*9
     refuses('row 1: the text is missing', pairs)
 
@@ -362,6 +371,7 @@ def test_data_with_the_columns_of_a_task():
     with pytest.raises(ValueError, match='leave out label'): fit_data(mine, data, label='stars')
     ready = fit_data(mine, data)[1]
     assert fit_data(mine, ready)[1] is ready
+    with pytest.warns(UserWarning, match='nothing is evaluated'): fit_data(mine, DatasetDict(train=ready['train']))
     assert fit_data('reviews', frame)[0].name=='reviews' and fit_data(None, frame)[0].name=='own'
 
 # --- the line
