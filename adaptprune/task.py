@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['n_scored', 'check_prunes', 'sizes', 'Cut', 'adapt_task']
 
-# %% ../nbs/api/18_task.ipynb #b50fbc5e
-import math, shutil, sys, time
+# %% ../nbs/api/18_task.ipynb #2045f23c
+import math, os, shutil, sys, time
 from dataclasses import asdict, replace
 from functools import partial
 from inspect import signature
@@ -171,7 +171,7 @@ def _writable(out, resume):
     if not at_teacher: Checkpoint(out, resume=resume)       # refuses a run that has nothing to resume
     check_writable(out)
 
-# %% ../nbs/api/18_task.ipynb #b821bac2
+# %% ../nbs/api/18_task.ipynb #5e304d6b
 _data_takes = set(signature(load_data).parameters)-{'train', 'seed', 'name'}
 
 def _own_data(task, data, kwargs):
@@ -189,7 +189,8 @@ def _saying(fresh, say):
     told = []
     def make(*args, **kwargs):
         setup = fresh(*args, **kwargs)
-        if setup.reading and not told and PartialState().is_main_process: say(str(setup.reading))
+        alone = os.environ.get('RANK', '0')=='0'      # the accelerator is not open yet
+        if setup.reading and not told and alone: say(str(setup.reading))
         told.append(True)
         return setup
     return make
