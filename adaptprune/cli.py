@@ -103,18 +103,20 @@ def script(
     parser = make_parser(func, prog=Path(sys.argv[0]).name)
     return func(**vars(parser.parse_args(_hyphens(sys.argv[1:]))))
 
-# %% ../nbs/api/27_cli.ipynb #96ed7962
+# %% ../nbs/api/27_cli.ipynb #5c720fc2
 _need_text = "needs --text with the one or two columns that hold the text, such as --text question,answer."
 
 def _columns(text, option):
     if not text: raise ValueError(f"{option} {_need_text}")
     return tuple(c.strip() for c in text.split(','))
 
-def _data(task, train, dev, text, label, glue_dir):
+def _data(task, train, dev=None, text=None, label=None, glue_dir=None, metric=None, **how):
     "The task and its splits, from a name or from the user's own files"
-    from adaptprune.tasks import get_task, load_files, load_task
-    if train: return load_files(train, dev, text=_columns(text, '--train'), label=label)
-    if dev or text: raise ValueError(f"{'--dev' if dev else '--text'} goes with --train, your own training file.")
+    from adaptprune.tasks import get_task, load_data, load_task
+    how.update(dev=dev, text=text, label=label)
+    if train: return load_data(train, metrics=metric, **how)
+    given = [o for o,v in dict(how, metric=metric).items() if v not in (None, 'label')]
+    if given: raise ValueError(f"{option(given[0])} goes with --train, your own training file.")
     return get_task(task), load_task(task, glue_dir)
 
 def _check_asked(task, train):
@@ -123,7 +125,7 @@ def _check_asked(task, train):
     if task and train: raise ValueError(f"Give either --task ({task!r}) or --train ({train!r}), not both.")
     if not task and not train: raise ValueError(
         "Say what to adapt to: --task with a GLUE task (sst2, stsb, mnli, ...) or one that ships with adaptprune "
-        f"({', '.join(MINI)}), or --train with your own file and --text with its text columns.")
+        f"({', '.join(MINI)}), or --train with your own file.")
 
 # %% ../nbs/api/27_cli.ipynb #c3dddc11
 def _fields(text):
@@ -189,7 +191,17 @@ def _within(task, model, recipe, tolerance, how, given, out, json):
     table = text_table([{k: r[k] for k in told} for r in rows])
     _tell(report, json, f"{table}\n{found}\n{dev}\nmask and head saved in {out}")
 
-# %% ../nbs/api/27_cli.ipynb #da2db0b9
+# %% ../nbs/api/27_cli.ipynb #21e51a8d
+def _to_stderr(line): print(line, file=sys.stderr)
+
+def _dry_run(task, model, sparsity, recipe, data, how, as_json):
+    "Say what `adapt` would do"
+    from dataclasses import asdict
+    from adaptprune.plan import plan_run
+    plan = plan_run(task, model, sparsity, recipe, data, **how)
+    _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
+
+# %% ../nbs/api/27_cli.ipynb #d594f156
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -199,10 +211,19 @@ def adapt(
     recipe:str=None, # 'distilled' (default), 'structured' (default with --remove), 'default' (faster), 'paper', 'movement'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
-    train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl or .parquet
+    train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl, .json, .parquet, .gz of these, or 'part-*.csv'
     dev:str=None, # your own dev set (default: a tenth of --train)
-    text:str=None, # one or two text columns of your data, comma-separated
-    label:str='label', # label column of your data
+    test:str=None, # your own test set, scored once, at the end
+    text:str=None, # one or two text columns of your data, comma-separated (default: by the usual names)
+    label:str=None, # label column of your data (default: by the usual names)
+    kind:str=None, # 'classification' or 'regression' (default: as the labels look)
+    metric:str=None, # how your task is judged, such as macro_f1,accuracy (default: accuracy, macro_f1 or spearman)
+    sep:str=None, # separator of your text files, such as ';' or tab (default: found by looking)
+    encoding:str=None, # encoding of your text files, such as latin-1 (default: UTF-8, or as the byte-order mark says)
+    missing:str=None, # 'drop' leaves out rows without text or label (default: an error), 'keep' takes 'None' for a class
+    duplicates:str=None, # 'drop' keeps one row of each text, and none of dev or test in train
+    max_length:int=128, # tokens that are read of an example
+    batch_size:int=None, # examples in a training batch (default: the recipe's)
     weights:str=None, # which weights get a mask: 'all', 'encoder' or a pattern (default: the recipe's)
     set:str=None, # other fields of the recipe, such as step=adam,dropout=0.1 (all of them: the docs of Recipe)
     epochs:float=None, # passes over the data (default: the recipe's)
@@ -211,6 +232,7 @@ def adapt(
     precision:str='no', # mixed precision: 'no', 'bf16' or 'fp16'
     resume:bool=False, # continue an interrupted run in --out
     force:bool=False, # write into --out although it holds a mask
+    dry_run:bool=False, # say what was read, what would be done and about how long it takes; train and write nothing
     json:bool=False, # print JSON
 ):
     "Adapt a pre-trained model to a task by pruning, and save the mask"
@@ -218,15 +240,21 @@ def adapt(
     _check_asked(task, train)
     if resume and _is_finished(out): return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
     recipe = _mask_recipe(recipe or ('structured' if remove else 'distilled'), set, remove)
-    _holds_no_mask(out, force or resume)
-    t,data = _data(task, train, dev, text, label, glue_dir)
+    own = dict(test=test, kind=kind, metric=metric, sep=sep, encoding=encoding, missing=missing, duplicates=duplicates)
     how = dict(seed=seed, epochs=epochs, max_steps=max_steps, weights=weights, mixed_precision=precision)
-    watch = dict(out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty(), force=force)
+    how.update(max_length=max_length, batch_size=batch_size)
+    if not dry_run: _holds_no_mask(out, force or resume)
+    t,data = _data(task, train, dev, text, label, glue_dir, **own)
+    if dry_run: return _dry_run(t, model, sparsity, recipe, data, how, json)
     if tolerance is not None:
         return _within(t, model, recipe, tolerance, dict(how, data=data), dict(sparsity=sparsity, remove=remove), out, json)
+    watch = dict(out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty(), force=force)
+    told = []
+    watch.update(say=told.append if json else _to_stderr)
     res = adapt_task(t, model, sparsity, recipe, data=data, **how, **watch)
     if 'save_error' in res.report: raise OSError(f"The mask could not be saved in {out!r} ({res.report['save_error']}).")
-    _tell(dict(res.report, out=out), json, _adapted(t, res.report, out))
+    report = dict(res.report, out=out, **(dict(reading=told[0]) if told else {}))
+    _tell(report, json, _adapted(t, res.report, out))
 
 # %% ../nbs/api/27_cli.ipynb #1210edaf
 def _revision(mask, revision):

@@ -171,7 +171,7 @@ def encoder_of(
     both = getattr(getattr(base, 'config', None), 'is_encoder_decoder', False) and hasattr(base, 'decoder')
     return base.get_encoder() if both else base
 
-# %% ../nbs/api/10_head.ipynb #12754f56
+# %% ../nbs/api/10_head.ipynb #66c390f0
 class AdaptModel(_Remembering):
     "An encoder and the paper's head. `forward` takes what the tokenizer gives, and `labels`; it returns loss and logits"
     def __init__(self,
@@ -193,6 +193,7 @@ class AdaptModel(_Remembering):
         self.head = Head(n+1, width, n_out, .1 if drop is None else drop)
         self.config = cfg
         self.seen = None
+        self.class_weights = None           # (classes,) of the loss
 
     @property
     def base_model(self): return self.encoder
@@ -211,7 +212,8 @@ class AdaptModel(_Remembering):
 
     def _loss(self, logits, labels):
         "Eq. 1, on the scale that the head learns on"
-        if not self.head.standardises: return G(logits, labels)
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        if not self.head.standardises: return G(logits, labels, weights)
         return G(self.head.scaled(logits), self.head.scaled(labels))
 
 # %% ../nbs/api/10_head.ipynb #08a44b47

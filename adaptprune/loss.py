@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# %% ../nbs/api/04_loss.ipynb #792c4cc5
+# %% ../nbs/api/04_loss.ipynb #347a5092
 def G(
     output:Tensor, # (batch, classes) logits, or (batch, 1) predicted scores
-    target:Tensor # (batch,) class indices (integer dtype), or (batch,) or (batch, 1) scores (floating dtype)
+    target:Tensor, # (batch,) class indices (integer dtype), or (batch,) or (batch, 1) scores (floating dtype)
+    class_weights:Tensor=None # (classes,) weights of the classes; by default all alike
 ) -> Tensor: # the mean loss over the batch, a 0-d float32 tensor
     "The loss of Eq. 1: cross-entropy for integer targets, mean squared error for scores; no rows or other shapes raise `ValueError`"
     if len(target)==0: raise ValueError("The batch is empty (0 examples): check the loader's filter or batch size.")
-    if not target.is_floating_point(): return F.cross_entropy(output.float(), target)
+    if not target.is_floating_point(): return F.cross_entropy(output.float(), target, class_weights)
     if not len(target)==target.numel()==output.numel():
         raise ValueError(f"Scores need one prediction for each label, got labels of shape {tuple(target.shape)} and "
             f"predictions of shape {tuple(output.shape)}.")

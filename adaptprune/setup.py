@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['evaluate', 'Setup', 'model_name', 'model_mark', 'tokenizer_mark', 'set_up', 'digest', 'marks']
 
-# %% ../nbs/api/15_setup.ipynb #e23458ed
+# %% ../nbs/api/15_setup.ipynb #07c24564
 import hashlib, json
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 # %% ../nbs/api/15_setup.ipynb #e7138c9d
@@ -39,7 +39,7 @@ def evaluate(
         labels.append(b['labels'])
     return compute_metrics(task, torch.cat(logits), torch.cat(labels))
 
-# %% ../nbs/api/15_setup.ipynb #037da0f5
+# %% ../nbs/api/15_setup.ipynb #f995a70c
 @dataclass
 class Setup:
     "A task, ready to be learnt"
@@ -48,6 +48,13 @@ class Setup:
     loaders:dict # split -> loader
     tokenizer:object = None # the encoder's
     data:dict = None # split -> rows
+
+    @property
+    def reading(self):
+        "What was made of your own data, in a line, with the texts that are cut; `None` for other data"
+        found = getattr(self.data, 'reading', None)
+        rows = [l.dataset for l in self.loaders.values()]
+        return found and replace(found, cut=sum(d.n_cut for d in rows), max_length=rows[0].max_length)
 
     def sample(self,
         n:int # number of batches
@@ -131,12 +138,12 @@ def _start_scores(head, labels, own):
     nn.init.constant_(head.mlp[-1].bias, bias)
     if own: head.standardise(y.mean(), y.std() or 1.)
 
-# %% ../nbs/api/15_setup.ipynb #2bd35743
+# %% ../nbs/api/15_setup.ipynb #134ba92a
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, of which a copy is made
     batch_size:int=16, # examples in a training batch
-    data=None, # splits as from `load_task` or `load_files`; by default those of the task
+    data=None, # splits as from `load_task` or `load_data`; by default those of the task
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev
     max_length:int=128, # longest example, in tokens
@@ -153,7 +160,8 @@ def set_up(
     encoder = _encoder(model, loading)
     set_seed(seed)
     net = AdaptModel(encoder, task.num_labels, pooling)
-    if task.kind=='regression': _start_scores(net.head, data['train']['label'], own=task.source=='files')
+    if task.class_weights: net.class_weights = torch.tensor(task.class_weights)
+    if task.kind=='regression': _start_scores(net.head, data['train']['label'][:], own=task.source=='files')
     loaders = make_loaders(data, tokenizer, batch_size, max_length=max_length, seed=seed)
     _check_tokens(loaders, tokenizer, encoder)
     return Setup(task, net, loaders, tokenizer, data)

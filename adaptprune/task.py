@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['n_scored', 'check_prunes', 'sizes', 'Cut', 'adapt_task']
 
-# %% ../nbs/api/18_task.ipynb #f61417a8
-import math, os, shutil, time, warnings
+# %% ../nbs/api/18_task.ipynb #1cbdd314
+import math, os, shutil, sys, time, warnings
 from dataclasses import asdict, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #6e574f3e
+# %% ../nbs/api/18_task.ipynb #b04f828f
 from accelerate.state import PartialState
 from .anatomy import maskable
 from .compaction import compact
@@ -28,7 +28,7 @@ from .pattern import check_pattern
 from .prune import phases
 from .recipe import default_sparsity, get_recipe
 from .setup import Setup, digest, marks, model_mark, model_name, set_up, tokenizer_mark
-from .tasks import get_task
+from .tasks import fit_data, get_task, load_data
 from .teacher import make_teacher
 from .units import find_units, structure_report
 
@@ -200,13 +200,39 @@ def _save(res, out):
         return
     (Path(out)/'checkpoint.pt').unlink(missing_ok=True)
 
-# %% ../nbs/api/18_task.ipynb #94909cde
+# %% ../nbs/api/18_task.ipynb #5e304d6b
+_data_takes = set(signature(load_data).parameters)-{'train', 'seed', 'name'}
+
+def _own_data(task, data, kwargs):
+    "The task, its splits, and what is left of the arguments"
+    how = {k: v for k,v in kwargs.items() if k in _data_takes}
+    kwargs = {k: v for k,v in kwargs.items() if k not in how}
+    if data is not None: return *fit_data(task, data, **how), kwargs
+    if how: raise ValueError(f"{', '.join(how)} goes with your own data: give data=..., such as a file or a DataFrame.")
+    if task is None:
+        raise ValueError("Give a task, such as 'sst2', or your own data=..., such as a file or a DataFrame.")
+    return get_task(task), None, kwargs
+
+def _saying(fresh, say):
+    "What makes a setup, and says once what was read"
+    told = []
+    def make(*args, **kwargs):
+        setup = fresh(*args, **kwargs)
+        alone = os.environ.get('RANK', '0')=='0'      # the accelerator is not open yet
+        if setup.reading and not told and alone: say(str(setup.reading))
+        told.append(True)
+        return setup
+    return make
+
+def _to_stderr(line): print(line, file=sys.stderr)
+
+# %% ../nbs/api/18_task.ipynb #d044c341
 def adapt_task(
-    task, # name of a GLUE or mini task, or a `Task`
+    task=None, # name of a GLUE or mini task, or a `Task`; with `data` a name of your own, or `None`
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, which stays as it is: a copy is adapted
     sparsity:float=None, # fraction of the weights to prune, in [0, 1); by default .5, or .2 of what `remove` leaves
     recipe=None, # a name or a `Recipe`; by default 'distilled', or 'structured' with `remove`
-    data=None, # splits as from `load_task` or `load_files`; by default those of the task
+    data=None, # your own, as for `load_data`, or splits as from `load_task`; by default those of the task
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev
     max_length:int=128, # longest example, in tokens
@@ -217,23 +243,25 @@ def adapt_task(
     round_steps:int=None, # optimiser steps of each round of 'imp'; by default as `max_steps`
     tune_kept:bool=False, # 'imp': one more round for `tuned_metrics` at the final mask
     rank:int=8, # rank of the matrices of 'lora'
+    say=None, # function that is told in a line what was made of your data; by default the line is printed
     tokenizer=None, # of a model in memory; by default the one that the model's name leads to
     force:bool=False, # replace the mask that `out` holds
-    **kwargs # for `adapt`, fields of the recipe, and for `load_encoder`: dtype, revision, trust_remote_code
+    **kwargs # for `adapt`, fields of the recipe, for `load_encoder` (dtype, revision, trust_remote_code), and what `load_data` takes
 ) -> Adapted: # its report holds the metrics of each dev split, what was trained, and what a task stores
     "Adapt a pre-trained model to a task, by any method"
+    task,data,kwargs = _own_data(task, data, kwargs)
     name = recipe or ('structured' if kwargs.get('remove') else 'distilled')
     recipe,kwargs,loading = _split(name, dict(kwargs, max_steps=max_steps))
     if sparsity is None: sparsity = default_sparsity(recipe)
-    task = get_task(task)
     _check_call(recipe, sparsity, dict(kwargs, max_steps=max_steps, teacher_steps=teacher_steps))
     _writable(kwargs.get('out'), kwargs.get('resume', False), kwargs.get('checkpoint_every', 0), force)
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
     about.update(loading, **({} if tokenizer is None else dict(tokenizer=tokenizer)))
     fresh = partial(set_up, batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
+    fresh = _saying(fresh, say or (_to_stderr if kwargs.get('progress', True) else str))
     kwargs.update(seed=seed, max_steps=max_steps)
     if recipe.method in phases:
-        key = [task.name, model_mark(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
+        key = [task.mark, model_mark(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
         if tokenizer or loading: key += [tokenizer_mark(tokenizer), {k: str(v) for k,v in loading.items()}]
         res = _in_phases(fresh, recipe, sparsity, dict(round_steps=round_steps, tune_kept=tune_kept), cache, key, **kwargs)
     else:

@@ -68,7 +68,7 @@ def teach(
         shutil.rmtree(work, ignore_errors=True)
     return report
 
-# %% ../nbs/api/16_teacher.ipynb #31d197ad
+# %% ../nbs/api/16_teacher.ipynb #1fafa5ce
 def _loop_settings(how):
     "What of the arguments of `adapt` makes another teacher"
     acc = how.get('accelerator')
@@ -80,7 +80,7 @@ def _file(cache, task, recipe, max_steps, how, about):
     read = dict(model=model_mark, tokenizer=tokenizer_mark)
     about = {k: read[k](v) if k in read else v for k,v in about.items()}
     plain = {k: v if isinstance(v, (int, type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
-    key = digest([task.name, plain, asdict(recipe), max_steps, _loop_settings(how), marks(about.get('data'))])
+    key = digest([task.mark, plain, asdict(recipe), max_steps, _loop_settings(how), marks(about.get('data'))])
     return Path(cache)/f"teacher-{key}.pt"
 
 # %% ../nbs/api/16_teacher.ipynb #d0d1ac82

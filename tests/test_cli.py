@@ -36,7 +36,7 @@ mini = ['adapt', '--task', 'mini-sentiment']
     ([*mini, '--model', './nowhere/at-all'], ['No folder ./nowhere/at-all']),
     (['adapt', '--task', 'stsb', '--glue-dir', 'no-such-folder'], ['no-such-folder']),
     (['adapt', '--train', 'missing.csv', '--text', 'a'], ['missing.csv']),
-    (['adapt', '--train', 'missing.csv'], ['--text']),
+    (['adapt', '--train', 'missing.csv'], ['missing.csv']),
     (['adapt'], ['Say what to adapt to', '--task', 'mini-sentiment', '--train']),
     (['adapt', '--sparsity', '.3', '--recipe', 'default'], ['Say what to adapt to']),
     ([*mini, '--train', 'mine.csv', '--text', 'a'], ["'mini-sentiment'", "'mine.csv'", 'not both']),

@@ -6,7 +6,7 @@ from adaptprune.card import Stage,time_stages
 from adaptprune.compaction import compact
 from adaptprune.compression import Settings,compress,smallest
 from adaptprune.folder import load_compact
-from adaptprune.subject import Subject,adapt_loss,clean_texts,column_names,compare,load_subject,read_texts,unit_loss
+from adaptprune.subject import Subject,adapt_loss,clean_texts,compare,load_subject,read_texts,unit_loss
 from adaptprune.units import base_of,find_units
 
 words = 'good fine great bad poor awful film plot play tone was is the a'.split()
@@ -233,7 +233,7 @@ def test_read_texts(tmp_path):
     with pytest.raises(ValueError, match="no column 'stars'"): read_texts(tmp_path/'x.csv', label='stars')
     with pytest.raises(ValueError, match="no column 'body'"): read_texts(tmp_path/'x.csv', text='body')
     (tmp_path/'y.jsonl').write_text('not json\n')
-    with pytest.raises(ValueError, match='line 1'): column_names(tmp_path/'y.jsonl')
+    with pytest.raises(ValueError, match='line 1'): read_texts(tmp_path/'y.jsonl')
 
 def test_gaps_and_repetitions():
     some = [f'text {i}' for i in range(70)]

@@ -11,11 +11,11 @@ root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'files', 'identity'],
     ['mask', 'theory', 'units'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
-    ['tasks', 'head', 'recipe', 'methods'],
+    ['tables', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'watch', 'trainer'],
     ['setup', 'vectors', 'teacher', 'prune'],
     ['codec', 'maskfile', 'bases', 'taskcard', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology',
-        'folder', 'card', 'subject', 'compression', 'task', 'tolerance'],
+        'folder', 'card', 'subject', 'compression', 'task', 'plan', 'tolerance'],
     ['results', 'sweep', 'demo', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
 start,end = '<!-- floors: made by tools/floors.py -->\n','<!-- /floors -->\n'
