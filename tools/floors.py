@@ -8,13 +8,13 @@ from graphlib import CycleError,TopologicalSorter
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-floors = [['anatomy', 'files', 'identity'],
+floors = [['anatomy', 'files', 'identity', 'timing'],
     ['mask', 'theory', 'units'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'compaction', 'latency'],
     ['tasks', 'head', 'recipe', 'methods'],
     ['loop', 'trainer'],
     ['setup', 'vectors', 'teacher', 'prune', 'task'],
-    ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology', 'folder', 'card', 'subject', 'compression'],
+    ['codec', 'maskfile', 'artifact', 'multitask', 'export', 'quantize', 'bench', 'topology', 'folder', 'trim', 'card', 'subject', 'forms', 'compression'],
     ['results', 'sweep', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
 start,end = '<!-- floors: made by tools/floors.py -->\n','<!-- /floors -->\n'
