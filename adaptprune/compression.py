@@ -342,7 +342,7 @@ def _notes(maker, made):
     measured = f"Scores are on {len(rows.held):,} held-out examples; {_meaning[maker.subject.kind]}."
     return [done, measured]
 
-# %% ../nbs/api/24_compression.ipynb #d5dd19ee
+# %% ../nbs/api/24_compression.ipynb #6dec5592
 def _asked_notes(maker, goal, row):
     "What was asked for beside a number of units, in sentences"
     if goal.keep: return [f"The size was chosen on these examples, to keep {goal.keep:.2%} of `{maker.metric}`: "
@@ -359,7 +359,8 @@ def _extra_notes(maker, subject, stages, extras):
         notes.append(f"The vocabulary holds {n:,} of {of:,} tokens. Words without a token are spelt in shorter pieces; "
             "held-out examples count with what that costs.")
     compact = next(s for s in stages if s.name=='compact')
-    lost = [int8_loss(compact, s, maker.metric, extras.bound) for s in stages if s.name.startswith('compact, ')]
+    low = [s for s in stages if s.name.startswith('compact') and s.name.endswith('int8')]
+    lost = [int8_loss(compact, s, maker.metric, extras.bound) for s in low]
     for w in filter(None, lost): warnings.warn(w)
     failed = [f"The peak memory of {s.name} could not be measured: {s.memory['failed']}." for s in stages if 'failed' in (s.memory or {})]
     return [*notes, *filter(None, lost), *failed]
