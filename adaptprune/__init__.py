@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .setup import evaluate, set_up
     from .task import adapt_task
     from .taskcard import TaskCard
-    from .tasks import load_files, load_task
+    from .tasks import load_data, load_files, load_task
     from .tolerance import find_sparsity
     from .trainer import MaskCallback
     from .units import Structure, find_units
@@ -34,15 +34,15 @@ __all__ = [
     'KeepBest', 'Log', 'LogCSV', 'LogTensorBoard', 'LogText', 'LogWandb', 'Mask', 'MaskCallback',
     'MaskOptimizer', 'MultiTask', 'Predictor', 'Recipe', 'Structure', 'TaskCard', 'TaskMask',
     'activation_scores', 'adapt', 'adapt_task', 'choose_units', 'compact', 'compress', 'evaluate',
-    'export_onnx', 'find_sparsity', 'find_units', 'get_recipe', 'load', 'load_compact', 'load_files',
-    'load_task', 'save_compact', 'save_plain', 'set_up', 'unit_scores']
+    'export_onnx', 'find_sparsity', 'find_units', 'get_recipe', 'load', 'load_compact', 'load_data',
+    'load_files', 'load_task', 'save_compact', 'save_plain', 'set_up', 'unit_scores']
 
 _rooms = dict(
     artifact=['TaskMask'], compaction=['compact'], compression=['compress'], export=['export_onnx', 'save_plain'],
     fisher=['choose_units', 'unit_scores'], folder=['load_compact', 'save_compact'], loop=['adapt'], mask=['Mask'],
     multitask=['MultiTask'], optim=['MaskOptimizer'], predict=['Predictor', 'load'], recipe=['Recipe', 'get_recipe'],
     scores=['activation_scores'], setup=['evaluate', 'set_up'], task=['adapt_task'], taskcard=['TaskCard'],
-    tasks=['load_files', 'load_task'], tolerance=['find_sparsity'], trainer=['MaskCallback'],
+    tasks=['load_data', 'load_files', 'load_task'], tolerance=['find_sparsity'], trainer=['MaskCallback'],
     units=['Structure', 'find_units'], watch=['KeepBest', 'Log', 'LogCSV', 'LogTensorBoard', 'LogText', 'LogWandb'])
 _home = {name: room for room, names in _rooms.items() for name in names}
 

@@ -524,11 +524,12 @@ def apply(
     short = answers[list(answers)[:2]].astype(object).values.tolist()
     _tell(json and _json_rows(full), json, '\n'.join(map(_answer, table[list(card.text)].values.tolist(), short)))
 
-# %% ../nbs/api/27_cli.ipynb #25f54770
+# %% ../nbs/api/27_cli.ipynb #8f70931a
 def _smaller(r, out):
     "What `compress` tells, from its report"
-    rows = [{k: v for k,v in row.items() if v is not None} for row in r['stages']]
-    before,after = (row[r['metric']] for row in r['stages'][:2])
+    names = dict.fromkeys(k for row in r['stages'] for k in row)
+    rows = [{k: row.get(k) for k in names} for row in r['stages']]
+    before,after = (next(row[r['metric']] for row in rows if row['name']==n) for n in ('whole', 'compact'))
     what = f"{r['removed']:.1%} of the layers removed: {r['metric']} {before:.3f} before, {after:.3f} after"
     return f"{text_table(rows)}\n\n{what}, on held-out texts\nmodel and report card in {out}"
 
@@ -538,6 +539,10 @@ def compress(
     out:str='compressed', # folder to make
     remove:float=None, # fraction of the layers' multiply-accumulates to take out, in [0, 1) (default: 0.7)
     keep:float=None, # instead, the fraction of the score that has to be kept, such as 0.99
+    speed:float=None, # instead, how many times faster it has to be in PyTorch on this machine, such as 2
+    formats:str=None, # of onnx, int8 and openvino, comma-separated, or 'none' (default: onnx,int8 where installed)
+    trim:bool=False, # leave out the word embeddings that the texts do not use
+    bound:float=.01, # int8: largest loss of the score before there is a warning
     text:str=None, # one or two text columns, comma-separated (default: as they are called)
     label:str=None, # label column, '' for none (default: 'label', if there is one)
     kind:str=None, # 'classifier', 'regressor' or 'encoder' (default: as the model looks)
@@ -553,8 +558,10 @@ def compress(
     if not data: raise ValueError("Say which texts to use: --data with a .csv, .tsv, .jsonl or .parquet file.")
     from adaptprune.compression import compress as run
     how = dict(steps=steps, sparsity=sparsity, max_length=max_length, seed=seed, resume=resume, force=force)
+    extras = dict(formats=formats, vocabulary='texts' if trim else None, bound=bound)
     watch = not json and sys.stderr.isatty()
-    res = run(model, data, out, remove, keep, labels=label, text=text, kind=kind, progress=watch, **how)
+    asked = dict(remove=remove, keep=keep, speed=speed, labels=label, text=text, kind=kind)
+    res = run(model, data, out, **asked, progress=watch, **how, **extras)
     _tell(dict(res.report, out=out), json, _smaller(res.report, out))
 
 # %% ../nbs/api/27_cli.ipynb #15b873e3
@@ -670,9 +677,9 @@ def _with_fractions(model, name, fractions):
     in_place = {f'{name}, {f:.0%} zeros': with_zeros(model, f) for f in fractions}
     return in_place | {f'{name}, {f:.0%} zeros, CSR': with_csr(model, f) for f in fractions}
 
-# %% ../nbs/api/27_cli.ipynb #b184da1c
+# %% ../nbs/api/27_cli.ipynb #feba67d5
 def bench(
-    models:list, # 'minilm', folders or Hub ids of models, or folders of saved masks; the first is the baseline
+    models:list, # 'minilm', folders or Hub ids of models, folders of masks or of compress; the first is the baseline
     threads:int=2, # threads of every route
     batch:str='1,8,32', # numbers of texts in a call, comma-separated
     tokens:str='16,64,128', # tokens of each text, comma-separated
@@ -686,7 +693,7 @@ def bench(
     json:bool=False, # print JSON
 ):
     "Time models in PyTorch, ONNX Runtime and OpenVINO, interleaved, with file size and peak memory"
-    from adaptprune.bench import Plan, available_routes, bench_table, plot_bench
+    from adaptprune.bench import Plan, available_routes, bench_table, made_files, plot_bench
     from adaptprune.bench import bench as time_models
     from adaptprune.quantize import text_batches
     sizes = dict(batch=_numbers(batch, '--batch'), tokens=_numbers(tokens, '--tokens'))
@@ -697,7 +704,8 @@ def bench(
     batches = {name: text_batches(texts, tok, max_length=max(plan.tokens)) for name,(_,tok) in opened.items()}
     nets = {name: net for name,(net,_) in opened.items()}
     eager = _with_fractions(nets[models[0]], models[0], fractions)
-    records = time_models(nets, plan, out, eager, batches, progress=not json and sys.stderr.isatty())
+    watch = not json and sys.stderr.isatty()
+    records = time_models(nets, plan, out, eager, batches, {m: made_files(m) for m in models}, watch)
     if records and plot: plot_bench(records, plot)
     if records: _tell(records, json, bench_table(records))
     if len(records)<len(plan.cells):

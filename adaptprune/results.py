@@ -6,25 +6,24 @@
 __all__ = ['engine_version', 'environment', 'lock_beside', 'append_line', 'read_results', 'results_frame', 'summarise', 'holm',
            'paired_tests']
 
-# %% ../nbs/api/25_results.ipynb #a997345e
-import json, math, os, platform
-from importlib.metadata import version
+# %% ../nbs/api/25_results.ipynb #7eb241c7
+import json, math, os
 from pathlib import Path
 
-# %% ../nbs/api/25_results.ipynb #df05bec0
+# %% ../nbs/api/25_results.ipynb #06452e6c
 import torch
 from . import __version__
 from .files import lock_of
-from .latency import this_machine
 from .recipe import retired, rules
+from .timing import machine, this_machine, versions
 
-# %% ../nbs/api/25_results.ipynb #b964901a
+# %% ../nbs/api/25_results.ipynb #8068d3d0
 def environment() -> dict: # versions of the libraries, and the GPU, or the processor and the number of threads
     "The machine and the libraries of a run"
     if torch.cuda.is_available(): device = torch.cuda.get_device_name()
     else: device = f'{this_machine()}, {torch.get_num_threads()} threads'
-    libraries = {p: version(p) for p in ('torch', 'transformers', 'datasets')}
-    return dict(device=device, python=platform.python_version(), adaptprune=__version__, **libraries)
+    libraries = versions('torch', 'transformers', 'datasets')
+    return dict(device=device, python=machine()['python'], adaptprune=__version__, **libraries)
 
 # %% ../nbs/api/25_results.ipynb #958cd1bd
 engine_version = 2 # the engine that makes new lines

@@ -25,7 +25,7 @@ from .tables import open_table, text_columns
 from .tasks import make_loaders
 from .units import find_units
 
-# %% ../nbs/api/23_subject.ipynb #a37a277b
+# %% ../nbs/api/23_subject.ipynb #f9402db9
 kinds = 'classifier','regressor','encoder'
 
 def _pooled(states, mask, pooling):
@@ -51,8 +51,11 @@ class Subject:
         "The vectors of a batch, (rows, n), and the hidden states of all layers if they are asked for"
         inputs = {k: v for k,v in batch.items() if k!='labels'}
         out = model(**inputs, output_hidden_states=hidden, return_dict=True)
-        if self.kind!='encoder': return out.logits.float(), out.hidden_states
-        return _pooled(out[0], inputs['attention_mask'], self.pooling), out.hidden_states
+        return self.vectors(out.logits if self.kind!='encoder' else out[0], batch), out.hidden_states
+
+    def vectors(self, out, batch):
+        "The vectors of a batch, (rows, n), from what a model gives, such as an ONNX file"
+        return _pooled(out, batch['attention_mask'], self.pooling) if self.kind=='encoder' else out.float()
 
 # %% ../nbs/api/23_subject.ipynb #893c4db5
 def _fetch(name):

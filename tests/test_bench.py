@@ -4,12 +4,13 @@ import numpy as np,pytest,torch
 from torch import nn
 from adaptprune import bench as room
 from adaptprune.artifact import TaskMask
-from adaptprune.bench import CsrLinear,Plan,TorchRunner,bench,bench_rows,bench_table,interleaved,machine,open_model,plot_bench,read_bench,session_memory,with_csr,with_zeros
+from adaptprune.bench import CsrLinear,Plan,TorchRunner,bench,bench_rows,bench_table,made_files,open_model,plot_bench,read_bench,session_memory,with_csr,with_zeros
 from adaptprune.compaction import compact
 from adaptprune.export import first_token_only,input_names,random_batch
 from adaptprune.head import AdaptModel
 from adaptprune.identity import base_tensors
 from adaptprune.mask import Mask
+from adaptprune.timing import interleaved
 from adaptprune.units import Structure,base_of,find_units
 
 def need(*names):
@@ -84,7 +85,7 @@ def test_records_go_on(model, tmp_path, monkeypatch):
 
 def test_an_interrupted_export_leaves_no_record(model, tmp_path, monkeypatch):
     def stop(*a, **kw): raise KeyboardInterrupt
-    monkeypatch.setattr(room._Maker, 'make', stop)
+    monkeypatch.setattr(room.RouteMaker, 'make', stop)
     assert bench(dict(a=model), Plan(**quick), tmp_path/'b.jsonl', progress=False)==[] and not (tmp_path/'b.jsonl').exists()
     with pytest.raises(ValueError, match='no cell was finished'): bench_table([])
     with pytest.raises(ValueError, match='no cell was finished'): plot_bench([])

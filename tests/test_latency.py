@@ -4,7 +4,7 @@ import pytest,torch
 from torch import nn
 from adaptprune import latency
 from adaptprune.fisher import choose_units,random_units
-from adaptprune.latency import Latency,measure_latency,read_latency,save_latency
+from adaptprune.latency import Latency,cache_folder,latency_table,measure_latency,read_latency,save_latency
 from adaptprune.units import find_units
 
 @pytest.fixture
@@ -14,12 +14,14 @@ def bert(tiny): return tiny('Bert', hidden_size=32, num_attention_heads=4, inter
 def timed(monkeypatch):
     "Passes that take 3 ms, .5 ms a head and .01 ms a neuron, with a neighbour that disturbs some"
     seen = []
-    def ms(model, inputs):
-        heads = sum(l.attention.self.num_attention_heads for l in model.encoder.layer)
-        neurons = sum(l.output.dense.in_features for l in model.encoder.layer)
+    def seconds(net):
+        heads = sum(l.attention.self.num_attention_heads for l in net.encoder.layer)
+        neurons = sum(l.output.dense.in_features for l in net.encoder.layer)
+        return (3+.5*heads+.01*neurons)/1e3
+    def turns(runs, inputs, rounds, turn):
         seen.append(inputs)
-        return 3+.5*heads+.01*neurons+(50 if len(seen)%5==0 else 0)
-    monkeypatch.setattr(latency, '_milliseconds', ms)
+        return {k: [seconds(run.args[0])+(.05 if i%5==0 else 0) for i in range(rounds)] for k,run in runs.items()}
+    monkeypatch.setattr(latency, 'interleaved', turns)
     return seen
 
 def test_the_fit_recovers_the_costs(bert, timed):
@@ -53,3 +55,26 @@ def test_another_machine_or_number_of_threads(bert, timed, tmp_path):
 
 def test_a_network_without_tokens():
     with pytest.raises(ValueError, match='no heads or feed-forward neurons'): measure_latency(nn.Linear(2, 2))
+
+def test_a_table_is_made_once(bert, tiny, timed, tmp_path):
+    "Another network, input or number of threads has a table of its own; a damaged one is made anew"
+    def made(model=bert, **how): return len(timed), latency_table(model, folder=tmp_path, rounds=5, **how), len(timed)
+    before,table,after = made()
+    assert after==before+1
+    before,again,after = made()
+    assert after==before and again==table
+    for how in (dict(batch=2), dict(tokens=9), dict(model=tiny('Bert'))):
+        before,_,after = made(**how)
+        assert after==before+1
+    wider = tiny('Bert', hidden_size=32, num_attention_heads=4, intermediate_size=64, num_hidden_layers=3, vocab_size=60)
+    assert made(wider)[2]==after+1, 'as many heads and neurons, but another network'
+    for f in (tmp_path/'latency').iterdir(): f.write_text('{')
+    before,again,after = made()
+    assert after==before+1 and again==table
+
+def test_where_tables_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv('ADAPTPRUNE_CACHE', str(tmp_path/'a'))
+    assert cache_folder()==tmp_path/'a'
+    monkeypatch.delenv('ADAPTPRUNE_CACHE')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'b'))
+    assert cache_folder()==tmp_path/'b/adaptprune'

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd, pytest
 from hypothesis import given, strategies as st
 
-from adaptprune import results
+from adaptprune import results,timing
 from adaptprune.recipe import Recipe, get_recipe
 from adaptprune.results import append_line, engine_version, environment, holm, paired_tests, read_results, results_frame, summarise
 
@@ -53,7 +53,7 @@ def test_an_environment_names_a_device_without_proc(monkeypatch):
     class Gone:
         def __init__(self, path): pass
         def read_text(self): raise OSError
-    monkeypatch.setattr(results, 'Path', Gone)
+    monkeypatch.setattr(timing, 'Path', Gone)
     assert environment()['device'].endswith(' threads') and environment()['torch']
 
 # What is recorded

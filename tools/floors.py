@@ -8,14 +8,14 @@ from graphlib import CycleError,TopologicalSorter
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-floors = [['anatomy', 'files', 'identity'],
+floors = [['anatomy', 'files', 'identity', 'timing'],
     ['mask', 'theory', 'units'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
     ['tables', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'watch', 'trainer'],
     ['setup', 'vectors', 'teacher', 'prune'],
     ['codec', 'maskfile', 'bases', 'taskcard', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology',
-        'folder', 'card', 'subject', 'compression', 'task', 'plan', 'tolerance'],
+        'folder', 'trim', 'card', 'subject', 'forms', 'compression', 'task', 'plan', 'tolerance'],
     ['results', 'sweep', 'demo', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
 start,end = '<!-- floors: made by tools/floors.py -->\n','<!-- /floors -->\n'
