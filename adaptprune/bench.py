@@ -604,19 +604,19 @@ def made_files(
     found = {r: Path(name)/f for r,f in file_names.items() if r!='pytorch'}
     return {r: f for r,f in found.items() if f.exists()}
 
-# %% ../nbs/api/23_bench.ipynb #df7366d0
+# %% ../nbs/api/23_bench.ipynb #8d031558
 def open_model(
     name # 'minilm', a folder or a Hub id of a model, or the folder of a saved mask; what is not there raises `OSError`
 ) -> tuple: # the model in float32 and eval mode, and its tokenizer
     "A model to time, and what reads texts for it"
     from transformers import AutoConfig, AutoModelForSequenceClassification
-    from adaptprune.artifact import TaskMask
     from adaptprune.folder import load_compact, record
     from adaptprune.head import load_encoder, load_tokenizer, model_path
     from adaptprune.maskfile import config_name
+    from adaptprune.predict import load
     if (Path(name)/config_name).exists():
-        tm = TaskMask.from_pretrained(name)
-        return tm.load_model().float().eval(), load_tokenizer(tm.base['model'], tm.base['revision'])
+        p = load(name)
+        return p.model.float().eval(), p.tokenizer
     path = model_path(name)
     try: config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:

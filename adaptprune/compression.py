@@ -227,7 +227,7 @@ class Measures:
         got = self.work.once(f'stage-{digest([stage.name, tag, memory])}', measure)
         return replace(stage, scores=got['scores'], memory=got['memory'])
 
-# %% ../nbs/api/24_compression.ipynb #296613e0
+# %% ../nbs/api/24_compression.ipynb #60b6cac2
 class Maker(Measures):
     "Makes smaller networks of a user's model"
     def __init__(self, subject, rows, settings, work, progress=True, costs=None):
@@ -275,7 +275,8 @@ class Maker(Measures):
         head = outside(small, base)
         for p in head: p.requires_grad_(False)
         how = dict(sparsity=self.settings.sparsity, recipe=get_recipe('default', weights='encoder'), max_steps=steps,
-            seed=self.settings.seed, base=base, out=out, checkpoint_every=100, resume=(out/'checkpoint.pt').exists(), progress=self.progress)
+            seed=self.settings.seed, base=base, progress=self.progress)
+        how.update(out=out, checkpoint_every=100, resume=(out/'checkpoint.pt').exists())
         loss = adapt_loss(self.subject, self.rows.labelled, self.scale)
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'The base .* holds weights that look untrained')   # the user trained them

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-# %% ../nbs/api/26_sweep.ipynb #4e7cde2a
+# %% ../nbs/api/26_sweep.ipynb #85bcda9e
 import torch
 from filelock import Timeout
 from tqdm.auto import tqdm
@@ -24,8 +24,7 @@ from .optim import fitted_reach
 from .recipe import Recipe, check_field, default_sparsity, get_recipe, parse_field, reads, recipes, retired, rules
 from .results import append_line, engine_version, environment, lock_beside, read_results
 from .task import adapt_task, check_prunes
-from .tasks import get_task, load_files
-from .tolerance import least_is_best
+from .tasks import get_task, load_files, lower_is_better
 
 # %% ../nbs/api/26_sweep.ipynb #245bb80b
 def grid(
@@ -505,12 +504,12 @@ def run_sweep(
     return run_cells(cells, out or own, command, run=run, masks=masks, workers=workers, scheduler=scheduler, cache=cache,
         glue_dir=glue_dir, **kwargs)
 
-# %% ../nbs/api/26_sweep.ipynb #6427bf02
+# %% ../nbs/api/26_sweep.ipynb #0a27e205
 def _score(row): return row['report']['metrics'][row['report']['metric']]
 
 def _best(rows, metric):
     "The best run of the best configuration"
-    sign = -1 if metric in least_is_best else 1
+    sign = -1 if metric in lower_is_better else 1
     groups = {}
     for r in rows: groups.setdefault(json.dumps(dict(r['cell'], seed=0), sort_keys=True), []).append(r)
     def mean(g): return sum(map(_score, g))/len(g)

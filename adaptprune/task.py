@@ -12,7 +12,7 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #b04f828f
+# %% ../nbs/api/18_task.ipynb #510671ea
 from accelerate.state import PartialState
 from .anatomy import maskable
 from .compaction import compact
@@ -28,7 +28,7 @@ from .pattern import check_pattern
 from .prune import phases
 from .recipe import default_sparsity, get_recipe
 from .setup import Setup, digest, marks, model_mark, model_name, set_up, tokenizer_mark
-from .tasks import fit_data, get_task, load_data
+from .tasks import task_and_data
 from .teacher import make_teacher
 from .units import find_units, structure_report
 
@@ -200,19 +200,7 @@ def _save(res, out):
         return
     (Path(out)/'checkpoint.pt').unlink(missing_ok=True)
 
-# %% ../nbs/api/18_task.ipynb #5e304d6b
-_data_takes = set(signature(load_data).parameters)-{'train', 'seed', 'name'}
-
-def _own_data(task, data, kwargs):
-    "The task, its splits, and what is left of the arguments"
-    how = {k: v for k,v in kwargs.items() if k in _data_takes}
-    kwargs = {k: v for k,v in kwargs.items() if k not in how}
-    if data is not None: return *fit_data(task, data, **how), kwargs
-    if how: raise ValueError(f"{', '.join(how)} goes with your own data: give data=..., such as a file or a DataFrame.")
-    if task is None:
-        raise ValueError("Give a task, such as 'sst2', or your own data=..., such as a file or a DataFrame.")
-    return get_task(task), None, kwargs
-
+# %% ../nbs/api/18_task.ipynb #bf644b06
 def _saying(fresh, say):
     "What makes a setup, and says once what was read"
     told = []
@@ -226,7 +214,7 @@ def _saying(fresh, say):
 
 def _to_stderr(line): print(line, file=sys.stderr)
 
-# %% ../nbs/api/18_task.ipynb #d044c341
+# %% ../nbs/api/18_task.ipynb #370792f1
 def adapt_task(
     task=None, # name of a GLUE or mini task, or a `Task`; with `data` a name of your own, or `None`
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, which stays as it is: a copy is adapted
@@ -249,7 +237,7 @@ def adapt_task(
     **kwargs # for `adapt`, fields of the recipe, for `load_encoder` (dtype, revision, trust_remote_code), and what `load_data` takes
 ) -> Adapted: # its report holds the metrics of each dev split, what was trained, and what a task stores
     "Adapt a pre-trained model to a task, by any method"
-    task,data,kwargs = _own_data(task, data, kwargs)
+    task,data,kwargs = task_and_data(task, data, kwargs)
     name = recipe or ('structured' if kwargs.get('remove') else 'distilled')
     recipe,kwargs,loading = _split(name, dict(kwargs, max_steps=max_steps))
     if sparsity is None: sparsity = default_sparsity(recipe)
