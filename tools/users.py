@@ -18,6 +18,7 @@ import printed
 small_python = {
     'README.md': [
         ("list(task.loaders['train'])*5", "list(task.loaders['train'])"),
+        ("remove=.7, out='reviews-mask')", "remove=.7, max_steps=4, out='reviews-mask', force=True)"),
         ("'sst2', 'minilm', sparsity=.5", "'mini-sentiment', 'minilm', max_steps=4")],
     'nbs/tutorials/ten_minutes.ipynb': [("'google-bert/bert-base-uncased', sparsity=.5", "'minilm', max_steps=4")]}
 
@@ -41,11 +42,22 @@ def make_glue(folder):
             (folder/task/f'{name}.tsv').write_text('\n'.join(lines)+'\n', encoding='utf-8')
 
 def make_tables(folder):
-    "Somebody's train.csv and dev.csv"
+    "Somebody's train.csv and dev.csv, reviews.csv and new.csv"
     for name,n in (('train', 80), ('dev', 20)):
         ends = [('a number', 'yes'), ('a word', 'no')]
         rows = [f'"What is {i}, please?","It is {ends[i%2][0]}.",{ends[i%2][1]}' for i in range(n)]
         (folder/f'{name}.csv').write_text('\n'.join(['question,answer,relevant', *rows])+'\n', encoding='utf-8')
+    said = [(f'It was {w}, number {i}.', m) for i in range(60) for w,m in (('superb', 'good'), ('dull', 'bad'))]
+    (folder/'reviews.csv').write_text('\n'.join(['text,label', *(f'"{t}",{m}' for t,m in said)])+'\n', encoding='utf-8')
+    (folder/'new.csv').write_text('\n'.join(['id,text', *(f'{i},"{t}"' for i,(t,_) in enumerate(said[:8]))])+'\n', encoding='utf-8')
+
+def make_model(folder):
+    "Somebody's classifier, as `save_pretrained` left it: MiniLM with a head for two classes"
+    from adaptprune.head import load_tokenizer, model_path
+    from transformers import AutoModelForSequenceClassification
+    names = dict(id2label={0: 'bad', 1: 'good'}, label2id={'bad': 0, 'good': 1})
+    AutoModelForSequenceClassification.from_pretrained(model_path('minilm'), num_labels=2, **names).save_pretrained(folder/'my-classifier')
+    load_tokenizer('minilm').save_pretrained(folder/'my-classifier')
 
 def make_sweeps(folder):
     "A sweep of one short run in place of each that the repository declares, with the same name and output"
@@ -63,12 +75,14 @@ def only_parsed(words):
 
 def small(words, folder):
     "A printed command at small size, with what stands in for a user's things"
-    instead = {'PATH': 'glue', 'OWNER/NAME': f'{owner}/mask', 'google-bert/bert-base-uncased': 'minilm'}
+    instead = {'PATH': 'glue', 'MODEL': 'my-classifier', 'OWNER/NAME': f'{owner}/mask', 'google-bert/bert-base-uncased': 'minilm'}
     words = [instead.get(w, w) for w in words]
     if words[0]=='adapt' and '--max-steps' not in words: words += ['--max-steps', '4']
+    if words[0]=='compress' and '--steps' not in words: words += ['--steps', '4']
+    if words[0]=='bench' and '--rounds' not in words: words += ['--rounds', '2', '--batch', '1', '--tokens', '16']
     if words[0]=='demo' and '--epochs' not in words: words += ['--epochs', '.05']
     out = words[words.index('--out')+1] if '--out' in words else None
-    if words[0] in ('adapt', 'pull', 'export') and out and (folder/out).exists(): words += ['--force']
+    if words[0] in ('adapt', 'pull', 'export', 'compress') and out and (folder/out).exists(): words += ['--force']
     return words
 
 def run(command, folder, env, timeout=300):
@@ -137,6 +151,7 @@ def main():
         folder.mkdir()
         make_glue(folder/'glue')
         make_tables(folder)
+        make_model(folder)
         make_sweeps(folder)
         env = client_env(hub.url, Path(tmp)/'home')
         env.pop('PYTHONPATH', None)
