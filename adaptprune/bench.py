@@ -604,7 +604,7 @@ def made_files(
     found = {r: Path(name)/f for r,f in file_names.items() if r!='pytorch'}
     return {r: f for r,f in found.items() if f.exists()}
 
-# %% ../nbs/api/23_bench.ipynb #8d031558
+# %% ../nbs/api/23_bench.ipynb #386e5203
 def open_model(
     name # 'minilm', a folder or a Hub id of a model, or the folder of a saved mask; what is not there raises `OSError`
 ) -> tuple: # the model in float32 and eval mode, and its tokenizer
@@ -615,8 +615,8 @@ def open_model(
     from adaptprune.maskfile import config_name
     from adaptprune.predict import load
     if (Path(name)/config_name).exists():
-        p = load(name)
-        return p.model.float().eval(), p.tokenizer
+        p = load(name, device='cpu')
+        return p.model.float().eval(), p.reader.tokenizer
     path = model_path(name)
     try: config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:
