@@ -11,12 +11,14 @@ import copy, sys, warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
-# %% ../nbs/api/21_predict.ipynb #3094dd39
+# %% ../nbs/api/21_predict.ipynb #66ab09f7
 import numpy as np, torch
 from torch import nn
 from tqdm.auto import tqdm
 from .artifact import TaskMask
-from .taskcard import old_length, task_of
+from .multilabel import with_label_sets
+from .tables import open_table
+from .taskcard import kinds_with_classes, old_length, task_of
 
 # %% ../nbs/api/21_predict.ipynb #8ee6417a
 def is_missing(
@@ -153,7 +155,7 @@ def _warn(empty, cut, n, max_length):
 
 portion = 100 # batches whose texts are sorted together
 
-# %% ../nbs/api/21_predict.ipynb #c1f6d654
+# %% ../nbs/api/21_predict.ipynb #8880a3d8
 class _Computing:
     "A model that reads texts"
     def __init__(self,
@@ -161,9 +163,9 @@ class _Computing:
         tokenizer, # a fast one, for this predictor alone
         card # a `TaskCard`; one of a kind without logits for a whole text raises `ValueError`
     ):
-        if card.kind not in ('classification', 'regression'):
-            raise ValueError(f"This version predicts for classification and regression, and the task is {card.kind!r}: "
-                "update adaptprune.")
+        if card.kind not in ('regression', *kinds_with_classes):
+            known = ', '.join(('regression', *kinds_with_classes))
+            raise ValueError(f"This version predicts for {known}, and the task is {card.kind!r}: update adaptprune.")
         if len(card.text)>2: raise ValueError(f"The task has {len(card.text)} text columns: give one or two.")
         self.model = model.eval()
         self.card = card
@@ -209,10 +211,17 @@ class _Computing:
         _warn(int(np.isnan(out[:,0]).sum()), cut, len(out), self.reader.max_length)
         return out
 
-# %% ../nbs/api/21_predict.ipynb #55cd7249
+# %% ../nbs/api/21_predict.ipynb #e9ee4aae
 def _softmax(x):
     e = np.exp(x-x.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
+
+def _sigmoid(x): return np.exp(-np.logaddexp(0, -x))
+
+def _label_dicts(p, classes):
+    "A dict for each row of probabilities, of which several may be high"
+    def said(row): return dict(labels=[c for c,x in zip(classes, row) if x>.5], probabilities=dict(zip(classes, row)))
+    return [said(row) if row[0]==row[0] else dict(labels=None, probabilities=None) for row in p.tolist()]
 
 def _dicts(p, classes):
     "A dict for each row of probabilities"
@@ -226,12 +235,14 @@ def _frame(answers, index, card):
     import pandas as pd
     if card.kind=='regression': return pd.DataFrame(dict(score=pd.Series(answers, index, dtype='float64')), index=index)
     def series(values, kind): return pd.Series(list(values), index, dtype=kind)
-    out = dict(label=series((a['label'] for a in answers), object))
-    out['probability'] = series((a['probability'] for a in answers), 'float64')
+    if card.kind=='multilabel': out = dict(labels=series((a['labels'] for a in answers), object))
+    else:
+        out = dict(label=series((a['label'] for a in answers), object))
+        out['probability'] = series((a['probability'] for a in answers), 'float64')
     for c in card.classes: out[f'probability_{c}'] = series(((a['probabilities'] or {}).get(c) for a in answers), 'float64')
     return pd.DataFrame(out)
 
-# %% ../nbs/api/21_predict.ipynb #024a404d
+# %% ../nbs/api/21_predict.ipynb #ed261c89
 class _Answering(_Computing):
     "A model that answers"
     def predict(self,
@@ -239,12 +250,12 @@ class _Answering(_Computing):
         batch_size:int=32, # examples that are computed at once
         as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
         progress=None # show a progress bar; None: where there is much to do, in a terminal
-    ): # for each text a dict of label, probability and probabilities, or a score; for one text its answer alone
+    ): # for each text a dict of label (or labels), probability and probabilities, or a score; for one text its answer alone
         "Answer for texts, in their order. A row without a text gets None, and one warning says how many there are"
         columns,one = read_texts(texts, self.card)
         values = self.logits(columns, batch_size, progress)
         if self.card.kind=='regression': got = [v if v==v else None for v in values[:,0].tolist()]
-        else: got = _dicts(_softmax(values), self.card.classes)
+        else: got = (_label_dicts if self._several else _dicts)(self._probabilities(values), self.card.classes)
         if not as_frame: return got[0] if one else got
         return _frame(got, texts.index if hasattr(texts, 'iloc') else None, self.card)
 
@@ -255,17 +266,27 @@ class _Answering(_Computing):
     ) -> np.ndarray: # (n, classes), in the order of `card.classes`; NaN for a row without text
         "The probabilities of the classes. For a regression, `ValueError`"
         if self.card.kind=='regression': raise ValueError("A regression has scores, not probabilities: use `predict`.")
-        return _softmax(self.logits(read_texts(texts, self.card)[0], batch_size, progress))
+        return self._probabilities(self.logits(read_texts(texts, self.card)[0], batch_size, progress))
+
+    @property
+    def _several(self): return self.card.kind=='multilabel'
+    def _probabilities(self, logits): return (_sigmoid if self._several else _softmax)(logits)
 
     def __repr__(self):
         name = self.card.name or 'a task'
         return f"{type(self).__name__}({name!r}: {', '.join(self.card.classes[:10]) or 'a score'}; on {self.device})"
 
-# %% ../nbs/api/21_predict.ipynb #f7a8da8f
+# %% ../nbs/api/21_predict.ipynb #33a15e5c
 def _label_column(have, card):
     for n in (card.label, 'label'):
         if n in have: return n
     raise ValueError(f"The table has no label column {card.label or 'label'!r}; it has {', '.join(map(repr, have))}.")
+
+def _with_labels(data, have, card):
+    "Rows with several labels each"
+    label = card.label or 'labels'
+    table = with_label_sets(open_table(data), label, card.label_sep)
+    return [(i, v) for i,(_,v) in enumerate(table.rows([*text_columns(have, card), label]))]
 
 def read_labelled(
     data, # a table, or a list of dicts, with texts and labels
@@ -276,6 +297,7 @@ def read_labelled(
         rows = list(data)
         data = {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
     have = columns_in(data)
+    if card.kind=='multilabel': return _with_labels(data, have, card)
     label = _label_column(have, card)
     values = column(data, label)
     names = getattr(getattr(data, 'features', {}).get(label), 'names', None)
@@ -287,7 +309,7 @@ def check_classes(
     card # a `TaskCard`
 ):
     "Refuse to guess which classes the outputs stand for (`ValueError`)"
-    if card.kind!='classification' or card.labels: return
+    if card.kind not in kinds_with_classes or card.labels: return
     raise ValueError(f"The file does not say what its {card.n_out} classes are called, because an older version wrote it: "
         "give them in their order, such as load(mask, labels=('bad', 'good')).")
 
@@ -330,14 +352,17 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #79a84cf9
+# %% ../nbs/api/21_predict.ipynb #efbc6d5a
+_problems = dict(regression='regression', classification='single_label_classification',
+    multilabel='multi_label_classification')
+
 def _hf_config(model, card):
     "The config of the model with the names of the classes"
     config = copy.deepcopy(model.config)
     names = card.classes or ('score',)
     config.id2label = dict(enumerate(names))
     config.label2id = {n: i for i,n in enumerate(names)}
-    config.problem_type = 'regression' if card.kind=='regression' else 'single_label_classification'
+    config.problem_type = _problems[card.kind]
     return config
 
 class Predictor(_Portable):
@@ -345,7 +370,7 @@ class Predictor(_Portable):
     def pipeline(self,
         **kwargs # for the pipeline, such as batch_size or top_k
     ): # a `TextClassificationPipeline`; pairs are given as dict(text=..., text_pair=...)
-        "The same model as a transformers pipeline; pairs, for a tokenizer without separators, raise `ValueError`"
+        "The same model as a transformers pipeline, which gives all of several labels; pairs, for a tokenizer without separators, raise `ValueError`"
         from transformers import TextClassificationPipeline
         class Pipeline(TextClassificationPipeline):
             def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"
@@ -356,6 +381,7 @@ class Predictor(_Portable):
         net.config = _hf_config(self.model, self.card)
         net.device = self.device
         how = dict(truncation=True, max_length=self.reader.max_length, device=self.device, **kwargs)
+        if self._several: how.setdefault('top_k', None)
         return Pipeline(model=net, tokenizer=copy.deepcopy(self.reader.tokenizer), **how)
 
 # %% ../nbs/api/21_predict.ipynb #f878a9ad
