@@ -201,7 +201,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #2773d93b
+# %% ../nbs/api/27_cli.ipynb #63464779
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -215,7 +215,7 @@ def adapt(
     dev:str=None, # your own dev set (default: a tenth of --train)
     test:str=None, # your own test set, scored once, at the end
     text:str=None, # one or two text columns of your data, comma-separated (default: by the usual names)
-    label:str=None, # label column of your data, or columns of 0 and 1 for several labels a row (default: by the usual names)
+    label:str=None, # label column of your data, or several with 0 and 1, comma-separated (default: by the usual names)
     kind:str=None, # 'classification', 'regression' or 'multilabel', several labels a row (default: as the labels look)
     label_sep:str=None, # what separates several labels in a text, such as ';' (default: found by looking)
     metric:str=None, # how your task is judged, such as macro_f1,accuracy (default: accuracy, macro_f1 or spearman)
@@ -462,7 +462,7 @@ def _check_pairs(card, asked):
     given = ', '.join(asked.text)
     raise ValueError(f"The task {card.name!r} takes {takes} in each example, got {len(asked.text)} ({given}).")
 
-# %% ../nbs/api/27_cli.ipynb #6a171fbc
+# %% ../nbs/api/27_cli.ipynb #6ef98a8f
 def _free(out, force):
     if not out or force or not Path(out).exists(): return
     raise ValueError(f"{out!r} exists already: give another --out, or --force to replace it.")
@@ -502,7 +502,8 @@ def _no_bars(card, out):
     "Refuse names of classes that a CSV of several labels could not hold"
     bad = next((c for c in card.classes if '|' in c), None)
     if card.kind!='multilabel' or bad is None or not _is_csv(out): return
-    raise ValueError(f"The class {bad!r} holds '|', which separates labels in a {Path(out).suffix} file: write .jsonl or .parquet.")
+    raise ValueError(f"The class {bad!r} holds '|', which separates labels in a {Path(out).suffix} file: "
+        "write .jsonl or .parquet.")
 
 def _is_csv(out): return bool(out) and Path(out).suffix.lower() in ('.csv', '.tsv')
 

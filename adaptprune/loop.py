@@ -641,7 +641,7 @@ def check_base(
     raise ValueError(f"The base is quantised ({whole}): masks are learnt on floating-point weights. Load it in float32, "
         "float16 or bfloat16, and quantise the model that you get.")
 
-# %% ../nbs/api/13_loop.ipynb #5ffa7581
+# %% ../nbs/api/13_loop.ipynb #9040172c
 def taught_loss(
     teacher:nn.Module, # trained, with the same outputs as the model
     recipe:Recipe, # says the mixture
@@ -656,8 +656,9 @@ def taught_loss(
         out = model(**batch, **more)
         with torch.no_grad(), acc.autocast(): ref = teacher(**batch, **more)
         total = (1-recipe.distil)*out.loss
-        several = are_several(batch.get('labels'))
-        if recipe.distil: total = total+recipe.distil*distil_logits(scaled(out.logits), scaled(ref.logits), recipe.distil_t, several)
+        if recipe.distil:
+            answers = scaled(out.logits),scaled(ref.logits)
+            total = total+recipe.distil*distil_logits(*answers, recipe.distil_t, are_several(batch.get('labels')))
         if not more: return total
         apart = distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
         return total+recipe.distil_hidden*apart

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# %% ../nbs/api/04_loss.ipynb #ee36efd6
+# %% ../nbs/api/04_loss.ipynb #82e06840
 def are_several(
     labels # of a batch; None for none
 ) -> bool: # False for class indices and for scores
@@ -18,22 +18,23 @@ def are_several(
     return labels is not None and labels.ndim==2 and labels.shape[1]>1 and labels.is_floating_point()
 
 def _several_loss(output, target, class_weights):
-    if class_weights is not None: raise ValueError("class_weights are for one label a row, and here are several: leave them out.")
+    if class_weights is not None: raise ValueError("class_weights are for one label a row: leave them out.")
     if ((target<0) | (target>1)).any():
         raise ValueError(f"Several labels a row are zeros and ones, got {target.min():g} to {target.max():g}: "
             "several scores for one text are no kind of task here.")
     return F.binary_cross_entropy_with_logits(output, target)
 
-# %% ../nbs/api/04_loss.ipynb #a7b3e157
+# %% ../nbs/api/04_loss.ipynb #9a2e3faf
 def G(
     output:Tensor, # (batch, classes) logits, or (batch, 1) predicted scores
-    target:Tensor, # (batch,) class indices (integer dtype), (batch,) or (batch, 1) scores, or (batch, classes) zeros and ones (floating dtype)
+    target:Tensor, # (batch,) class indices; in floating dtype (batch,) or (batch, 1) scores, or (batch, classes) zeros and ones
     class_weights:Tensor=None # (classes,) weights of the classes; by default all alike
 ) -> Tensor: # the mean loss over the batch, a 0-d float32 tensor
-    "The loss of Eq. 1: cross-entropy for classes, mean squared error for scores, binary for several labels; else `ValueError`"
+    "The loss of Eq. 1: (binary) cross-entropy for classes, mean squared error for scores; else `ValueError`"
     if len(target)==0: raise ValueError("The batch is empty (0 examples): check the loader's filter or batch size.")
     if not target.is_floating_point(): return F.cross_entropy(output.float(), target, class_weights)
-    if are_several(target) and target.shape==output.shape: return _several_loss(output.float(), target.float(), class_weights)
+    if are_several(target) and target.shape==output.shape:
+        return _several_loss(output.float(), target.float(), class_weights)
     if not len(target)==target.numel()==output.numel():
         raise ValueError(f"Scores need one prediction for each label, got labels of shape {tuple(target.shape)} and "
             f"predictions of shape {tuple(output.shape)}.")

@@ -57,7 +57,7 @@ def has_several(
     if kind is not None: return False
     return isinstance(next((v for v in table.column(label) if not is_missing(v)), None), _lists)
 
-# %% ../nbs/api/09_multilabel.ipynb #9326d4bd
+# %% ../nbs/api/09_multilabel.ipynb #023f55f7
 def find_label_separator(
     labels:list, # texts
     source:str # for messages
@@ -66,7 +66,8 @@ def find_label_separator(
     found = [s for s in ',;|' if any(s in t for t in labels)]
     if len(found)==1: return found[0]
     shown = next(iter(labels), '')
-    if found: raise ValueError(f"{source}: the labels of {shown!r:.80} could be separated by {' or '.join(map(repr, found))}: "
+    both = ' or '.join(map(repr, found))
+    if found: raise ValueError(f"{source}: the labels of {shown!r:.80} could be separated by {both}: "
         "say which, such as label_sep=';' (--label-sep ';').")
     raise ValueError(f"{source}: no label holds ',', ';' or '|', so each row has one label only: "
         "leave out kind='multilabel', or give label_sep=... (--label-sep).")
@@ -76,8 +77,8 @@ def _checked_separator(sep, labels, source):
     sep = {'tab': '\t', '\\t': '\t'}.get(sep, sep)
     if not isinstance(sep, str) or not sep: raise ValueError(f"label_sep must be text, such as ';', got {sep!r}.")
     if any(sep in t for t in labels): return sep
-    raise ValueError(f"{source}: no label holds the separator {sep!r}, so each row has one label only: give another label_sep "
-        "(--label-sep), or leave out kind='multilabel'.")
+    raise ValueError(f"{source}: no label holds the separator {sep!r}, so each row has one label only: "
+        "give another label_sep (--label-sep), or leave out kind='multilabel'.")
 
 def is_list_text(
     text:str # a label
@@ -85,7 +86,7 @@ def is_list_text(
     "Does a text look like a list, such as \"['x', 'y']\"?"
     return bool(re.fullmatch(r'\s*\[.*\]\s*', text, re.S))
 
-# %% ../nbs/api/09_multilabel.ipynb #49697f84
+# %% ../nbs/api/09_multilabel.ipynb #35ab7f81
 def separator_of(
     table:Table, # of the training data
     label:str, # as from `find_label_columns`
@@ -100,7 +101,8 @@ def separator_of(
         source = f'{table.source}: the column {label!r}'
         return _checked_separator(asked, texts, source) if asked is not None else find_label_separator(texts, source)
     if asked is None: return None
-    raise ValueError(f"{table.source}: the labels in {label!r} are lists or numbers and no text, so nothing separates them: leave out label_sep ({asked!r}).")
+    raise ValueError(f"{table.source}: the labels in {label!r} are lists or numbers and no text, so nothing separates them: "
+        f"leave out label_sep ({asked!r}).")
 
 # %% ../nbs/api/09_multilabel.ipynb #e31be7fc
 def _name(x):
@@ -133,15 +135,15 @@ def _set(value, sep, texts):
     if names is None or None in names: raise ValueError(f'{value!r:.80}')
     return tuple(sorted(set(names)))
 
-# %% ../nbs/api/09_multilabel.ipynb #f002c35f
+# %% ../nbs/api/09_multilabel.ipynb #8f1bec7b
 def _refuse_vectors(source, values):
     "Refuse lists of 0 and 1, a place for each class"
     lists = [list(v) for v in values if isinstance(v, _lists)]
     sizes = {len(v) for v in lists}
     if len(sizes)!=1 or min(sizes)<2 or any(x not in (0, 1) for v in lists for x in v if not isinstance(x, str)): return
     if any(isinstance(x, str) for v in lists for x in v): return
-    raise ValueError(f"{source}: the labels are lists of 0 and 1, such as {lists[0]!r:.60}, which do not say what the classes are called: "
-        "for several labels a row (multi-label) give lists of names, or a column for each class.")
+    raise ValueError(f"{source}: the labels are lists of 0 and 1, such as {lists[0]!r:.60}, "
+        "which do not say what the classes are called: for several labels a row (multi-label) give lists of names, or a column for each class.")
 
 def _from_lists(table, column, sep):
     "The labels of each row, from one column"
@@ -150,16 +152,18 @@ def _from_lists(table, column, sep):
     _refuse_vectors(f'{table.source}: the column {column!r}', given)
     texts = sep is not None or bool(given) and all(isinstance(v, str) for v in given)
     kinds = {isinstance(v, str) for v in given}
-    if len(kinds)>1: raise ValueError(f"{table.source}: the labels in {column!r} mix lists with text: make lists of all.")
+    if len(kinds)>1:
+        raise ValueError(f"{table.source}: the labels in {column!r} mix lists with text: make lists of all.")
     out = []
     for i,v in enumerate(values):
         try: out.append(_set(v, sep, texts))
         except ValueError as e:
             want = "a list of names" if sep is None else f"labels separated by {sep!r}"
-            raise ValueError(f"{table.where()[i]}: expected {want} in {column!r}, got {e} (several labels a row, multi-label).") from None
+            raise ValueError(f"{table.where()[i]}: expected {want} in {column!r}, got {e} "
+                "(several labels a row, multi-label).") from None
     return out
 
-# %% ../nbs/api/09_multilabel.ipynb #c0f8003e
+# %% ../nbs/api/09_multilabel.ipynb #b8b48d8c
 _truth = {'1': True, '1.0': True, 'true': True, '0': False, '0.0': False, 'false': False}
 
 def _from_columns(table, columns):
@@ -172,8 +176,8 @@ def _from_columns(table, columns):
         gap = any(map(is_missing, row))
         if None in on and not gap:
             at = on.index(None)
-            raise ValueError(f"{table.where()[i]}: the column {columns[at]!r} holds {row[at]!r:.60}, and columns of several labels "
-                "(multi-label) hold 0 or 1.")
+            raise ValueError(f"{table.where()[i]}: the column {columns[at]!r} holds {row[at]!r:.60}, "
+                "and columns of several labels (multi-label) hold 0 or 1.")
         out.append(None if gap else tuple(c for c,x in zip(columns, on) if x))
     return out
 
@@ -190,17 +194,17 @@ def with_label_sets(
     def column(c): return sets if c==label else table.column(c)
     return replace(table, names=list(dict.fromkeys([*table.names, label])), column=column)
 
-# %% ../nbs/api/09_multilabel.ipynb #80b6d280
+# %% ../nbs/api/09_multilabel.ipynb #876adddf
 def _check_sets(source, sets, counts):
     "Refuse to guess where several labels may not be meant"
     if all(len(s)==1 for s in sets):
-        raise ValueError(f"{source}: every row has exactly one label: give plain labels, or kind='multilabel' (--kind multilabel) if a row "
-            "can have several (multi-label).")
+        raise ValueError(f"{source}: every row has exactly one label: give plain labels, "
+            "or kind='multilabel' (--kind multilabel) if a row can have several (multi-label).")
     total = sum(counts.values())
     if len(counts)<=5 or 2*len(counts)<=total: return
     some = ', '.join(sorted(counts)[:5])
-    raise ValueError(f"{source}: {len(counts)} different labels in {total:,} ({some}, ...): give kind='multilabel' (--kind multilabel) "
-        "if these are classes: is the label column the right one?")
+    raise ValueError(f"{source}: {len(counts)} different labels in {total:,} ({some}, ...): "
+        "give kind='multilabel' (--kind multilabel) if these are classes: is the label column the right one?")
 
 def set_names(
     sets:list, # tuples of names, without missing ones

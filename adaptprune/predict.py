@@ -242,7 +242,7 @@ def _frame(answers, index, card):
     for c in card.classes: out[f'probability_{c}'] = series(((a['probabilities'] or {}).get(c) for a in answers), 'float64')
     return pd.DataFrame(out)
 
-# %% ../nbs/api/21_predict.ipynb #ed261c89
+# %% ../nbs/api/21_predict.ipynb #ce195f35
 class _Answering(_Computing):
     "A model that answers"
     def predict(self,
@@ -250,7 +250,7 @@ class _Answering(_Computing):
         batch_size:int=32, # examples that are computed at once
         as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
         progress=None # show a progress bar; None: where there is much to do, in a terminal
-    ): # for each text a dict of label (or labels), probability and probabilities, or a score; for one text its answer alone
+    ): # for each text a dict of label, or labels, and probabilities, or a score; for one text its answer alone
         "Answer for texts, in their order. A row without a text gets None, and one warning says how many there are"
         columns,one = read_texts(texts, self.card)
         values = self.logits(columns, batch_size, progress)
@@ -352,7 +352,7 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #efbc6d5a
+# %% ../nbs/api/21_predict.ipynb #7b029289
 _problems = dict(regression='regression', classification='single_label_classification',
     multilabel='multi_label_classification')
 
@@ -370,7 +370,7 @@ class Predictor(_Portable):
     def pipeline(self,
         **kwargs # for the pipeline, such as batch_size or top_k
     ): # a `TextClassificationPipeline`; pairs are given as dict(text=..., text_pair=...)
-        "The same model as a transformers pipeline, which gives all of several labels; pairs, for a tokenizer without separators, raise `ValueError`"
+        "The same model as a transformers pipeline; pairs, for a tokenizer without separators, raise `ValueError`"
         from transformers import TextClassificationPipeline
         class Pipeline(TextClassificationPipeline):
             def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"

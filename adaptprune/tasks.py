@@ -355,7 +355,7 @@ def load_task(
     if source=='folder' and not glue_dir: raise ValueError("source='folder' needs glue_dir=... or the variable GLUE_DIR.")
     return load_folder(task, _find(task, glue_dir), skip_bad_rows) if glue_dir and source!='hub' else load_hub(task)
 
-# %% ../nbs/api/09_tasks.ipynb #76f4afe1
+# %% ../nbs/api/09_tasks.ipynb #46fc5875
 def _held(ds, share, seed):
     "The numbers of the rows that stay in train, and of those held out"
     if not 0<share<=.5: raise ValueError(f"share, the part of the training rows to hold out, must lie in (0, .5], got {share!r}.")
@@ -371,8 +371,8 @@ def holdout(
     ds:DatasetDict, # with a split `train`
     share:float=.1, # of the training rows, in (0, .5]; a share that holds out no row raises `ValueError`
     seed:int=0 # another seed holds out other rows
-) -> DatasetDict: # `train` is smaller, `validation` is new (stratified by label, or by chance where rows have several; a class with one row stays in train), the rest as before
-    "Split a validation set off the training set"
+) -> DatasetDict: # `train` is smaller, `validation` is new (a class with one row stays in train), the rest as before
+    "Split a validation set off the training set: stratified by label, or by chance where rows have several"
     stay,held = _held(ds['train'], share, seed)
     return DatasetDict({**ds, 'train': ds['train'].select(stay), 'validation': ds['train'].select(held)})
 
@@ -411,7 +411,7 @@ def _whole(rows):
     "Rows whose labels such as '1.0' are written '1'"
     return [(w, [*texts, as_whole(str(label).strip())]) for w,(*texts,label) in rows]
 
-# %% ../nbs/api/09_tasks.ipynb #f0933666
+# %% ../nbs/api/09_tasks.ipynb #c1836048
 def _clean_splits(tables, columns, missing, duplicates):
     "The rows of all splits that can be used; what was left out, in words"
     if duplicates not in (None, 'drop'): raise ValueError(f"duplicates must be 'drop' or None, got {duplicates!r}.")
@@ -441,7 +441,7 @@ def _with_sets(tables, label, sep):
 
 def _several_labels(tables, label, sep, weights):
     "Tables with the labels of each row, and what separates them"
-    if weights is not None: raise ValueError("class_weights are for one label a row, and here are several: leave them out.")
+    if weights is not None: raise ValueError("class_weights are for one label a row: leave them out.")
     sep = separator_of(tables['train'], label, sep)
     return _with_sets(tables, label, sep), sep
 
@@ -504,13 +504,13 @@ def _name_of(train):
     if isinstance(train, (list, tuple)) and train: train = train[0]
     return stem(train) if isinstance(train, (str, Path)) else 'own'
 
-# %% ../nbs/api/09_tasks.ipynb #29c1b362
+# %% ../nbs/api/09_tasks.ipynb #b5779470
 def load_data(
     train, # what `open_table` reads: file, glob, DataFrame, `Dataset`, list, ...; or a `DatasetDict`, or a dict of splits
     dev=None, # the same for the dev set; by default that of `train`, else a tenth of its rows
     test=None, # the same for a test set, which is scored at the end
     text=None, # name of the text column, or of two: 'question, answer'; by default found by the usual names
-    label=None, # name of the label column, or of several with 0 and 1: 'toxic, insult'; by default found by the usual names
+    label=None, # name of the label column, or of several with 0 and 1: 'toxic, rude'; by default found by the usual names
     kind:str=None, # 'classification', 'regression' or 'multilabel'; by default as the labels look, see `infer_labels`
     metrics=None, # a metric's name, or a function (labels, logits) -> float, or a tuple of these; the first one decides
     sep:str=None, # separator of a text file; by default found by looking
@@ -530,7 +530,8 @@ def load_data(
     if test is None: tables = _without_hidden(tables, label)
     several = has_several(table, label, kind)
     if several: tables,label_sep = _several_labels(tables, label, label_sep, class_weights)
-    elif label_sep is not None: raise ValueError(f"label_sep ({label_sep!r}) is for several labels a row: give kind='multilabel' too.")
+    elif label_sep is not None:
+        raise ValueError(f"label_sep ({label_sep!r}) is for several labels a row: give kind='multilabel' too.")
     splits,notes = _clean_splits(tables, [*text, label], missing, duplicates)
     values = [v[-1] for _,v in splits['train']]
     if several: kind,names = 'multilabel',_set_classes(values, table, label, kind is not None)
@@ -684,7 +685,7 @@ def with_padding(
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
-# %% ../nbs/api/09_tasks.ipynb #7d67a4f5
+# %% ../nbs/api/09_tasks.ipynb #ed2796d0
 def make_loaders(
     ds, # split -> `Dataset`, as from `load_task`; an empty split raises `ValueError`
     tokenizer, # of the model that is to be adapted
@@ -693,7 +694,7 @@ def make_loaders(
     max_length:int=128, # in tokens
     seed:int=0, # of the order of the training rows
     num_workers:int=0 # processes that pad; rarely worth it
-) -> dict: # split -> `DataLoader`; batches hold input_ids, attention_mask, ... [n, longest] and labels [n] (int64, or float32 scores) or [n, classes] (float32)
+) -> dict: # split -> `DataLoader`; batches hold input_ids, attention_mask, ... [n, longest] and labels [n] or [n, classes]
     "A loader for each split: `train` in shuffled length buckets, the others from the longest row to the shortest"
     from transformers import DataCollatorWithPadding
     _positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
