@@ -201,7 +201,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #63464779
+# %% ../nbs/api/27_cli.ipynb #7b3a03ab
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -216,7 +216,7 @@ def adapt(
     test:str=None, # your own test set, scored once, at the end
     text:str=None, # one or two text columns of your data, comma-separated (default: by the usual names)
     label:str=None, # label column of your data, or several with 0 and 1, comma-separated (default: by the usual names)
-    kind:str=None, # 'classification', 'regression' or 'multilabel', several labels a row (default: as the labels look)
+    kind:str=None, # 'classification', 'regression', 'multilabel' (several labels a row; default: as they look) or 'tokens'
     label_sep:str=None, # what separates several labels in a text, such as ';' (default: found by looking)
     metric:str=None, # how your task is judged, such as macro_f1,accuracy (default: accuracy, macro_f1 or spearman)
     sep:str=None, # separator of your text files, such as ';' or tab (default: found by looking)
@@ -258,7 +258,7 @@ def adapt(
     report = dict(res.report, out=out, **(dict(reading=told[0]) if told else {}))
     _tell(report, json, _adapted(t, res.report, out))
 
-# %% ../nbs/api/27_cli.ipynb #1210edaf
+# %% ../nbs/api/27_cli.ipynb #2d493cb4
 def _revision(mask, revision):
     if not revision: return {}
     if not Path(mask).is_dir(): return dict(revision=revision)
@@ -293,10 +293,10 @@ def _card(tm):
 
 def _predictor(tm, model, card):
     "What answers with a mask"
-    from adaptprune.predict import Predictor
-    return Predictor(*_open(tm, model), card)
+    from adaptprune.predict import predictor_for
+    return predictor_for(*_open(tm, model), card)
 
-# %% ../nbs/api/27_cli.ipynb #391fa6b2
+# %% ../nbs/api/27_cli.ipynb #aeedf66a
 def _own_columns(card, text, label):
     "The card with the columns that were asked for"
     from dataclasses import replace
@@ -320,11 +320,13 @@ def _own_rows(card, train, dev):
     "Labelled rows of a file of one's own: --dev, or the tenth of --train that `adapt` holds out"
     from adaptprune.multilabel import with_label_sets
     from adaptprune.tables import open_table
+    from adaptprune.tags import with_tags
     from adaptprune.tasks import holdout, to_dataset
     from adaptprune.taskcard import task_of
     task = task_of(card)
     table = open_table(dev or train)
     if card.kind=='multilabel': table = with_label_sets(table, card.label, card.label_sep)
+    if card.kind=='tokens': table = with_tags(table, *card.text, card.label)
     ds = to_dataset(task, table.rows([*card.text, card.label]), dev or train)
     return ds if dev else holdout(dict(train=ds))['validation']
 
@@ -462,7 +464,7 @@ def _check_pairs(card, asked):
     given = ', '.join(asked.text)
     raise ValueError(f"The task {card.name!r} takes {takes} in each example, got {len(asked.text)} ({given}).")
 
-# %% ../nbs/api/27_cli.ipynb #6ef98a8f
+# %% ../nbs/api/27_cli.ipynb #f5aea1eb
 def _free(out, force):
     if not out or force or not Path(out).exists(): return
     raise ValueError(f"{out!r} exists already: give another --out, or --force to replace it.")
@@ -507,12 +509,21 @@ def _no_bars(card, out):
 
 def _is_csv(out): return bool(out) and Path(out).suffix.lower() in ('.csv', '.tsv')
 
-def _with_bars(answers):
-    "Answers whose lists of labels are joined by '|'"
-    return answers.assign(labels=['|'.join(l) if isinstance(l, list) else l for l in answers['labels']])
+_written = dict(labels='|'.join, spans=js.dumps) # how a CSV holds lists
+
+def _plain_cells(answers):
+    "Answers for a CSV: labels joined by '|', spans as JSON"
+    new = {c: [f(v) if isinstance(v, list) else v for v in answers[c]] for c,f in _written.items() if c in answers}
+    return answers.assign(**new)
+
+def _entities(spans):
+    "The spans of one text in a line"
+    if not isinstance(spans, list): return None
+    return '; '.join(f"{s['label']} {s['text']!r} {s['probability']:.3f}" for s in spans) or '(nothing found)'
 
 def _short(answers):
     "What stands in a terminal: the first two columns, or each of several labels with its probability"
+    if 'spans' in answers: return [[_entities(s)] for s in answers['spans']]
     if 'labels' not in answers: return answers[list(answers)[:2]].astype(object).values.tolist()
     def said(row):
         if not isinstance(row['labels'], list): return [None]
@@ -524,7 +535,7 @@ def _answer(texts, got):
     said = [f'{v:.3f}' if isinstance(v, float) else str(v) for v in got if v is not None and v==v]
     return f"{'  '.join(said) or '(no answer)'}  {' | '.join(map(str, texts))}"
 
-# %% ../nbs/api/27_cli.ipynb #0d6870f8
+# %% ../nbs/api/27_cli.ipynb #d4eb816f
 def apply(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     first:str=None, # a text to judge
@@ -545,8 +556,7 @@ def apply(
     _check_pairs(tm.card, card)
     _no_bars(card, out)
     answers = _answers(_predictor(tm, model, card), table)
-    several = card.kind=='multilabel'
-    full = _joined(table, _with_bars(answers) if several and _is_csv(out) else answers)
+    full = _joined(table, _plain_cells(answers) if _is_csv(out) else answers)
     if out:
         with new_path(out, force) as new: _write(full, new)
         return _tell(dict(rows=len(full), out=out), json, f"{len(full):,} answers in {out}")

@@ -641,7 +641,7 @@ def check_base(
     raise ValueError(f"The base is quantised ({whole}): masks are learnt on floating-point weights. Load it in float32, "
         "float16 or bfloat16, and quantise the model that you get.")
 
-# %% ../nbs/api/13_loop.ipynb #9040172c
+# %% ../nbs/api/13_loop.ipynb #049478b6
 def taught_loss(
     teacher:nn.Module, # trained, with the same outputs as the model
     recipe:Recipe, # says the mixture
@@ -657,7 +657,8 @@ def taught_loss(
         with torch.no_grad(), acc.autocast(): ref = teacher(**batch, **more)
         total = (1-recipe.distil)*out.loss
         if recipe.distil:
-            answers = scaled(out.logits),scaled(ref.logits)
+            answers = [scaled(o.logits) for o in (out, ref)]
+            if answers[0].ndim==3: answers = [a[batch['labels']!=-100] for a in answers]          # a tag for each word
             total = total+recipe.distil*distil_logits(*answers, recipe.distil_t, are_several(batch.get('labels')))
         if not more: return total
         apart = distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# %% ../nbs/api/04_loss.ipynb #82e06840
+# %% ../nbs/api/04_loss.ipynb #325a2f74
 def are_several(
     labels # of a batch; None for none
 ) -> bool: # False for class indices and for scores
     "Are these several labels a row: a floating-point number for each of two classes or more?"
     return labels is not None and labels.ndim==2 and labels.shape[1]>1 and labels.is_floating_point()
+
+def _tag_loss(output, target):
+    "Cross-entropy of the tokens that have a tag; 0 for a batch without any"
+    total = F.cross_entropy(output.flatten(0, 1), target.flatten(), reduction='sum')
+    return total/(target!=-100).sum().clamp(min=1)
 
 def _several_loss(output, target, class_weights):
     if class_weights is not None: raise ValueError("class_weights are for one label a row: leave them out.")
@@ -24,14 +29,15 @@ def _several_loss(output, target, class_weights):
             "several scores for one text are no kind of task here.")
     return F.binary_cross_entropy_with_logits(output, target)
 
-# %% ../nbs/api/04_loss.ipynb #9a2e3faf
+# %% ../nbs/api/04_loss.ipynb #76d13738
 def G(
-    output:Tensor, # (batch, classes) logits, or (batch, 1) predicted scores
-    target:Tensor, # (batch,) class indices; in floating dtype (batch,) or (batch, 1) scores, or (batch, classes) zeros and ones
+    output:Tensor, # (batch, classes) logits, or (batch, 1) predicted scores; (batch, tokens, tags) logits
+    target:Tensor, # (batch,) class indices, (batch, tokens) tags or -100; floats: (batch,) scores, or (batch, classes) zeros and ones
     class_weights:Tensor=None # (classes,) weights of the classes; by default all alike
-) -> Tensor: # the mean loss over the batch, a 0-d float32 tensor
+) -> Tensor: # the mean loss over the batch, of tags over its words, a 0-d float32 tensor
     "The loss of Eq. 1: (binary) cross-entropy for classes, mean squared error for scores; else `ValueError`"
     if len(target)==0: raise ValueError("The batch is empty (0 examples): check the loader's filter or batch size.")
+    if output.ndim==3 and not target.is_floating_point(): return _tag_loss(output.float(), target)
     if not target.is_floating_point(): return F.cross_entropy(output.float(), target, class_weights)
     if are_several(target) and target.shape==output.shape:
         return _several_loss(output.float(), target.float(), class_weights)

@@ -135,7 +135,7 @@ def _set(value, sep, texts):
     if names is None or None in names: raise ValueError(f'{value!r:.80}')
     return tuple(sorted(set(names)))
 
-# %% ../nbs/api/09_multilabel.ipynb #8f1bec7b
+# %% ../nbs/api/09_multilabel.ipynb #b59ae164
 def _refuse_vectors(source, values):
     "Refuse lists of 0 and 1, a place for each class"
     lists = [list(v) for v in values if isinstance(v, _lists)]
@@ -143,7 +143,8 @@ def _refuse_vectors(source, values):
     if len(sizes)!=1 or min(sizes)<2 or any(x not in (0, 1) for v in lists for x in v if not isinstance(x, str)): return
     if any(isinstance(x, str) for v in lists for x in v): return
     raise ValueError(f"{source}: the labels are lists of 0 and 1, such as {lists[0]!r:.60}, "
-        "which do not say what the classes are called: for several labels a row (multi-label) give lists of names, or a column for each class.")
+        "which do not say what the classes are called: for several labels a row (multi-label) give lists of names, "
+        "or a column for each class.")
 
 def _from_lists(table, column, sep):
     "The labels of each row, from one column"

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['portion', 'is_missing', 'columns_in', 'column', 'text_columns', 'read_texts', 'Reader', 'EmptyText', 'CutText',
-           'read_labelled', 'check_classes', 'without_hooks', 'Predictor', 'load']
+           'read_labelled', 'check_classes', 'without_hooks', 'Predictor', 'words_in', 'read_words', 'TokenPredictor',
+           'predictor_for', 'load']
 
-# %% ../nbs/api/21_predict.ipynb #606b0131
-import copy, sys, warnings
+# %% ../nbs/api/21_predict.ipynb #67553566
+import copy, re, sys, warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
-# %% ../nbs/api/21_predict.ipynb #66ab09f7
+# %% ../nbs/api/21_predict.ipynb #27582a6c
 import numpy as np, torch
 from torch import nn
 from tqdm.auto import tqdm
 from .artifact import TaskMask
 from .multilabel import with_label_sets
 from .tables import open_table
+from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
 
 # %% ../nbs/api/21_predict.ipynb #8ee6417a
@@ -276,7 +278,7 @@ class _Answering(_Computing):
         name = self.card.name or 'a task'
         return f"{type(self).__name__}({name!r}: {', '.join(self.card.classes[:10]) or 'a score'}; on {self.device})"
 
-# %% ../nbs/api/21_predict.ipynb #33a15e5c
+# %% ../nbs/api/21_predict.ipynb #01239e25
 def _label_column(have, card):
     for n in (card.label, 'label'):
         if n in have: return n
@@ -288,6 +290,13 @@ def _with_labels(data, have, card):
     table = with_label_sets(open_table(data), label, card.label_sep)
     return [(i, v) for i,(_,v) in enumerate(table.rows([*text_columns(have, card), label]))]
 
+def _tag_rows(data, card):
+    "Rows of words and tags, with their places"
+    table = open_table(data)
+    text = text_columns(table.names, card)[0]
+    label = card.label or 'tags'
+    return with_tags(table, text, label).rows([text, label])
+
 def read_labelled(
     data, # a table, or a list of dicts, with texts and labels
     card # a `TaskCard`
@@ -298,6 +307,7 @@ def read_labelled(
         data = {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
     have = columns_in(data)
     if card.kind=='multilabel': return _with_labels(data, have, card)
+    if card.kind=='tokens': return [(i, v) for i,(_,v) in enumerate(_tag_rows(data, card))]
     label = _label_column(have, card)
     values = column(data, label)
     names = getattr(getattr(data, 'features', {}).get(label), 'names', None)
@@ -352,9 +362,9 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #7b029289
+# %% ../nbs/api/21_predict.ipynb #dc84df5f
 _problems = dict(regression='regression', classification='single_label_classification',
-    multilabel='multi_label_classification')
+    multilabel='multi_label_classification')          # tags have no pipeline
 
 def _hf_config(model, card):
     "The config of the model with the names of the classes"
@@ -374,6 +384,7 @@ class Predictor(_Portable):
         from transformers import TextClassificationPipeline
         class Pipeline(TextClassificationPipeline):
             def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"
+        if self.card.kind=='tokens': raise ValueError("A pipeline is for labels and scores: use `predict` for tags.")
         if self.reader.gap and len(self.card.text)==2:
             raise ValueError("This tokenizer puts nothing between the texts of a pair, so a pipeline would answer "
                 "otherwise than `predict`: use that.")
@@ -384,7 +395,118 @@ class Predictor(_Portable):
         if self._several: how.setdefault('top_k', None)
         return Pipeline(model=net, tokenizer=copy.deepcopy(self.reader.tokenizer), **how)
 
-# %% ../nbs/api/21_predict.ipynb #f878a9ad
+# %% ../nbs/api/21_predict.ipynb #b037f597
+def words_in(
+    text # plain text, or a list of words
+) -> tuple: # words; their places in the text, (start, end), or None for a list
+    "The words of a text"
+    if not isinstance(text, str): return list(text), None
+    found = list(re.finditer(r'\w+|[^\w\s]', text))
+    return [m[0] for m in found], [m.span() for m in found]
+
+def _span(label, a, b, words, places, p, text):
+    "One answer: the words from a to b"
+    if places is None: said,start,end = ' '.join(words[a:b]),a,b
+    else:
+        start,end = places[a][0],places[b-1][1]
+        said = text[start:end]
+    return dict(label=label, text=said, start=start, end=end, probability=float(p[a:b].mean()))
+
+def _check_words(rows):
+    "Refuse what is neither a text, nor a list of words, nor missing"
+    for i,r in enumerate(rows):
+        words = r if isinstance(r, (list, tuple)) else [] if isinstance(r, str) or is_missing(r) else [r]
+        bad = [w for w in words if not isinstance(w, str) or not w.strip()]
+        if bad: raise ValueError(f"Row {i} holds {bad[0]!r:.60}: give a text, or a list of words.")
+
+# %% ../nbs/api/21_predict.ipynb #916c61a4
+def read_words(
+    data, # a text, a list of texts or of lists of words, a table, or a list of dicts
+    card # a `TaskCard`
+) -> tuple: # a text or a list of words for each row; is it one text only?
+    "Texts for tags. What is neither a text, nor a list of words, nor missing raises `ValueError`, with its row"
+    one = isinstance(data, str)
+    rows = [data] if one else data
+    if columns_in(rows) is None:
+        rows = list(rows)
+        if rows and all(isinstance(r, Mapping) for r in rows):
+            names = dict.fromkeys(k for r in rows for k in r)
+            rows = {k: [r.get(k) for r in rows] for k in names}
+    if (have := columns_in(rows)) is not None: rows = column(rows, text_columns(have, card)[0])
+    rows = [r.tolist() if isinstance(r, np.ndarray) else r for r in rows]
+    _check_words(rows)
+    return rows, one
+
+# %% ../nbs/api/21_predict.ipynb #b9ed872f
+class TokenPredictor(Predictor):
+    "A model that tags words: `predict`, `predict_proba`, `evaluate`, `to`"
+    def _word_logits(self, words, batch_size, progress):
+        "The logits of each row's words, NaN for words beyond the length"
+        if type(batch_size) is not int or batch_size<1:
+            raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}.")
+        out = [np.full((len(w), self.card.n_out), np.nan, np.float32) for w in words]
+        order = sorted((i for i,w in enumerate(words) if w), key=lambda i: -len(words[i]))
+        if progress is None: progress = len(order)>20*batch_size and sys.stderr.isatty()
+        cut = 0
+        for at in tqdm(range(0, len(order), batch_size), disable=not progress, leave=False):
+            rows = order[at:at+batch_size]
+            encoded = encode_words(self.reader.tokenizer, [words[i] for i in rows], self.reader.max_length)
+            got = self._forward(self.reader.tokenizer.pad(dict(encoded), return_tensors='pt'))
+            for j,i in enumerate(rows):
+                first = word_tokens(encoded, j)
+                out[i][list(first)] = got[j,list(first.values())]
+            cut += self.reader.n_cut(encoded)
+        _warn(sum(not w for w in words), cut, len(words), self.reader.max_length)
+        return out
+
+    def _read(self, texts, batch_size, progress):
+        "Rows, their words, places and probabilities; is it one text only?"
+        rows,one = read_words(texts, self.card)
+        cut = [words_in([] if not isinstance(r, (list, tuple)) and is_missing(r) else r) for r in rows]
+        logits = self._word_logits([w for w,_ in cut], batch_size, progress)
+        return rows, cut, [_softmax(p) if len(p) else p for p in logits], one
+
+    def _spans(self, text, words, places, p):
+        "The answer for one text; None where there is no word"
+        if not words: return None
+        read = ~np.isnan(p[:,0])
+        best = np.where(read[:,None], p, 0).argmax(1)
+        entities = are_entities(self.card.classes)
+        tags = [self.card.classes[b] if r else 'O' for b,r in zip(best, read)]
+        spans = spans_of(tags) if entities else [(t, i, i+1) for i,t in enumerate(tags) if read[i]]
+        return [_span(*s, words, places, p.max(1), text) for s in spans]
+
+    def predict(self,
+        texts, # a text, a list of texts or of lists of words, a table, or a list of dicts
+        batch_size:int=32, # texts that are computed at once
+        as_frame:bool=False, # give a `DataFrame` with a column of lists, with the index of what you gave if it has one
+        progress=None # show a progress bar; None: where there is much to do, in a terminal
+    ): # for each text a list of dicts of label, text, start, end and probability; for one text its answer alone
+        "The entities of texts, in their order. A row without a word gets None, and one warning says how many there are"
+        rows,cut,ps,one = self._read(texts, batch_size, progress)
+        got = [self._spans(r, *c, p) for r,c,p in zip(rows, cut, ps)]
+        if not as_frame: return got[0] if one else got
+        import pandas as pd
+        index = texts.index if hasattr(texts, 'iloc') else None
+        return pd.DataFrame(dict(spans=pd.Series(got, index, dtype=object)), index=index)
+
+    def predict_proba(self,
+        texts, # as in `predict`
+        batch_size:int=32, # texts that are computed at once
+        progress=None # as in `predict`
+    ) -> list: # for each text (words, tags), in the order of `card.classes`; NaN for a word beyond `max_length`
+        "The probabilities of the tags of each word"
+        return self._read(texts, batch_size, progress)[2]
+
+def predictor_for(
+    model, # as for `Predictor`
+    tokenizer, # as for `Predictor`
+    card # its kind decides
+) -> Predictor: # a `TokenPredictor` for a tag for each word
+    "What answers for a kind of task"
+    return (TokenPredictor if card.kind=='tokens' else Predictor)(model, tokenizer, card)
+
+# %% ../nbs/api/21_predict.ipynb #f9b54e3e
 def load(
     mask, # folder of a mask file, its id on the Hub, or a `TaskMask`
     model=None, # the base: 'minilm', a folder, a Hub id, or an encoder; by default `find_base` looks for it
@@ -400,4 +522,4 @@ def load(
     if not isinstance(mask, TaskMask): mask = TaskMask.from_pretrained(mask, **(dict(revision=revision) if revision else {}))
     net,place = mask.open_model(model)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    return Predictor(net, tokenizer or load_tokenizer(*place), replace(mask.card, **changes)).to(device)
+    return predictor_for(net, tokenizer or load_tokenizer(*place), replace(mask.card, **changes)).to(device)

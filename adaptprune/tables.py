@@ -493,13 +493,13 @@ def infer_labels(
     if whole: names = {as_whole(x) for x in names}
     return kind, tuple(sorted(names, key=None if None in numbers else float))
 
-# %% ../nbs/api/09_tables.ipynb #399bddfa
+# %% ../nbs/api/09_tables.ipynb #e42c25ce
 def _lacks(row, words):
     "What a row lacks: 'text', 'label' or nothing; 'string' for a text of another type"
     *texts,label = row
     for t in texts:
         if is_missing(t, words=False): return 'text'
-        if not isinstance(t, str): return 'string'
+        if not isinstance(t, (str, tuple)): return 'string'           # a tuple of words
     return 'label' if is_missing(label, words) else None
 
 def _refuse(rows, lacks, what):
@@ -570,7 +570,7 @@ def leaks(
     found = {s: sum(t in train for t in ts) for s,ts in texts.items() if s!='train'}
     return [f"{n:,} {s} texts {'is' if n==1 else 'are'} in train" for s,n in found.items() if n]
 
-# %% ../nbs/api/09_tables.ipynb #f059e72e
+# %% ../nbs/api/09_tables.ipynb #c8fafec7
 def shown_metric(
     name:str # 'macro_f1'
 ) -> str: # 'macro F1'
@@ -580,7 +580,7 @@ def shown_metric(
 @dataclass
 class Reading:
     "What was made of your data; its `str` is one line"
-    kind:str # 'classification', 'regression' or 'multilabel'
+    kind:str # 'classification', 'regression', 'multilabel' or 'tokens'
     labels:tuple # names of the classes, or the lowest and the highest score
     rows:dict # split -> number of rows
     held:bool # was dev held out of train?
@@ -591,13 +591,14 @@ class Reading:
     notes:list = field(default_factory=list) # all else that was found, in words
     cut:int=None # number of texts that are longer than `max_length`; None: not counted yet
     max_length:int=None # tokens that are read of an example
-    per_row:float=None # mean number of labels of a row, where there are several
+    per_row:float=None # mean number of labels of a row, where there are several; of words, where each has a tag
 
     def _labels(self):
         if self.kind=='regression': return f'scores from {self.labels[0]:g} to {self.labels[1]:g}'
         more = f' and {len(self.labels)-10} more' if len(self.labels)>10 else ''
         names = f"{', '.join(self.labels[:10])}{more}"
         if self.per_row is None: return f'{len(self.labels)} classes: {names}'
+        if self.kind=='tokens': return f'a tag of {len(self.labels)} for each word: {names}; {self.per_row:.1f} words a row'
         return f'several labels of {len(self.labels)}: {names}; {self.per_row:.1f} labels a row'
 
     def __str__(self):

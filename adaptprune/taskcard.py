@@ -23,13 +23,13 @@ _checks = dict(kind=_text, n_out=_number(2**20), name=_or_none(_text), text=_tex
     labels=_texts(2**20), metrics=_texts(100), max_length=_or_none(_number(2**24)), pooling=_or_none(_text),
     source=_or_none(_text), label_sep=_or_none(_text))
 
-# %% ../nbs/api/20_taskcard.ipynb #54637596
-kinds_with_classes = 'classification','multilabel'
+# %% ../nbs/api/20_taskcard.ipynb #db832810
+kinds_with_classes = 'classification','multilabel','tokens'
 
 @dataclass(frozen=True)
 class TaskCard:
     "What has to be known to answer for new texts, and to be measured on labelled ones"
-    kind:str # 'classification', 'regression' or 'multilabel'
+    kind:str # 'classification', 'regression', 'multilabel' or 'tokens'
     n_out:int # outputs of the head
     name:str=None # name of the task
     text:tuple=() # names of the text columns, one or two; empty where they are not known
@@ -62,7 +62,7 @@ class TaskCard:
         need = ['text', 'label', 'metrics', 'max_length', *(['labels'] if self.kind in kinds_with_classes else [])]
         return [n for n in need if not getattr(self, n)]
 
-# %% ../nbs/api/20_taskcard.ipynb #cc5cdf85
+# %% ../nbs/api/20_taskcard.ipynb #60ba638b
 def card_for(
     task, # a `Task`
     max_length:int=None, # tokens that are read of an example
@@ -75,7 +75,7 @@ def card_for(
         source=task.source, label_sep=task.label_sep)
 
 usual_metrics = dict(classification=('accuracy',), regression=('spearman', 'pearson'),
-    multilabel=('micro_f1', 'macro_f1', 'accuracy'))
+    multilabel=('micro_f1', 'macro_f1', 'accuracy'), tokens=('accuracy',))
 
 def task_of(
     card:TaskCard, # of a kind that `Task` knows; another raises `ValueError`
