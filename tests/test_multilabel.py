@@ -390,3 +390,62 @@ def test_a_bar_in_a_name(command, folder):
     command('adapt', '--train', 'a.jsonl', '--model', folder, '--recipe', 'default', '--max-steps', 2, '--out', 'm')
     assert "'x|y' holds '|'" in command('apply', 'm', '--model', folder, '--first', 'a', '--out', 'o.csv', fails=True)
     command('apply', 'm', '--model', folder, '--first', 'a', '--out', 'o.jsonl')
+
+# A model of one's own, made smaller
+
+own_words = 'good fine bad poor film plot play tone was is the a'.split()
+own_texts = [f'{a} {b} {v} {c} {d}' for a in ('the', 'a') for b in own_words[4:8] for v in ('was', 'is') for c in own_words[:4] for d in ('film', 'plot')]
+own_sets = [[n for n,on in (('praise', t.split()[3] in ('good', 'fine')), ('film', 'film' in t.split()), ('plot', 'plot' in t.split())) if on] for t in own_texts]
+own_names = ('film', 'plot', 'praise')
+
+@pytest.fixture(scope='module')
+def own(tmp_path_factory):
+    "The folder of a classifier of several labels, by transformers alone"
+    import transformers
+    vocab = {w: i for i,w in enumerate(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *own_words])}
+    tok = transformers.BertTokenizer(vocab=vocab, model_max_length=20)
+    torch.manual_seed(0)
+    ids = dict(enumerate(own_names))
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64,
+        vocab_size=len(vocab), problem_type='multi_label_classification', id2label=ids, label2id={n: i for i,n in ids.items()}))
+    target = torch.tensor([[float(n in s) for n in own_names] for s in own_sets])
+    batch = dict(tok(own_texts, padding=True, return_tensors='pt'), labels=target)
+    opt = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(80):
+        model(**batch).loss.backward()
+        opt.step()
+        opt.zero_grad()
+    home = tmp_path_factory.mktemp('own')
+    model.save_pretrained(home/'model')
+    tok.save_pretrained(home/'model')
+    return home/'model'
+
+small = dict(steps=60, progress=False, n_scored=4, formats='none', memory=False)
+
+@pytest.mark.parametrize('labels', [None, own_sets, [';'.join(s) for s in own_sets]])
+def test_compress(own, tmp_path, labels):
+    from adaptprune.compression import compress
+    from adaptprune.folder import load_compact
+    r = compress(own, own_texts, tmp_path/'out', remove=.4, labels=labels, **small)
+    whole,compact = r.report['stages']
+    assert r.report['metric']==('agreement' if labels is None else 'micro_f1') and whole['agreement']==1 and compact['agreement']>.8
+    if labels: assert whole['micro_f1']>.95 and compact['micro_f1']>.8
+    assert load_compact(tmp_path/'out').config.problem_type=='multi_label_classification'
+    assert 'fraction of all labels' in (tmp_path/'out/README.md').read_text()
+
+def test_compress_refuses_labels_that_the_model_does_not_know(own, tmp_path):
+    from adaptprune.compression import compress
+    for bad,message in (([*own_sets[:-1], ['gold']], "'gold' is none of the model's classes"), ([*own_sets[:-1], None], 'example 128 are missing'), (['film']*128, 'one label only')):
+        with pytest.raises(ValueError, match=message): compress(own, own_texts, tmp_path/'out', remove=.4, labels=bad, **small)
+        assert not (tmp_path/'out').exists()
+
+def test_the_losses_of_a_model_of_ones_own(own):
+    from adaptprune.subject import adapt_loss, coded_labels, compare, load_subject, unit_loss
+    s = load_subject(own)
+    assert s.several and coded_labels(s, own_sets)==[[float(n in x) for n in own_names] for x in own_sets]
+    batch = dict(s.tokenizer(own_texts[:16], padding=True, return_tensors='pt'))
+    y = torch.tensor(coded_labels(s, own_sets)[:16])
+    x = s.model(**batch).logits
+    torch.testing.assert_close(unit_loss(s, True)(s.model, dict(batch, labels=y)), G(x, y))
+    assert 0<unit_loss(s)(s.model, batch)<1 and adapt_loss(s)(s.model, batch).abs()<1e-6
+    assert compare(s, x, x, y.tolist())['agreement']==1

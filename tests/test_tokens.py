@@ -269,3 +269,8 @@ def test_commands(command, folder, made, ner):
     pd.DataFrame(dict(tokens=[' '.join(words(i)) for i in range(9)])).to_csv('in.csv', index=False)
     command('apply', mask, '--input', 'in.csv', '--out', 'o.csv')
     assert [[s[:2] for s in short(json.loads(t))] for t in pd.read_csv('o.csv')['spans']]==[[s[:2] for s in short(w)] for w in want[:9]]
+
+def test_the_card_of_the_hub_names_the_kind(made):
+    from adaptprune.artifact import _card_data
+    for name,kind in (('ner', 'token-classification'), ('plain', 'text-classification')):
+        assert _card_data(TaskMask.from_pretrained(made[name].folder).info, 'x/y', 'a/b').pipeline_tag==kind
