@@ -26,7 +26,7 @@ from .tables import open_table, text_columns
 from .tasks import make_loaders
 from .units import find_units
 
-# %% ../nbs/api/23_subject.ipynb #4bf1e0d4
+# %% ../nbs/api/23_subject.ipynb #b0d8ed18
 kinds = 'classifier','regressor','encoder'
 
 def _pooled(states, mask, pooling):
@@ -51,7 +51,7 @@ class Subject:
     @property
     def several(self) -> bool:
         "May a text have several labels?"
-        problem = getattr(self.model.config, 'problem_type', None)
+        problem = getattr(getattr(self.model, 'config', None), 'problem_type', None)
         return self.kind=='classifier' and problem=='multi_label_classification'
 
     def outputs(self, model, batch, hidden=False):
