@@ -480,14 +480,15 @@ def find_folder(
     file = read_config(folder)['data']['file']
     return _fetch(name, [config_name, file], dict(kwargs, revision=folder.name))
 
-# %% ../nbs/api/21_artifact.ipynb #9bcc73d7
+# %% ../nbs/api/21_artifact.ipynb #0b580189
 def _numbers(metrics): return {k: v for k,v in (metrics or {}).items() if isinstance(v, (int, float))}
 
 def _card_data(info, base_model, repo_id):
     "The metadata of a model card"
     from huggingface_hub import EvalResult, ModelCardData
     task = info.get('task') or 'task'
-    kind = 'text-classification'
+    tagged = (info.get('card') or {}).get('kind')=='tokens'
+    kind = 'token-classification' if tagged else 'text-classification'
     metrics = _numbers(info.get('metrics'))
     results = [EvalResult(kind, task, task, k, v, dataset_split=info.get('split')) for k,v in metrics.items()]
     return ModelCardData(base_model=base_model, base_model_relation='adapter' if base_model else None,

@@ -201,7 +201,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #d594f156
+# %% ../nbs/api/27_cli.ipynb #7b3a03ab
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -215,8 +215,9 @@ def adapt(
     dev:str=None, # your own dev set (default: a tenth of --train)
     test:str=None, # your own test set, scored once, at the end
     text:str=None, # one or two text columns of your data, comma-separated (default: by the usual names)
-    label:str=None, # label column of your data (default: by the usual names)
-    kind:str=None, # 'classification' or 'regression' (default: as the labels look)
+    label:str=None, # label column of your data, or several with 0 and 1, comma-separated (default: by the usual names)
+    kind:str=None, # 'classification', 'regression', 'multilabel' (several labels a row; default: as they look) or 'tokens'
+    label_sep:str=None, # what separates several labels in a text, such as ';' (default: found by looking)
     metric:str=None, # how your task is judged, such as macro_f1,accuracy (default: accuracy, macro_f1 or spearman)
     sep:str=None, # separator of your text files, such as ';' or tab (default: found by looking)
     encoding:str=None, # encoding of your text files, such as latin-1 (default: UTF-8, or as the byte-order mark says)
@@ -241,6 +242,7 @@ def adapt(
     if resume and _is_finished(out): return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
     recipe = _mask_recipe(recipe or ('structured' if remove else 'distilled'), set, remove)
     own = dict(test=test, kind=kind, metric=metric, sep=sep, encoding=encoding, missing=missing, duplicates=duplicates)
+    own.update(label_sep=label_sep)
     how = dict(seed=seed, epochs=epochs, max_steps=max_steps, weights=weights, mixed_precision=precision)
     how.update(max_length=max_length, batch_size=batch_size)
     if not dry_run: _holds_no_mask(out, force or resume)
@@ -256,7 +258,7 @@ def adapt(
     report = dict(res.report, out=out, **(dict(reading=told[0]) if told else {}))
     _tell(report, json, _adapted(t, res.report, out))
 
-# %% ../nbs/api/27_cli.ipynb #1210edaf
+# %% ../nbs/api/27_cli.ipynb #2d493cb4
 def _revision(mask, revision):
     if not revision: return {}
     if not Path(mask).is_dir(): return dict(revision=revision)
@@ -291,10 +293,10 @@ def _card(tm):
 
 def _predictor(tm, model, card):
     "What answers with a mask"
-    from adaptprune.predict import Predictor
-    return Predictor(*_open(tm, model), card)
+    from adaptprune.predict import predictor_for
+    return predictor_for(*_open(tm, model), card)
 
-# %% ../nbs/api/27_cli.ipynb #bacb7a86
+# %% ../nbs/api/27_cli.ipynb #aeedf66a
 def _own_columns(card, text, label):
     "The card with the columns that were asked for"
     from dataclasses import replace
@@ -316,10 +318,16 @@ def _with_classes(card, train):
 
 def _own_rows(card, train, dev):
     "Labelled rows of a file of one's own: --dev, or the tenth of --train that `adapt` holds out"
-    from adaptprune.tasks import holdout, read_file, to_dataset
+    from adaptprune.multilabel import with_label_sets
+    from adaptprune.tables import open_table
+    from adaptprune.tags import with_tags
+    from adaptprune.tasks import holdout, to_dataset
     from adaptprune.taskcard import task_of
     task = task_of(card)
-    ds = to_dataset(task, read_file(dev or train, [*card.text, card.label]), dev or train)
+    table = open_table(dev or train)
+    if card.kind=='multilabel': table = with_label_sets(table, card.label, card.label_sep)
+    if card.kind=='tokens': table = with_tags(table, *card.text, card.label)
+    ds = to_dataset(task, table.rows([*card.text, card.label]), dev or train)
     return ds if dev else holdout(dict(train=ds))['validation']
 
 # %% ../nbs/api/27_cli.ipynb #cf5be0bb
@@ -456,7 +464,7 @@ def _check_pairs(card, asked):
     given = ', '.join(asked.text)
     raise ValueError(f"The task {card.name!r} takes {takes} in each example, got {len(asked.text)} ({given}).")
 
-# %% ../nbs/api/27_cli.ipynb #76d68052
+# %% ../nbs/api/27_cli.ipynb #f5aea1eb
 def _free(out, force):
     if not out or force or not Path(out).exists(): return
     raise ValueError(f"{out!r} exists already: give another --out, or --force to replace it.")
@@ -492,12 +500,42 @@ def _answers(p, table):
         if issubclass(w.category, UserWarning): print(f'adaptprune: warning: {w.message}', file=sys.stderr)
     return answers
 
+def _no_bars(card, out):
+    "Refuse names of classes that a CSV of several labels could not hold"
+    bad = next((c for c in card.classes if '|' in c), None)
+    if card.kind!='multilabel' or bad is None or not _is_csv(out): return
+    raise ValueError(f"The class {bad!r} holds '|', which separates labels in a {Path(out).suffix} file: "
+        "write .jsonl or .parquet.")
+
+def _is_csv(out): return bool(out) and Path(out).suffix.lower() in ('.csv', '.tsv')
+
+_written = dict(labels='|'.join, spans=js.dumps) # how a CSV holds lists
+
+def _plain_cells(answers):
+    "Answers for a CSV: labels joined by '|', spans as JSON"
+    new = {c: [f(v) if isinstance(v, list) else v for v in answers[c]] for c,f in _written.items() if c in answers}
+    return answers.assign(**new)
+
+def _entities(spans):
+    "The spans of one text in a line"
+    if not isinstance(spans, list): return None
+    return '; '.join(f"{s['label']} {s['text']!r} {s['probability']:.3f}" for s in spans) or '(nothing found)'
+
+def _short(answers):
+    "What stands in a terminal: the first two columns, or each of several labels with its probability"
+    if 'spans' in answers: return [[_entities(s)] for s in answers['spans']]
+    if 'labels' not in answers: return answers[list(answers)[:2]].astype(object).values.tolist()
+    def said(row):
+        if not isinstance(row['labels'], list): return [None]
+        return [', '.join(f"{l} {row[f'probability_{l}']:.3f}" for l in row['labels']) or '(no label)']
+    return [said(row) for row in answers.to_dict('records')]
+
 def _answer(texts, got):
     "One line for one example"
     said = [f'{v:.3f}' if isinstance(v, float) else str(v) for v in got if v is not None and v==v]
     return f"{'  '.join(said) or '(no answer)'}  {' | '.join(map(str, texts))}"
 
-# %% ../nbs/api/27_cli.ipynb #8c710ef0
+# %% ../nbs/api/27_cli.ipynb #d4eb816f
 def apply(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     first:str=None, # a text to judge
@@ -516,13 +554,14 @@ def apply(
     tm = _mask(mask, revision)
     table,card = _examples(_card(tm), first, second, input, text)
     _check_pairs(tm.card, card)
+    _no_bars(card, out)
     answers = _answers(_predictor(tm, model, card), table)
-    full = _joined(table, answers)
+    full = _joined(table, _plain_cells(answers) if _is_csv(out) else answers)
     if out:
         with new_path(out, force) as new: _write(full, new)
         return _tell(dict(rows=len(full), out=out), json, f"{len(full):,} answers in {out}")
-    short = answers[list(answers)[:2]].astype(object).values.tolist()
-    _tell(json and _json_rows(full), json, '\n'.join(map(_answer, table[list(card.text)].values.tolist(), short)))
+    shown = map(_answer, table[list(card.text)].values.tolist(), _short(answers))
+    _tell(json and _json_rows(full), json, '\n'.join(shown))
 
 # %% ../nbs/api/27_cli.ipynb #8f70931a
 def _smaller(r, out):

@@ -329,7 +329,8 @@ def _stages(maker, made, small, subject, folder, tag, extras):
     for make in extras.more: compact += make(subject, small, folder)
     return [*before, *measured(compact, subject, tag)]
 
-# %% ../nbs/api/24_compression.ipynb #5f7c1ccf
+# %% ../nbs/api/24_compression.ipynb #4eb3cd9a
+_several = '`agreement` is the fraction of all labels of held-out examples that are as by the whole model'
 _meaning = dict(classifier='`agreement` is the fraction of held-out examples that get the same class as by the whole model',
     regressor="`agreement` is Spearman's correlation with the predictions of the whole model, on held-out examples",
     encoder="`agreement` is Spearman's correlation of the cosines of random pairs of held-out texts with those by the whole model")
@@ -340,7 +341,8 @@ def _notes(maker, made):
     truth = 'labels' if rows.held_labels is not None else 'no labels'
     done = (f"Made from `{maker.subject.name}` on {len(rows.train):,} examples with {truth}; its own answers taught it. "
         f"{r['steps']:,} steps in {r['seconds']:.0f} s; every weight is the original's, or zero.")
-    measured = f"Scores are on {len(rows.held):,} held-out examples; {_meaning[maker.subject.kind]}."
+    meaning = _several if maker.subject.several else _meaning[maker.subject.kind]
+    measured = f"Scores are on {len(rows.held):,} held-out examples; {meaning}."
     return [done, measured]
 
 # %% ../nbs/api/24_compression.ipynb #6dec5592

@@ -17,7 +17,7 @@ from itertools import chain, islice
 from numbers import Integral
 from pathlib import Path
 
-# %% ../nbs/api/13_loop.ipynb #8ed9ad90
+# %% ../nbs/api/13_loop.ipynb #33794617
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -31,7 +31,7 @@ from .anatomy import maskable, plain_name, unwrap
 from .files import lock_of, write_file
 from .identity import base_tensors, weights_of
 from .layer import fingerprint
-from .loss import distil_hidden, distil_logits, model_loss
+from .loss import are_several, distil_hidden, distil_logits, model_loss
 from .mask import Mask, check_sparsity
 from .methods import Method, get_method
 from .recipe import Recipe, get_recipe
@@ -641,7 +641,7 @@ def check_base(
     raise ValueError(f"The base is quantised ({whole}): masks are learnt on floating-point weights. Load it in float32, "
         "float16 or bfloat16, and quantise the model that you get.")
 
-# %% ../nbs/api/13_loop.ipynb #1f914646
+# %% ../nbs/api/13_loop.ipynb #049478b6
 def taught_loss(
     teacher:nn.Module, # trained, with the same outputs as the model
     recipe:Recipe, # says the mixture
@@ -656,7 +656,10 @@ def taught_loss(
         out = model(**batch, **more)
         with torch.no_grad(), acc.autocast(): ref = teacher(**batch, **more)
         total = (1-recipe.distil)*out.loss
-        if recipe.distil: total = total+recipe.distil*distil_logits(scaled(out.logits), scaled(ref.logits), recipe.distil_t)
+        if recipe.distil:
+            answers = [scaled(o.logits) for o in (out, ref)]
+            if answers[0].ndim==3: answers = [a[batch['labels']!=-100] for a in answers]          # a tag for each word
+            total = total+recipe.distil*distil_logits(*answers, recipe.distil_t, are_several(batch.get('labels')))
         if not more: return total
         apart = distil_hidden(out.hidden_states, ref.hidden_states, batch.get('attention_mask'))
         return total+recipe.distil_hidden*apart

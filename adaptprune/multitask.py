@@ -10,13 +10,13 @@ import functools, sys, threading, warnings, weakref
 from collections import namedtuple
 from pathlib import Path
 
-# %% ../nbs/api/22_multitask.ipynb #c7bec1fe
+# %% ../nbs/api/22_multitask.ipynb #535ec0d1
 import torch
 from torch import Tensor, nn
 from .anatomy import plain_name, unwrap
 from .artifact import BaseMismatch, MaskFileError, TaskMask, find_base, find_folder, read_config
 from .mask import Mask
-from .predict import Predictor, column, columns_in
+from .predict import predictor_for, column, columns_in
 from .units import base_of
 
 # %% ../nbs/api/22_multitask.ipynb #4153583c
@@ -495,7 +495,7 @@ def n_rows(
     have = columns_in(data)
     return len(data) if have is None or hasattr(data, 'iloc') else max((len(column(data, n)) for n in have), default=0)
 
-# %% ../nbs/api/22_multitask.ipynb #547b72e0
+# %% ../nbs/api/22_multitask.ipynb #04326de6
 class _Predicting(_Calling):
     "Answering for texts"
     _tokens = None # what loads the tokenizer
@@ -522,7 +522,7 @@ class _Predicting(_Calling):
         card = self._tasks[name].card
         if card is None: raise ValueError(f"The task {name!r} has no task card, so its answers have no meaning here: "
             "call the MultiTask with tokens, and read the outputs yourself.")
-        return Predictor(self._tasks[name].model, self.tokenizer, card)
+        return predictor_for(self._tasks[name].model, self.tokenizer, card)
 
     def predict(self,
         texts, # a text, a list of texts or of pairs, a table, or a list of dicts

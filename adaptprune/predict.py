@@ -4,19 +4,23 @@
 
 # %% auto #0
 __all__ = ['portion', 'is_missing', 'columns_in', 'column', 'text_columns', 'read_texts', 'Reader', 'EmptyText', 'CutText',
-           'read_labelled', 'check_classes', 'without_hooks', 'Predictor', 'load']
+           'read_labelled', 'check_classes', 'without_hooks', 'Predictor', 'words_in', 'read_words', 'TokenPredictor',
+           'predictor_for', 'load']
 
-# %% ../nbs/api/21_predict.ipynb #606b0131
-import copy, sys, warnings
+# %% ../nbs/api/21_predict.ipynb #67553566
+import copy, re, sys, warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
-# %% ../nbs/api/21_predict.ipynb #3094dd39
+# %% ../nbs/api/21_predict.ipynb #27582a6c
 import numpy as np, torch
 from torch import nn
 from tqdm.auto import tqdm
 from .artifact import TaskMask
-from .taskcard import old_length, task_of
+from .multilabel import with_label_sets
+from .tables import open_table
+from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
+from .taskcard import kinds_with_classes, old_length, task_of
 
 # %% ../nbs/api/21_predict.ipynb #8ee6417a
 def is_missing(
@@ -153,7 +157,7 @@ def _warn(empty, cut, n, max_length):
 
 portion = 100 # batches whose texts are sorted together
 
-# %% ../nbs/api/21_predict.ipynb #c1f6d654
+# %% ../nbs/api/21_predict.ipynb #8880a3d8
 class _Computing:
     "A model that reads texts"
     def __init__(self,
@@ -161,9 +165,9 @@ class _Computing:
         tokenizer, # a fast one, for this predictor alone
         card # a `TaskCard`; one of a kind without logits for a whole text raises `ValueError`
     ):
-        if card.kind not in ('classification', 'regression'):
-            raise ValueError(f"This version predicts for classification and regression, and the task is {card.kind!r}: "
-                "update adaptprune.")
+        if card.kind not in ('regression', *kinds_with_classes):
+            known = ', '.join(('regression', *kinds_with_classes))
+            raise ValueError(f"This version predicts for {known}, and the task is {card.kind!r}: update adaptprune.")
         if len(card.text)>2: raise ValueError(f"The task has {len(card.text)} text columns: give one or two.")
         self.model = model.eval()
         self.card = card
@@ -209,10 +213,17 @@ class _Computing:
         _warn(int(np.isnan(out[:,0]).sum()), cut, len(out), self.reader.max_length)
         return out
 
-# %% ../nbs/api/21_predict.ipynb #55cd7249
+# %% ../nbs/api/21_predict.ipynb #e9ee4aae
 def _softmax(x):
     e = np.exp(x-x.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
+
+def _sigmoid(x): return np.exp(-np.logaddexp(0, -x))
+
+def _label_dicts(p, classes):
+    "A dict for each row of probabilities, of which several may be high"
+    def said(row): return dict(labels=[c for c,x in zip(classes, row) if x>.5], probabilities=dict(zip(classes, row)))
+    return [said(row) if row[0]==row[0] else dict(labels=None, probabilities=None) for row in p.tolist()]
 
 def _dicts(p, classes):
     "A dict for each row of probabilities"
@@ -226,12 +237,14 @@ def _frame(answers, index, card):
     import pandas as pd
     if card.kind=='regression': return pd.DataFrame(dict(score=pd.Series(answers, index, dtype='float64')), index=index)
     def series(values, kind): return pd.Series(list(values), index, dtype=kind)
-    out = dict(label=series((a['label'] for a in answers), object))
-    out['probability'] = series((a['probability'] for a in answers), 'float64')
+    if card.kind=='multilabel': out = dict(labels=series((a['labels'] for a in answers), object))
+    else:
+        out = dict(label=series((a['label'] for a in answers), object))
+        out['probability'] = series((a['probability'] for a in answers), 'float64')
     for c in card.classes: out[f'probability_{c}'] = series(((a['probabilities'] or {}).get(c) for a in answers), 'float64')
     return pd.DataFrame(out)
 
-# %% ../nbs/api/21_predict.ipynb #024a404d
+# %% ../nbs/api/21_predict.ipynb #ce195f35
 class _Answering(_Computing):
     "A model that answers"
     def predict(self,
@@ -239,12 +252,12 @@ class _Answering(_Computing):
         batch_size:int=32, # examples that are computed at once
         as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
         progress=None # show a progress bar; None: where there is much to do, in a terminal
-    ): # for each text a dict of label, probability and probabilities, or a score; for one text its answer alone
+    ): # for each text a dict of label, or labels, and probabilities, or a score; for one text its answer alone
         "Answer for texts, in their order. A row without a text gets None, and one warning says how many there are"
         columns,one = read_texts(texts, self.card)
         values = self.logits(columns, batch_size, progress)
         if self.card.kind=='regression': got = [v if v==v else None for v in values[:,0].tolist()]
-        else: got = _dicts(_softmax(values), self.card.classes)
+        else: got = (_label_dicts if self._several else _dicts)(self._probabilities(values), self.card.classes)
         if not as_frame: return got[0] if one else got
         return _frame(got, texts.index if hasattr(texts, 'iloc') else None, self.card)
 
@@ -255,17 +268,34 @@ class _Answering(_Computing):
     ) -> np.ndarray: # (n, classes), in the order of `card.classes`; NaN for a row without text
         "The probabilities of the classes. For a regression, `ValueError`"
         if self.card.kind=='regression': raise ValueError("A regression has scores, not probabilities: use `predict`.")
-        return _softmax(self.logits(read_texts(texts, self.card)[0], batch_size, progress))
+        return self._probabilities(self.logits(read_texts(texts, self.card)[0], batch_size, progress))
+
+    @property
+    def _several(self): return self.card.kind=='multilabel'
+    def _probabilities(self, logits): return (_sigmoid if self._several else _softmax)(logits)
 
     def __repr__(self):
         name = self.card.name or 'a task'
         return f"{type(self).__name__}({name!r}: {', '.join(self.card.classes[:10]) or 'a score'}; on {self.device})"
 
-# %% ../nbs/api/21_predict.ipynb #f7a8da8f
+# %% ../nbs/api/21_predict.ipynb #01239e25
 def _label_column(have, card):
     for n in (card.label, 'label'):
         if n in have: return n
     raise ValueError(f"The table has no label column {card.label or 'label'!r}; it has {', '.join(map(repr, have))}.")
+
+def _with_labels(data, have, card):
+    "Rows with several labels each"
+    label = card.label or 'labels'
+    table = with_label_sets(open_table(data), label, card.label_sep)
+    return [(i, v) for i,(_,v) in enumerate(table.rows([*text_columns(have, card), label]))]
+
+def _tag_rows(data, card):
+    "Rows of words and tags, with their places"
+    table = open_table(data)
+    text = text_columns(table.names, card)[0]
+    label = card.label or 'tags'
+    return with_tags(table, text, label).rows([text, label])
 
 def read_labelled(
     data, # a table, or a list of dicts, with texts and labels
@@ -276,6 +306,8 @@ def read_labelled(
         rows = list(data)
         data = {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
     have = columns_in(data)
+    if card.kind=='multilabel': return _with_labels(data, have, card)
+    if card.kind=='tokens': return [(i, v) for i,(_,v) in enumerate(_tag_rows(data, card))]
     label = _label_column(have, card)
     values = column(data, label)
     names = getattr(getattr(data, 'features', {}).get(label), 'names', None)
@@ -287,7 +319,7 @@ def check_classes(
     card # a `TaskCard`
 ):
     "Refuse to guess which classes the outputs stand for (`ValueError`)"
-    if card.kind!='classification' or card.labels: return
+    if card.kind not in kinds_with_classes or card.labels: return
     raise ValueError(f"The file does not say what its {card.n_out} classes are called, because an older version wrote it: "
         "give them in their order, such as load(mask, labels=('bad', 'good')).")
 
@@ -330,14 +362,17 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #79a84cf9
+# %% ../nbs/api/21_predict.ipynb #dc84df5f
+_problems = dict(regression='regression', classification='single_label_classification',
+    multilabel='multi_label_classification')          # tags have no pipeline
+
 def _hf_config(model, card):
     "The config of the model with the names of the classes"
     config = copy.deepcopy(model.config)
     names = card.classes or ('score',)
     config.id2label = dict(enumerate(names))
     config.label2id = {n: i for i,n in enumerate(names)}
-    config.problem_type = 'regression' if card.kind=='regression' else 'single_label_classification'
+    config.problem_type = _problems[card.kind]
     return config
 
 class Predictor(_Portable):
@@ -349,6 +384,7 @@ class Predictor(_Portable):
         from transformers import TextClassificationPipeline
         class Pipeline(TextClassificationPipeline):
             def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"
+        if self.card.kind=='tokens': raise ValueError("A pipeline is for labels and scores: use `predict` for tags.")
         if self.reader.gap and len(self.card.text)==2:
             raise ValueError("This tokenizer puts nothing between the texts of a pair, so a pipeline would answer "
                 "otherwise than `predict`: use that.")
@@ -356,9 +392,121 @@ class Predictor(_Portable):
         net.config = _hf_config(self.model, self.card)
         net.device = self.device
         how = dict(truncation=True, max_length=self.reader.max_length, device=self.device, **kwargs)
+        if self._several: how.setdefault('top_k', None)
         return Pipeline(model=net, tokenizer=copy.deepcopy(self.reader.tokenizer), **how)
 
-# %% ../nbs/api/21_predict.ipynb #f878a9ad
+# %% ../nbs/api/21_predict.ipynb #b037f597
+def words_in(
+    text # plain text, or a list of words
+) -> tuple: # words; their places in the text, (start, end), or None for a list
+    "The words of a text"
+    if not isinstance(text, str): return list(text), None
+    found = list(re.finditer(r'\w+|[^\w\s]', text))
+    return [m[0] for m in found], [m.span() for m in found]
+
+def _span(label, a, b, words, places, p, text):
+    "One answer: the words from a to b"
+    if places is None: said,start,end = ' '.join(words[a:b]),a,b
+    else:
+        start,end = places[a][0],places[b-1][1]
+        said = text[start:end]
+    return dict(label=label, text=said, start=start, end=end, probability=float(p[a:b].mean()))
+
+def _check_words(rows):
+    "Refuse what is neither a text, nor a list of words, nor missing"
+    for i,r in enumerate(rows):
+        words = r if isinstance(r, (list, tuple)) else [] if isinstance(r, str) or is_missing(r) else [r]
+        bad = [w for w in words if not isinstance(w, str) or not w.strip()]
+        if bad: raise ValueError(f"Row {i} holds {bad[0]!r:.60}: give a text, or a list of words.")
+
+# %% ../nbs/api/21_predict.ipynb #916c61a4
+def read_words(
+    data, # a text, a list of texts or of lists of words, a table, or a list of dicts
+    card # a `TaskCard`
+) -> tuple: # a text or a list of words for each row; is it one text only?
+    "Texts for tags. What is neither a text, nor a list of words, nor missing raises `ValueError`, with its row"
+    one = isinstance(data, str)
+    rows = [data] if one else data
+    if columns_in(rows) is None:
+        rows = list(rows)
+        if rows and all(isinstance(r, Mapping) for r in rows):
+            names = dict.fromkeys(k for r in rows for k in r)
+            rows = {k: [r.get(k) for r in rows] for k in names}
+    if (have := columns_in(rows)) is not None: rows = column(rows, text_columns(have, card)[0])
+    rows = [r.tolist() if isinstance(r, np.ndarray) else r for r in rows]
+    _check_words(rows)
+    return rows, one
+
+# %% ../nbs/api/21_predict.ipynb #b9ed872f
+class TokenPredictor(Predictor):
+    "A model that tags words: `predict`, `predict_proba`, `evaluate`, `to`"
+    def _word_logits(self, words, batch_size, progress):
+        "The logits of each row's words, NaN for words beyond the length"
+        if type(batch_size) is not int or batch_size<1:
+            raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}.")
+        out = [np.full((len(w), self.card.n_out), np.nan, np.float32) for w in words]
+        order = sorted((i for i,w in enumerate(words) if w), key=lambda i: -len(words[i]))
+        if progress is None: progress = len(order)>20*batch_size and sys.stderr.isatty()
+        cut = 0
+        for at in tqdm(range(0, len(order), batch_size), disable=not progress, leave=False):
+            rows = order[at:at+batch_size]
+            encoded = encode_words(self.reader.tokenizer, [words[i] for i in rows], self.reader.max_length)
+            got = self._forward(self.reader.tokenizer.pad(dict(encoded), return_tensors='pt'))
+            for j,i in enumerate(rows):
+                first = word_tokens(encoded, j)
+                out[i][list(first)] = got[j,list(first.values())]
+            cut += self.reader.n_cut(encoded)
+        _warn(sum(not w for w in words), cut, len(words), self.reader.max_length)
+        return out
+
+    def _read(self, texts, batch_size, progress):
+        "Rows, their words, places and probabilities; is it one text only?"
+        rows,one = read_words(texts, self.card)
+        cut = [words_in([] if not isinstance(r, (list, tuple)) and is_missing(r) else r) for r in rows]
+        logits = self._word_logits([w for w,_ in cut], batch_size, progress)
+        return rows, cut, [_softmax(p) if len(p) else p for p in logits], one
+
+    def _spans(self, text, words, places, p):
+        "The answer for one text; None where there is no word"
+        if not words: return None
+        read = ~np.isnan(p[:,0])
+        best = np.where(read[:,None], p, 0).argmax(1)
+        entities = are_entities(self.card.classes)
+        tags = [self.card.classes[b] if r else 'O' for b,r in zip(best, read)]
+        spans = spans_of(tags) if entities else [(t, i, i+1) for i,t in enumerate(tags) if read[i]]
+        return [_span(*s, words, places, p.max(1), text) for s in spans]
+
+    def predict(self,
+        texts, # a text, a list of texts or of lists of words, a table, or a list of dicts
+        batch_size:int=32, # texts that are computed at once
+        as_frame:bool=False, # give a `DataFrame` with a column of lists, with the index of what you gave if it has one
+        progress=None # show a progress bar; None: where there is much to do, in a terminal
+    ): # for each text a list of dicts of label, text, start, end and probability; for one text its answer alone
+        "The entities of texts, in their order. A row without a word gets None, and one warning says how many there are"
+        rows,cut,ps,one = self._read(texts, batch_size, progress)
+        got = [self._spans(r, *c, p) for r,c,p in zip(rows, cut, ps)]
+        if not as_frame: return got[0] if one else got
+        import pandas as pd
+        index = texts.index if hasattr(texts, 'iloc') else None
+        return pd.DataFrame(dict(spans=pd.Series(got, index, dtype=object)), index=index)
+
+    def predict_proba(self,
+        texts, # as in `predict`
+        batch_size:int=32, # texts that are computed at once
+        progress=None # as in `predict`
+    ) -> list: # for each text (words, tags), in the order of `card.classes`; NaN for a word beyond `max_length`
+        "The probabilities of the tags of each word"
+        return self._read(texts, batch_size, progress)[2]
+
+def predictor_for(
+    model, # as for `Predictor`
+    tokenizer, # as for `Predictor`
+    card # its kind decides
+) -> Predictor: # a `TokenPredictor` for a tag for each word
+    "What answers for a kind of task"
+    return (TokenPredictor if card.kind=='tokens' else Predictor)(model, tokenizer, card)
+
+# %% ../nbs/api/21_predict.ipynb #f9b54e3e
 def load(
     mask, # folder of a mask file, its id on the Hub, or a `TaskMask`
     model=None, # the base: 'minilm', a folder, a Hub id, or an encoder; by default `find_base` looks for it
@@ -374,4 +522,4 @@ def load(
     if not isinstance(mask, TaskMask): mask = TaskMask.from_pretrained(mask, **(dict(revision=revision) if revision else {}))
     net,place = mask.open_model(model)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    return Predictor(net, tokenizer or load_tokenizer(*place), replace(mask.card, **changes)).to(device)
+    return predictor_for(net, tokenizer or load_tokenizer(*place), replace(mask.card, **changes)).to(device)

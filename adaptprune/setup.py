@@ -11,18 +11,23 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
 
-# %% ../nbs/api/15_setup.ipynb #e7138c9d
+# %% ../nbs/api/15_setup.ipynb #357228b0
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import DataLoader
-from .head import AdaptModel, copy_encoder, load_encoder, load_tokenizer
+from .head import AdaptModel, copy_encoder, each_token, load_encoder, load_tokenizer
 from .layer import fingerprint
 from .tasks import BucketBatchSampler, compute_metrics, get_task, holdout, load_task, make_loaders, with_padding
 
-# %% ../nbs/api/15_setup.ipynb #b80fc012
+# %% ../nbs/api/15_setup.ipynb #aecc61d5
+def _by_row(logits, labels):
+    "The logits and tags of the words of each row"
+    rows = [(p[y!=-100], y[y!=-100]) for ps,ys in zip(logits, labels) for p,y in zip(ps, ys)]
+    return [p for p,_ in rows], [y for _,y in rows]
+
 @torch.no_grad()
 def evaluate(
     model:nn.Module, # returns logits for the batches of `loader`
@@ -37,6 +42,7 @@ def evaluate(
         inputs = {k: v.to(device) for k,v in b.items() if k!='labels'}
         logits.append(model(**inputs).logits.float().cpu())
         labels.append(b['labels'])
+    if get_task(task).kind=='tokens': return compute_metrics(task, *_by_row(logits, labels))
     return compute_metrics(task, torch.cat(logits), torch.cat(labels))
 
 # %% ../nbs/api/15_setup.ipynb #f995a70c
@@ -138,7 +144,7 @@ def _start_scores(head, labels, own):
     nn.init.constant_(head.mlp[-1].bias, bias)
     if own: head.standardise(y.mean(), y.std() or 1.)
 
-# %% ../nbs/api/15_setup.ipynb #134ba92a
+# %% ../nbs/api/15_setup.ipynb #ac4ce099
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, of which a copy is made
@@ -159,6 +165,9 @@ def set_up(
     tokenizer = _tokenizer(model, tokenizer, loading)
     encoder = _encoder(model, loading)
     set_seed(seed)
+    if task.kind=='tokens':
+        if pooling: raise ValueError(f"A tag for each word needs every token: leave out pooling ({pooling!r}).")
+        pooling = each_token
     net = AdaptModel(encoder, task.num_labels, pooling)
     if task.class_weights: net.class_weights = torch.tensor(task.class_weights)
     if task.kind=='regression': _start_scores(net.head, data['train']['label'][:], own=task.source=='files')

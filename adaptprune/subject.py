@@ -11,7 +11,7 @@ import copy, json, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/api/23_subject.ipynb #609744ed
+# %% ../nbs/api/23_subject.ipynb #2b748018
 import numpy as np
 import torch, transformers
 from datasets import Dataset
@@ -21,11 +21,12 @@ from .anatomy import unwrap
 from .compaction import is_compact
 from .head import load_encoder, load_tokenizer, model_path, quiet
 from .loss import G, distil_hidden, distil_logits
+from .multilabel import separator_of, with_label_sets
 from .tables import open_table, text_columns
 from .tasks import make_loaders
 from .units import find_units
 
-# %% ../nbs/api/23_subject.ipynb #f9402db9
+# %% ../nbs/api/23_subject.ipynb #b0d8ed18
 kinds = 'classifier','regressor','encoder'
 
 def _pooled(states, mask, pooling):
@@ -46,6 +47,12 @@ class Subject:
     name:str='model' # for the report
     folder:Path=None # where it came from
     max_length:int=128 # tokens that are read of an example
+
+    @property
+    def several(self) -> bool:
+        "May a text have several labels?"
+        problem = getattr(getattr(self.model, 'config', None), 'problem_type', None)
+        return self.kind=='classifier' and problem=='multi_label_classification'
 
     def outputs(self, model, batch, hidden=False):
         "The vectors of a batch, (rows, n), and the hidden states of all layers if they are asked for"
@@ -121,7 +128,7 @@ def _load(name, kind, max_length):
     public = Path(name).resolve().name if Path(name).is_dir() else str(name)     # paths are nobody's business
     return Subject(model.eval(), load_tokenizer(folder), kind, pooling, public, folder, max_length)
 
-# %% ../nbs/api/23_subject.ipynb #8d50013b
+# %% ../nbs/api/23_subject.ipynb #b5b7ec28
 def _check_subject(s):
     "Refuse a model that has no units, is compact already, or is of another kind"
     if is_compact(s.model): raise ValueError(f"{s.name} is compact already: start from the model that it was made from.")
@@ -129,8 +136,6 @@ def _check_subject(s):
     n = None if s.kind=='encoder' else s.model.config.num_labels
     if s.kind=='classifier' and n==1: raise ValueError(f"{s.name} has one output, so it is a regressor: leave out kind.")
     if s.kind=='regressor' and n!=1: raise ValueError(f"{s.name} has {n} outputs, so it is a classifier: leave out kind.")
-    if getattr(s.model.config, 'problem_type', None)=='multi_label_classification':
-        raise ValueError(f"{s.name} gives several labels to a text at once, which is not supported yet.")
     return s
 
 def load_subject(
@@ -188,7 +193,7 @@ def clean_texts(
     if sizes not in ([1], [2]): raise ValueError(f"Examples are texts or pairs of texts, all alike: got {sizes} texts in a row.")
     return list(first), None if labels is None else [labels[i] for i in first.values()]
 
-# %% ../nbs/api/23_subject.ipynb #2640c1e3
+# %% ../nbs/api/23_subject.ipynb #8eb30bcf
 _other_label = "give another label column, or label='' (--label '') to do without labels."
 
 def _code(config, label):
@@ -206,13 +211,23 @@ def _number(label):
     if np.isfinite(x): return x
     raise ValueError(f"The label {label!r} is no number: {_other_label}")
 
+def _several_codes(subject, labels):
+    "Zeros and ones, one for each class"
+    config = subject.model.config
+    table = open_table(dict(label=list(labels)))
+    sets = with_label_sets(table, 'label', separator_of(table, 'label')).column('label')
+    if None in sets: raise ValueError(f"The labels of example {sets.index(None)+1} are missing: {_other_label}")
+    ones = [{_code(config, x) for x in s} for s in sets]
+    return [[float(i in s) for i in range(config.num_labels)] for s in ones]
+
 def coded_labels(
     subject:Subject, # says the classes
-    labels, # of the examples: names of classes, their numbers, or scores; None for none
+    labels, # of the examples: names of classes (lists of them, where there are several), their numbers, or scores; None for none
     pairs:bool=False # are the examples pairs of texts? An encoder without pairs has no use for labels
-) -> list: # class indices or scores; None for none
+) -> list: # class indices, zeros and ones for several labels, or scores; None for none
     "Labels as numbers. One that the model does not know raises `ValueError`"
     if labels is None or (subject.kind=='encoder' and not pairs): return None
+    if subject.several: return _several_codes(subject, labels)
     if subject.kind=='classifier': return [_code(subject.model.config, x) for x in labels]
     return [_number(x) for x in labels]
 
@@ -262,7 +277,7 @@ def runner(
         with torch.no_grad(): return subject.outputs(model, {k: v.to(device) for k,v in batch.items()})[0].cpu()
     return run
 
-# %% ../nbs/api/23_subject.ipynb #e444d04d
+# %% ../nbs/api/23_subject.ipynb #2df8e91f
 def _spearman(a, b):
     from scipy import stats
     with warnings.catch_warnings():
@@ -278,13 +293,19 @@ def _cosines(x, n_pairs=5000):
     i,shift = torch.randint(len(x), (n_pairs,), generator=gen), torch.randint(1, len(x), (n_pairs,), generator=gen)
     return (x[i]*x[(i+shift)%len(x)]).sum(1)
 
+def _compared_sets(got, want, labels):
+    from sklearn.metrics import f1_score
+    true = {} if labels is None else dict(micro_f1=float(f1_score(np.asarray(labels), got>0, average='micro', zero_division=0)))
+    return dict(true, agreement=_same(got>0, want>0))
+
 def compare(
     subject:Subject, # its kind decides
     got:Tensor, # (examples, n) of a smaller model
     want:Tensor, # (examples, n) of the user's model
     labels=None # numbers, as from `coded_labels`
-) -> dict: # metric -> value: with labels 'accuracy' or 'spearman' first, and 'agreement'
+) -> dict: # metric -> value: with labels 'accuracy', 'micro_f1' or 'spearman' first, and 'agreement'
     "How good answers are"
+    if subject.several: return _compared_sets(got, want, labels)
     if subject.kind=='classifier':
         true = {} if labels is None else dict(accuracy=_same(got.argmax(1), torch.tensor(labels)))
         return dict(true, agreement=_same(got.argmax(1), want.argmax(1)))
@@ -294,7 +315,7 @@ def compare(
         said = None if labels is None else (got[:len(labels)]*got[len(labels):]).sum(1)
     return dict({} if labels is None else dict(spearman=_spearman(said, labels)), agreement=agreement)
 
-# %% ../nbs/api/23_subject.ipynb #add662a4
+# %% ../nbs/api/23_subject.ipynb #67f26490
 def unit_loss(
     subject:Subject, # its kind decides
     labelled:bool=False, # have batches true labels?
@@ -305,6 +326,8 @@ def unit_loss(
     def loss(model, batch):
         x = subject.outputs(model, batch)[0]
         if labelled: return G(x, batch['labels'] if subject.kind=='classifier' else batch['labels'].float())
+        if subject.several:
+            return G(x, torch.bernoulli(x.detach().cpu().sigmoid(), generator=gen).to(x.device))
         if subject.kind=='classifier':
             drawn = torch.multinomial(x.detach().cpu().softmax(1), 1, generator=gen)[:,0]
             return G(x, drawn.to(x.device))
@@ -312,12 +335,12 @@ def unit_loss(
         return (x*signs.to(x.device)).sum()/len(x)
     return loss
 
-# %% ../nbs/api/23_subject.ipynb #dc775d0d
+# %% ../nbs/api/23_subject.ipynb #8c020add
 hidden_weight = 30.
 
 def _answer_loss(subject, x, ref, scale):
     "How far answers are from the user's model's"
-    if subject.kind!='encoder': return distil_logits(x/scale, ref/scale)
+    if subject.kind!='encoder': return distil_logits(x/scale, ref/scale, several=subject.several)
     return (x-ref).square().sum(1).mean() + (x@x.T-ref@ref.T).square().mean()
 
 def adapt_loss(

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-# %% ../nbs/api/09_tables.ipynb #34828aa5
+# %% ../nbs/api/09_tables.ipynb #71e5bb25
 import numpy as np, pandas as pd, pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset, List
 
 # %% ../nbs/api/09_tables.ipynb #5f13175d
 @dataclass
@@ -247,7 +247,7 @@ def _joined(tables):
     source = f'{first.source} and {len(tables)-1} more'
     return Table(source, first.names, column, where, first.classes, [f'{len(tables)} files'])
 
-# %% ../nbs/api/09_tables.ipynb #97ce9c04
+# %% ../nbs/api/09_tables.ipynb #e68be903
 def _of_frame(df):
     names = _unique('the DataFrame', df.columns)
     def column(c):
@@ -259,12 +259,14 @@ def _of_frame(df):
 
 def _of_dataset(ds):
     plain,features = ds.with_format(None),ds.features
-    classes = {c: tuple(f.names) for c,f in features.items() if isinstance(f, ClassLabel)}
+    kinds = {c: getattr(f, 'feature', f) if isinstance(f, List) else f for c,f in features.items()}
+    classes = {c: tuple(f.names) for c,f in kinds.items() if isinstance(f, ClassLabel)}
     def column(c):
         values = plain[c][:]
         names = classes.get(c)
         if not names: return values
-        return [names[v] if v is not None and 0<=v<len(names) else None for v in values]     # -1: not labelled
+        def name(v): return names[v] if v is not None and 0<=v<len(names) else None          # -1: not labelled
+        return [name(v) if not isinstance(v, list) else list(map(name, v)) for v in values]
     return Table('the Dataset', list(features), column, _numbered('the Dataset', 'row', range(1, len(ds)+1)), classes)
 
 _pair_names = {2: ('text', 'label'), 3: ('text_a', 'text_b', 'label')}
@@ -347,7 +349,7 @@ def split_tables(
     tables['train'].notes = [*tables['train'].notes, *notes]
     return tables
 
-# %% ../nbs/api/09_tables.ipynb #3eaa8187
+# %% ../nbs/api/09_tables.ipynb #9c4cb7fe
 _pairs = (('sentence1', 'sentence2'), ('text_a', 'text_b'), ('text1', 'text2'), ('premise', 'hypothesis'),
     ('question1', 'question2'), ('question', 'sentence'), ('question', 'answer'), ('query', 'passage'))
 _texts = 'text', 'sentence', 'review', 'content', 'body', 'comment', 'message', 'tweet', 'utterance', 'document'
@@ -382,7 +384,7 @@ def text_columns(
     raise ValueError(f"{source} has the columns {', '.join(map(repr, names))}: say which one or two hold the text, "
         "text='review' (--text review) or text='question,answer'.")
 
-_no_multi = "several labels a row (multi-label) are not supported."
+_no_multi = "for several labels a row (multi-label) give kind='multilabel' (--kind multilabel)."
 
 def label_column(
     source:str, # for messages
@@ -416,7 +418,7 @@ def find_columns(
     table.check([label])
     return text, label
 
-# %% ../nbs/api/09_tables.ipynb #89a6eec6
+# %% ../nbs/api/09_tables.ipynb #b32a0c33
 _no_label = {'', 'nan', 'NaN', '<NA>', 'None', 'null', 'NULL', 'NaT', '#N/A'}
 
 def is_missing(
@@ -436,7 +438,7 @@ def _single(source, values):
     listed = bool(texts) and all(re.fullmatch(r'\s*\[.*\]\s*', t, re.S) for t in texts)
     if many or listed:
         shown = next(v for v in values if listed or isinstance(v, many))
-        raise ValueError(f"{source}: the label {shown!r:.80} is not one label: {_no_multi} Make one task of each, with labels 0 and 1.")
+        raise ValueError(f"{source}: the label {shown!r:.80} is not one label: {_no_multi}")
     if any(issubclass(k, (bool, np.bool_)) for k in kinds) and len(kinds-{bool, np.bool_}):
         have = ', '.join(sorted(k.__name__ for k in kinds))
         raise ValueError(f"{source}: the labels mix truth values with others ({have}).")
@@ -491,13 +493,13 @@ def infer_labels(
     if whole: names = {as_whole(x) for x in names}
     return kind, tuple(sorted(names, key=None if None in numbers else float))
 
-# %% ../nbs/api/09_tables.ipynb #399bddfa
+# %% ../nbs/api/09_tables.ipynb #e42c25ce
 def _lacks(row, words):
     "What a row lacks: 'text', 'label' or nothing; 'string' for a text of another type"
     *texts,label = row
     for t in texts:
         if is_missing(t, words=False): return 'text'
-        if not isinstance(t, str): return 'string'
+        if not isinstance(t, (str, tuple)): return 'string'           # a tuple of words
     return 'label' if is_missing(label, words) else None
 
 def _refuse(rows, lacks, what):
@@ -568,7 +570,7 @@ def leaks(
     found = {s: sum(t in train for t in ts) for s,ts in texts.items() if s!='train'}
     return [f"{n:,} {s} texts {'is' if n==1 else 'are'} in train" for s,n in found.items() if n]
 
-# %% ../nbs/api/09_tables.ipynb #39232f70
+# %% ../nbs/api/09_tables.ipynb #c8fafec7
 def shown_metric(
     name:str # 'macro_f1'
 ) -> str: # 'macro F1'
@@ -578,7 +580,7 @@ def shown_metric(
 @dataclass
 class Reading:
     "What was made of your data; its `str` is one line"
-    kind:str # 'classification' or 'regression'
+    kind:str # 'classification', 'regression', 'multilabel' or 'tokens'
     labels:tuple # names of the classes, or the lowest and the highest score
     rows:dict # split -> number of rows
     held:bool # was dev held out of train?
@@ -589,11 +591,15 @@ class Reading:
     notes:list = field(default_factory=list) # all else that was found, in words
     cut:int=None # number of texts that are longer than `max_length`; None: not counted yet
     max_length:int=None # tokens that are read of an example
+    per_row:float=None # mean number of labels of a row, where there are several; of words, where each has a tag
 
     def _labels(self):
         if self.kind=='regression': return f'scores from {self.labels[0]:g} to {self.labels[1]:g}'
         more = f' and {len(self.labels)-10} more' if len(self.labels)>10 else ''
-        return f"{len(self.labels)} classes: {', '.join(self.labels[:10])}{more}"
+        names = f"{', '.join(self.labels[:10])}{more}"
+        if self.per_row is None: return f'{len(self.labels)} classes: {names}'
+        if self.kind=='tokens': return f'a tag of {len(self.labels)} for each word: {names}; {self.per_row:.1f} words a row'
+        return f'several labels of {len(self.labels)}: {names}; {self.per_row:.1f} labels a row'
 
     def __str__(self):
         splits = ', '.join(f"{s} {n:,}{' held out' if s=='dev' and self.held else ''}" for s,n in self.rows.items())

@@ -17,14 +17,18 @@ from importlib import resources
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/09_tasks.ipynb #fa30cabc
+# %% ../nbs/api/09_tasks.ipynb #1b4f4e3e
 import numpy as np, pyarrow.compute as pc, torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
 from torch.utils.data import DataLoader, Sampler
-from .tables import (Reading, as_whole, duplicates_in, find_columns, full_rows, imbalance, infer_labels, is_missing, leaks,
+from adaptprune.multilabel import (find_label_columns, has_several, label_columns, separator_of, set_names, set_notes,
+    with_label_sets)
+from .tags import (PadTags, are_entities, encode_words, entity_scores, find_tag_columns, tag_names, tag_notes,
+    token_labels, with_tags)
+from .tables import (Reading, as_whole, duplicates_in, full_rows, imbalance, infer_labels, is_missing, leaks,
     read_file, split_tables, stem, texts_of, without_duplicates)
 
-# %% ../nbs/api/09_tasks.ipynb #f2e40e01
+# %% ../nbs/api/09_tasks.ipynb #d016d34b
 @dataclass(frozen=True)
 class Task:
     "What has to be known about a task; the first of its metrics is the one that models are chosen by"
@@ -33,16 +37,17 @@ class Task:
     label:str='label' # name of the label column
     labels:tuple=() # names of the classes in the order of their index; empty for regression
     metrics:tuple=None # names of metrics, or functions (labels, logits) -> float or dict; by default as the kind needs
-    kind:str='classification' # or 'regression'
+    kind:str='classification' # or 'regression', 'multilabel' (several labels a row) or 'tokens' (a tag for each word)
     source:str='files' # 'glue', 'mini' (in the package) or 'files'
     class_weights:tuple=None # weight of each class in the loss; by default all alike
+    label_sep:str=None # what separates the labels of a row, where they are text
 
     def __post_init__(self):
-        if self.kind not in ('classification', 'regression'):
-            raise ValueError(f"Task {self.name!r}: kind must be 'classification' or 'regression', got {self.kind!r}.")
+        if self.kind not in default_metrics:
+            raise ValueError(f"Task {self.name!r}: kind must be {_kinds}, got {self.kind!r}.")
         if isinstance(self.text, str) or len(self.text) not in (1, 2):
             raise ValueError(f"Task {self.name!r} needs one or two text columns as a tuple, got {self.text!r}.")
-        if self.kind=='classification' and len(self.labels)<2:
+        if self.kind!='regression' and len(self.labels)<2:
             raise ValueError(f"Task {self.name!r} needs two classes or more, got {self.labels!r}: is the label column the right one?")
         if self.metrics is None: object.__setattr__(self, 'metrics', default_metrics[self.kind])
         if not self.metrics or isinstance(self.metrics, str):
@@ -52,6 +57,8 @@ class Task:
         if w is not None and not (len(w)==len(self.labels) and all(0<x<math.inf for x in w)):
             want = f'a weight above 0 for each of its {len(self.labels)} classes'
             raise ValueError(f"Task {self.name!r} needs {want}, got {w!r}.")
+        if w is not None and self.kind!='classification':
+            raise ValueError(f"Task {self.name!r}: class_weights are for one label a row: leave them out.")
 
     @property
     def metric_names(self) -> tuple: return tuple(map(metric_name, self.metrics))
@@ -62,7 +69,7 @@ class Task:
         "What tells teachers of this task from those of others"
         return [self.name, *self.class_weights] if self.class_weights else self.name
     @property
-    def num_labels(self) -> int: return len(self.labels) if self.kind=='classification' else 1
+    def num_labels(self) -> int: return 1 if self.kind=='regression' else len(self.labels)
 
 # %% ../nbs/api/09_tasks.ipynb #2463d880
 def _quiet(f):
@@ -91,7 +98,24 @@ def _scores(name):
         return getattr(metrics, name)(y, p) if len(y)>1 or name!='r2_score' else 0.
     return _quiet(f)
 
-# %% ../nbs/api/09_tasks.ipynb #ccb8279d
+# %% ../nbs/api/09_tasks.ipynb #3e2fe317
+def _set_f1(average):
+    def f(y, p):
+        from sklearn.metrics import f1_score
+        return f1_score(y, p>0, average=average, zero_division=0)
+    return _quiet(f)
+
+def _subset_accuracy(y, p): return (y==(p>0)).all(1).mean()
+
+def _set_auc(y, p):
+    "Mean area under the ROC curve of the labels that some rows have and others have not; .5 where there are none"
+    from sklearn.metrics import roc_auc_score
+    both = [c for c in range(y.shape[1]) if 0<y[:,c].sum()<len(y)]
+    return float(np.mean([roc_auc_score(y[:,c], p[:,c]) for c in both])) if both else .5
+
+_of_sets = dict(micro_f1=_set_f1('micro'), macro_f1=_set_f1('macro'), accuracy=_subset_accuracy, auc=_set_auc)
+
+# %% ../nbs/api/09_tasks.ipynb #dade9256
 def _auc(y, p):
     "Area under the ROC curve; .5, chance, where only one class occurs"
     from scipy.special import softmax
@@ -107,11 +131,16 @@ _of_classes = dict(accuracy=_classes('accuracy_score'), balanced_accuracy=_class
     matthews=_classes('matthews_corrcoef'))
 _of_scores = dict(pearson=_correlation('pearsonr'), spearman=_correlation('spearmanr'), r2=_scores('r2_score'),
     mse=_scores('mean_squared_error'), mae=_scores('mean_absolute_error'), rmse=_scores('root_mean_squared_error'))
-_metrics = dict(classification=_of_classes, regression=_of_scores)
+_of_words = dict(accuracy=_classes('accuracy_score'), macro_f1=_classes('f1_score', average='macro', zero_division=0))
+_of_entities = 'entity_f1','entity_precision','entity_recall'
+_metrics = dict(classification=_of_classes, regression=_of_scores, multilabel=_of_sets,
+    tokens={**dict.fromkeys(_of_entities), **_of_words})
 lower_is_better = 'mse','mae','rmse'
-default_metrics = dict(classification=('accuracy',), regression=('spearman', 'pearson'))
+default_metrics = dict(classification=('accuracy',), regression=('spearman', 'pearson'),
+    multilabel=('micro_f1', 'macro_f1', 'accuracy'), tokens=('entity_f1', 'entity_precision', 'entity_recall', 'accuracy'))
+_kinds = ' or '.join(map(repr, default_metrics))
 
-# %% ../nbs/api/09_tasks.ipynb #b8926b6c
+# %% ../nbs/api/09_tasks.ipynb #ed29aefc
 def metric_name(
     metric # a name or a function
 ) -> str: # the name that reports give it
@@ -127,6 +156,9 @@ def _check_metric(task, m):
         if callable(m): what = 'a metric needs a name, so write `def` in place of `lambda`'
         raise ValueError(f"Task {task.name!r} needs one or more metrics for {task.kind}, or functions "
             f"(labels, logits) -> float: {what}.")
+    if m in _of_entities and not are_entities(task.labels):
+        raise ValueError(f"Task {task.name!r}: {m!r} is for tags that spell entities (O, B-X, I-X), and these are "
+            f"{', '.join(task.labels[:5])}: use metrics=('accuracy',).")
     if m=='f1' and len(task.labels)!=2:
         raise ValueError(f"Task {task.name!r}: 'f1' is for two classes, and there are {len(task.labels)}: "
             "use 'macro_f1' or 'weighted_f1'.")
@@ -167,7 +199,7 @@ def get_task(
     known = ', '.join((*GLUE, *MINI))
     raise ValueError(f"Unknown task {name!r}: use one of {known}, or `load_data` (or `load_files`) for your own data.")
 
-# %% ../nbs/api/09_tasks.ipynb #1cf0d6b3
+# %% ../nbs/api/09_tasks.ipynb #89303f5b
 def _array(x): return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=np.float64)
 
 def _measured(task, metric, y, p):
@@ -178,19 +210,38 @@ def _measured(task, metric, y, p):
     if not value: raise ValueError(f"The metric {name!r} gave an empty dict.")
     return {name: float(next(iter(value.values()))), **{str(k): float(v) for k,v in value.items()}}
 
+def _of_tags(task, logits, labels):
+    "The metrics of a tag for each word"
+    p,y = [_array(x) for x in logits],[_array(x).astype(int) for x in labels]
+    if not p or any(a.shape!=(len(b), task.num_labels) for a,b in zip(p, y, strict=True)):
+        want = f'predictions of shape (words, {task.num_labels}) for each row, and one row or more'
+        raise ValueError(f"Task {task.name!r} needs {want}.")
+    flat,true = np.concatenate(p),np.concatenate(y)
+    if np.isnan(flat).any():
+        raise ValueError(f"The predictions for {task.name!r} hold NaN: a diverged run? Lower the learning rate.")
+    def names(rows): return [[task.labels[i] for i in r] for r in rows]
+    known = entity_scores(names(y), names(x.argmax(1) for x in p)) if are_entities(task.labels) else {}
+    found = {}
+    for m in task.metrics: found.update({m: known[m]} if m in _of_entities else _measured(task, m, true, flat))
+    return found
+
 def compute_metrics(
     task, # name or `Task`
-    logits, # [n, classes] logits, or [n] or [n, 1] scores for regression; tensor, array or list; NaN raises `ValueError`
-    labels # [n] class indices or scores
+    logits, # [n, classes] logits, or [n] or [n, 1] scores for regression; of tags a list of [words, tags]; NaN raises `ValueError`
+    labels # [n] class indices or scores; [n, classes] zeros and ones for several labels; of tags a list of [words]
 ) -> dict: # metric -> value, the primary one first; 0.0 where a metric is undefined (a constant prediction)
     "The metrics of a task over a whole split"
-    task,p,y = get_task(task),_array(logits),_array(labels)
+    task = get_task(task)
+    if task.kind=='tokens': return _of_tags(task, logits, labels)
+    p,y = _array(logits),_array(labels)
     if task.kind=='regression' and p.ndim==2 and p.shape[1]==1: p = p[:,0]
     want = (len(y),) if task.kind=='regression' else (len(y), task.num_labels)
     if not len(y) or p.shape!=want:
         raise ValueError(f"Task {task.name!r} needs predictions of shape {want} for {len(y)} labels (one or more), got {p.shape}.")
     if np.isnan(p).any(): raise ValueError(f"The predictions for {task.name!r} hold NaN: a diverged run? Lower the learning rate.")
-    if task.kind=='classification': y = y.astype(int)
+    if task.kind=='multilabel' and y.shape!=want:
+        raise ValueError(f"Task {task.name!r} needs labels of shape {want}, zeros and ones, got {y.shape}.")
+    if task.kind!='regression': y = y.astype(int)
     found = {}
     for m in task.metrics: found.update(_measured(task, m, y, p))
     return found
@@ -230,11 +281,11 @@ def read_rows(
     if not out: raise ValueError(f"{path} holds no rows.")
     return out
 
-# %% ../nbs/api/09_tasks.ipynb #1416dcc6
+# %% ../nbs/api/09_tasks.ipynb #fe325278
 def _code(task, codes, label, where):
     s = '' if label is None else str(label).strip()
     if not s: raise ValueError(f"{where}: the label is missing.")
-    if task.kind=='classification':
+    if task.kind!='regression':
         if s not in codes: raise ValueError(f"{where}: unknown label {s!r}, the classes of {task.name!r} are {', '.join(task.labels)}.")
         return codes[s]
     try: v = float(s)
@@ -242,22 +293,43 @@ def _code(task, codes, label, where):
     if not math.isfinite(v): raise ValueError(f"{where}: the label {s!r} is not a number, as regression needs.")
     return v
 
+def _code_set(task, codes, labels, where):
+    "A one for each label of a row, and zeros"
+    if labels is None: raise ValueError(f"{where}: the labels are missing.")
+    if not isinstance(labels, (list, tuple)): raise ValueError(f"{where}: expected a list of labels, got {labels!r:.60}.")
+    ones = {_code(task, codes, l, where) for l in labels}
+    return [float(i in ones) for i in range(len(task.labels))]
+
+def _code_tags(task, codes, labels, where):
+    "The index of each word's tag"
+    if labels is None: raise ValueError(f"{where}: the tags are missing.")
+    return [_code(task, codes, l, where) for l in labels]
+
+_coders = dict(classification=_code, regression=_code, multilabel=_code_set, tokens=_code_tags)
+
+def _label_feature(task):
+    if task.kind=='tokens': return List(Value('int64'))
+    if task.kind=='multilabel': return List(Value('float32'))
+    return ClassLabel(names=list(task.labels)) if task.labels else Value('float32')
+
 def to_dataset(
     task:Task, # says how labels are to be read
-    rows:list, # (line number, [one or two texts, label])
+    rows:list, # (line number, [one or two texts, label]); the label is a list of names where rows have several
     path=None, # file that they come from, for messages; `None`: the rows hold their place in place of a number
     by_index:bool=False # may labels be the indices of classes?
-) -> Dataset: # text_a, text_b (of pairs), label (class index, or float32)
+) -> Dataset: # text_a, text_b (of pairs), label (class index, float32, or zeros and ones, one for each class)
     "Rows as a `Dataset` with the columns that the rest of the package expects; a bad label or text raises `ValueError` with its line"
     codes = {n: i for i,n in enumerate(task.labels)}
     if task.source!='files' or by_index: codes = {str(i): i for i in codes.values()} | codes
     if path is not None: rows = [(f'{path}, line {n}', v) for n,v in rows]
     for at,(*texts,_) in rows:
-        if all(isinstance(t, str) for t in texts): continue
+        if all(isinstance(t, tuple if task.kind=='tokens' else str) for t in texts): continue
         raise ValueError(f"{at}: the text is missing or not a string: {texts!r:.80}.")
-    label = [_code(task, codes, v[-1], at) for at,v in rows]
+    code = _coders[task.kind]
+    label = [code(task, codes, v[-1], at) for at,v in rows]
     cols = {c: [v[i] for _,v in rows] for i,c in enumerate(('text_a', 'text_b')[:len(task.text)])}
-    kinds = {c: Value('string') for c in cols} | {'label': ClassLabel(names=list(task.labels)) if task.labels else Value('float32')}
+    of_text = List(Value('string')) if task.kind=='tokens' else Value('string')
+    kinds = {c: of_text for c in cols} | {'label': _label_feature(task)}
     return Dataset.from_dict(cols | {'label': label}, features=Features(kinds))
 
 # %% ../nbs/api/09_tasks.ipynb #8c94454f
@@ -317,11 +389,12 @@ def load_task(
     if source=='folder' and not glue_dir: raise ValueError("source='folder' needs glue_dir=... or the variable GLUE_DIR.")
     return load_folder(task, _find(task, glue_dir), skip_bad_rows) if glue_dir and source!='hub' else load_hub(task)
 
-# %% ../nbs/api/09_tasks.ipynb #757362b9
+# %% ../nbs/api/09_tasks.ipynb #27da2ae2
 def _held(ds, share, seed):
     "The numbers of the rows that stay in train, and of those held out"
     if not 0<share<=.5: raise ValueError(f"share, the part of the training rows to hold out, must lie in (0, .5], got {share!r}.")
-    y,k = np.asarray(ds['label'][:]),round(len(ds)*share)
+    y = np.zeros(len(ds)) if isinstance(ds.features['label'], List) else np.asarray(ds['label'][:])   # lists have no order
+    k = round(len(ds)*share)
     order = np.random.default_rng(seed).permutation(len(y))
     order = order[y[order].argsort(kind='stable')]
     held = order[((np.arange(k)+.5)*len(y)/max(k, 1)).astype(int)]
@@ -333,12 +406,12 @@ def holdout(
     ds:DatasetDict, # with a split `train`
     share:float=.1, # of the training rows, in (0, .5]; a share that holds out no row raises `ValueError`
     seed:int=0 # another seed holds out other rows
-) -> DatasetDict: # `train` is smaller, `validation` is new (stratified by label; a class with one row stays in train), the rest as before
-    "Split a validation set off the training set"
+) -> DatasetDict: # `train` is smaller, `validation` is new (a class with one row stays in train), the rest as before
+    "Split a validation set off the training set: stratified by label, or by chance where rows have several"
     stay,held = _held(ds['train'], share, seed)
     return DatasetDict({**ds, 'train': ds['train'].select(stay), 'validation': ds['train'].select(held)})
 
-# %% ../nbs/api/09_tasks.ipynb #b9b9357a
+# %% ../nbs/api/09_tasks.ipynb #ace0bdfc
 def _as_metrics(metrics):
     "Metrics as people give them: one name, 'a, b', a function, or several"
     if metrics is None or callable(metrics): return metrics and (metrics,)
@@ -355,6 +428,12 @@ def _label_names(values, kind, table, label):
         raise ValueError(f"{table.source}: the label column {label!r} holds only one {what}, {seen.pop()!r}.")
     return kind, names
 
+def _set_classes(sets, table, label, asked):
+    "The classes of several labels a row: as they are declared, as columns stand, else sorted"
+    columns = label_columns(table.names, label)
+    declared = columns if len(columns)>1 else table.classes.get(label, ())
+    return set_names(sets, declared, asked, f"{table.source}: the column {label!r}")
+
 def _case_notes(names):
     "Classes that differ only in capitals"
     by = {}
@@ -367,7 +446,7 @@ def _whole(rows):
     "Rows whose labels such as '1.0' are written '1'"
     return [(w, [*texts, as_whole(str(label).strip())]) for w,(*texts,label) in rows]
 
-# %% ../nbs/api/09_tasks.ipynb #ab950e15
+# %% ../nbs/api/09_tasks.ipynb #c1836048
 def _clean_splits(tables, columns, missing, duplicates):
     "The rows of all splits that can be used; what was left out, in words"
     if duplicates not in (None, 'drop'): raise ValueError(f"duplicates must be 'drop' or None, got {duplicates!r}.")
@@ -382,9 +461,24 @@ def _clean_splits(tables, columns, missing, duplicates):
 def _without_hidden(tables, label):
     "Tables without a test set whose labels are kept secret"
     t = tables.get('test')
-    if t is None or label in t.names and not all(map(is_missing, t.column(label))): return tables
+    if t is None: return tables
+    columns = label_columns(t.names, label)
+    if set(columns)<=set(t.names) and not any(all(map(is_missing, t.column(c))) for c in columns): return tables
     tables['train'].notes = [*tables['train'].notes, 'test has no labels and is not used']
     return {s: x for s,x in tables.items() if s!='test'}
+
+def _with_sets(tables, label, sep):
+    "Tables with the labels of each row"
+    said = [] if sep is None else [f'labels separated by {sep!r}']
+    tables = {s: with_label_sets(t, label, sep) for s,t in tables.items()}
+    tables['train'].notes = [*tables['train'].notes, *said]
+    return tables
+
+def _several_labels(tables, label, sep, weights):
+    "Tables with the labels of each row, and what separates them"
+    if weights is not None: raise ValueError("class_weights are for one label a row: leave them out.")
+    sep = separator_of(tables['train'], label, sep)
+    return _with_sets(tables, label, sep), sep
 
 def _hold_out(ds, texts, seed):
     "Splits with a dev set, and their texts"
@@ -395,7 +489,7 @@ def _hold_out(ds, texts, seed):
     said = dict(train=[words[i] for i in stay], dev=[words[i] for i in held])
     return {**ds, **parts}, {**texts, **said}
 
-# %% ../nbs/api/09_tasks.ipynb #706451b0
+# %% ../nbs/api/09_tasks.ipynb #0c825f56
 def _counts(rows, names):
     "Class -> number of rows"
     found = Counter(str(v[-1]).strip() for _,v in rows)
@@ -404,9 +498,9 @@ def _counts(rows, names):
     for n,k in found.items(): counts[as_whole(n)] += k
     return counts
 
-def _uneven(rows, names):
+def _uneven(rows, names, kind):
     "What to say about the sizes of the classes"
-    return imbalance(_counts(rows, names)) if names else ''
+    return imbalance(_counts(rows, names)) if kind=='classification' else ''
 
 def _weights(asked, rows, names, source):
     "The weights of the classes in the loss"
@@ -421,17 +515,21 @@ def _weights(asked, rows, names, source):
 
 def _assembled(task, tables, splits, notes, seed, by_index=False):
     "Rows as splits with a dev set, and what is said of them"
-    uneven = _uneven(splits['train'], task.labels)
-    if by_index or _numbered(task.labels): splits = {s: _whole(rows) for s,rows in splits.items()}
+    listed = task.kind in ('multilabel', 'tokens')
+    uneven = _uneven(splits['train'], task.labels, task.kind)
+    if not listed and (by_index or _numbered(task.labels)): splits = {s: _whole(rows) for s,rows in splits.items()}
     ds = {s: to_dataset(task, rows, by_index=by_index) for s,rows in splits.items()}
     ds,texts = _hold_out(ds, {s: texts_of(rows) for s,rows in splits.items()}, seed)
     order = [s for s in ('train', 'dev', 'test') if s in ds]
     data = DatasetDict({s: ds[s] for s in order})
     scores = () if task.labels else [float(v[-1]) for _,v in splits['train']]
     shown = task.labels or (min(scores), max(scores))
+    lists = [v[-1] for _,v in splits['train']] if listed else []
+    if listed: notes = [*(tag_notes if task.kind=='tokens' else set_notes)(lists, task.labels), *notes]
     notes = [*tables['train'].notes, *_case_notes(task.labels), *notes, *leaks(texts)]
     rows = {s: len(ds[s]) for s in order}
     about = dict(text=task.text, label=task.label, metric=task.metric, imbalance=uneven, notes=notes)
+    if listed: about.update(per_row=sum(map(len, lists))/len(lists))
     data.reading = Reading(task.kind, shown, rows, 'dev' not in tables, **about)
     return data
 
@@ -441,14 +539,30 @@ def _name_of(train):
     if isinstance(train, (list, tuple)) and train: train = train[0]
     return stem(train) if isinstance(train, (str, Path)) else 'own'
 
-# %% ../nbs/api/09_tasks.ipynb #0bf29872
+# %% ../nbs/api/09_tasks.ipynb #a4082315
+def _with_all_tags(tables, text, label):
+    "Tables with words and tags"
+    return {s: with_tags(t, *text, label) for s,t in tables.items()}
+
+def _tagged(tables, text, label, name, metrics, missing, duplicates, seed):
+    "`load_data` for a tag for each word"
+    text,label = find_tag_columns(tables['train'], text, label)
+    declared = tables['train'].classes.get(label, ())
+    tables = _with_all_tags(_without_hidden(tables, label), text, label)
+    splits,notes = _clean_splits(tables, [*text, label], missing, duplicates)
+    names = tag_names([v[-1] for _,v in splits['train']], declared, f"{tables['train'].source}: the column {label!r}")
+    metrics = _as_metrics(metrics) or (None if are_entities(names) else ('accuracy', 'macro_f1'))
+    task = Task(name, text, label, names, metrics, 'tokens')
+    return task, _assembled(task, tables, splits, notes, seed)
+
+# %% ../nbs/api/09_tasks.ipynb #02ae0ac5
 def load_data(
     train, # what `open_table` reads: file, glob, DataFrame, `Dataset`, list, ...; or a `DatasetDict`, or a dict of splits
     dev=None, # the same for the dev set; by default that of `train`, else a tenth of its rows
     test=None, # the same for a test set, which is scored at the end
     text=None, # name of the text column, or of two: 'question, answer'; by default found by the usual names
-    label=None, # name of the label column; by default found by the usual names
-    kind:str=None, # 'classification' or 'regression'; by default as the labels look, see `infer_labels`
+    label=None, # name of the label column, or of several with 0 and 1: 'toxic, rude'; by default found by the usual names
+    kind:str=None, # 'classification', 'regression' or 'multilabel', by default as the labels look; 'tokens': a tag for each word
     metrics=None, # a metric's name, or a function (labels, logits) -> float, or a tuple of these; the first one decides
     sep:str=None, # separator of a text file; by default found by looking
     encoding:str=None, # of a text file, such as 'latin-1'; by default by its byte-order mark, else UTF-8
@@ -456,21 +570,31 @@ def load_data(
     duplicates:str=None, # 'drop' keeps one row of each text in train, and none that is in dev or test
     seed:int=0, # random seed of the held-out tenth
     name:str=None, # of the task; by default that of the file
-    class_weights=None # 'balanced', or a dict: class -> weight in the loss; by default all alike
+    class_weights=None, # 'balanced', or a dict: class -> weight in the loss; by default all alike
+    label_sep:str=None # what separates several labels in a text, such as ';'; by default found by looking
 ) -> tuple: # `Task`; `DatasetDict` with train, dev and perhaps test, whose `reading` says what was made of the data
     "A task from your own data. What is wrong or unclear raises `ValueError` with file and line"
-    if kind not in (None, *default_metrics):
-        raise ValueError(f"kind must be 'classification' or 'regression', got {kind!r}.")
+    if kind not in (None, *default_metrics): raise ValueError(f"kind must be {_kinds}, got {kind!r}.")
     tables = split_tables(train, dev, test, sep, encoding)
+    if kind=='tokens':
+        if class_weights is not None or label_sep is not None:
+            raise ValueError("class_weights and label_sep are not for tags: leave them out.")
+        return _tagged(tables, text, label, name or _name_of(train), metrics, missing, duplicates, seed)
     table = tables['train']
-    text,label = find_columns(table, text, label)
+    text,label = find_label_columns(table, text, label)
     if test is None: tables = _without_hidden(tables, label)
+    several = has_several(table, label, kind)
+    if several: tables,label_sep = _several_labels(tables, label, label_sep, class_weights)
+    elif label_sep is not None:
+        raise ValueError(f"label_sep ({label_sep!r}) is for several labels a row: give kind='multilabel' too.")
     splits,notes = _clean_splits(tables, [*text, label], missing, duplicates)
-    kind,names = _label_names([v[-1] for _,v in splits['train']], kind, table, label)
+    values = [v[-1] for _,v in splits['train']]
+    if several: kind,names = 'multilabel',_set_classes(values, table, label, kind is not None)
+    else: kind,names = _label_names(values, kind, table, label)
     metrics = _as_metrics(metrics)
-    if metrics is None and _uneven(splits['train'], names): metrics = ('macro_f1', 'accuracy')
+    if metrics is None and _uneven(splits['train'], names, kind): metrics = ('macro_f1', 'accuracy')
     weights = _weights(class_weights, splits['train'], names, table.source)
-    task = Task(name or _name_of(train), text, label, names, metrics, kind, class_weights=weights)
+    task = Task(name or _name_of(train), text, label, names, metrics, kind, class_weights=weights, label_sep=label_sep)
     return task, _assembled(task, tables, splits, notes, seed)
 
 def load_files(
@@ -484,11 +608,12 @@ def load_files(
     "`load_data` by its older name, with columns that are named"
     return load_data(train, dev, text=text, label=label, kind=kind, seed=seed)
 
-# %% ../nbs/api/09_tasks.ipynb #765fba46
+# %% ../nbs/api/09_tasks.ipynb #e086afb3
 def _is_ready(data):
     "Is data in the form of `load_task`?"
     def ready(d):
         if not (isinstance(d, Dataset) and {'text_a', 'label'}<=set(d.column_names)): return False
+        if isinstance(d.features['label'], List): return d.features['label'].feature in (Value('float32'), Value('int64'))
         return getattr(d.features['label'], 'dtype', 'string')!='string'
     return isinstance(data, dict) and all(map(ready, data.values()))
 
@@ -505,12 +630,14 @@ def fit_data(
     if _is_ready(data) and not how:
         if len(data)==1: warnings.warn("The data has no split beside 'train': nothing is evaluated, unless validate=True.")
         return known, data
-    if how.keys()&{'text', 'label', 'kind', 'metrics', 'class_weights'}:
+    if how.keys()&{'text', 'label', 'kind', 'metrics', 'class_weights', 'label_sep'}:
         raise ValueError(f"The task {known.name!r} says its columns and metrics: leave out {', '.join(how)}, "
             "or give a new name.")
     cleaning = {k: how.pop(k, None) for k in ('missing', 'duplicates')}
     tables = split_tables(data, **how)
     if how.get('test') is None: tables = _without_hidden(tables, known.label)
+    if known.kind=='multilabel': tables = _with_sets(tables, known.label, known.label_sep)
+    if known.kind=='tokens': tables = _with_all_tags(tables, known.text, known.label)
     splits,notes = _clean_splits(tables, [*known.text, known.label], **cleaning)
     by_index = bool(known.labels) and not _numbered(known.labels)
     return known, _assembled(known, tables, splits, notes, seed, by_index)
@@ -570,7 +697,7 @@ class BucketBatchSampler(Sampler):
         yield from batches.tolist()
         if full<n: yield rows[full:].tolist()
 
-# %% ../nbs/api/09_tasks.ipynb #1c7d704d
+# %% ../nbs/api/09_tasks.ipynb #f8e474a8
 def _n_cut(got, texts, tokenizer, max_length):
     "How many examples are longer than was read of them"
     full = [i for i,ids in enumerate(got['input_ids']) if len(ids)>=max_length]
@@ -591,12 +718,17 @@ class TokenisedDataset(torch.utils.data.Dataset):
         max_length,text = min(max_length, tokenizer.model_max_length),[c for c in ('text_a', 'text_b') if c in ds.column_names]
         gap = '' if tokenizer.num_special_tokens_to_add(pair=True) else '\n'
         self.n_cut,self.max_length = 0,max_length
+        words = isinstance(ds.features['text_a'], List)
+        def encode_tagged(d):
+            got = encode_words(tokenizer, d['text_a'], max_length)
+            self.n_cut += _n_cut(got, [d['text_a']], tokenizer, max_length)
+            return Dataset.from_dict({**got, 'label': token_labels(got, d['label'])})
         def encode(d):
             texts = [d['text_a']] + [[gap+t for t in d[c]] for c in text[1:]]
             got = tokenizer(*texts, truncation=True, max_length=max_length)
             self.n_cut += _n_cut(got, texts, tokenizer, max_length)
             return Dataset.from_dict({**got, 'label': d['label']})
-        self.rows = concatenate_datasets([encode(ds[i:i+1000]) for i in range(0, len(ds), 1000)])
+        self.rows = concatenate_datasets([(encode_tagged if words else encode)(ds[i:i+1000]) for i in range(0, len(ds), 1000)])
         self.lengths = pc.list_value_length(self.rows.data['input_ids']).to_numpy()
 
     def __len__(self): return len(self.rows)
@@ -614,7 +746,7 @@ def with_padding(
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
-# %% ../nbs/api/09_tasks.ipynb #38a45e46
+# %% ../nbs/api/09_tasks.ipynb #c33ac5f5
 def make_loaders(
     ds, # split -> `Dataset`, as from `load_task`; an empty split raises `ValueError`
     tokenizer, # of the model that is to be adapted
@@ -623,7 +755,7 @@ def make_loaders(
     max_length:int=128, # in tokens
     seed:int=0, # of the order of the training rows
     num_workers:int=0 # processes that pad; rarely worth it
-) -> dict: # split -> `DataLoader`; batches hold input_ids, attention_mask, ... [n, longest] and labels [n] (int64, or float32 scores)
+) -> dict: # split -> `DataLoader`; batches hold input_ids, attention_mask, ... [n, longest] and labels [n] or [n, classes]
     "A loader for each split: `train` in shuffled length buckets, the others from the longest row to the shortest"
     from transformers import DataCollatorWithPadding
     _positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
@@ -631,6 +763,7 @@ def make_loaders(
     def loader(split, d):
         if not len(d): raise ValueError(f"The split {split!r} holds no rows.")
         td,train,pad = TokenisedDataset(d, tokenizer, max_length),split=='train',DataCollatorWithPadding(tokenizer)
+        if isinstance(d.features['text_a'], List): pad = PadTags(pad)
         order = BucketBatchSampler(td.lengths, batch_size if train else eval_batch_size, seed=seed, shuffle=train)
         return DataLoader(td, batch_sampler=order, collate_fn=pad, num_workers=num_workers, generator=torch.Generator().manual_seed(seed))
     return {split: loader(split, d) for split,d in ds.items()}

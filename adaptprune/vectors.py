@@ -67,6 +67,7 @@ def frozen_baselines(
     max_length:int=128 # longest text, in tokens
 ) -> dict: # name -> metrics of each split but train
     "What the untouched encoder gives with a linear model, and with a cosine where pairs of texts have a score"
+    if setup.task.kind not in ('classification', 'regression'): raise ValueError("Baselines are for one label or score a row.")
     kind,x = setup.task.kind, {s: _features(setup, s, max_length) for s in setup.data}
     y = {s: np.asarray(d['label']) for s,d in setup.data.items()}
     with warnings.catch_warnings():

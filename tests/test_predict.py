@@ -142,7 +142,7 @@ def test_a_progress_bar_when_asked(s3, capsys):
     assert 'texts' in capsys.readouterr().err
 
 def test_unknown_kinds_are_refused(s3):
-    with pytest.raises(ValueError, match="'tokens'"): Predictor(s3.model, s3.reader.tokenizer, replace(s3.card, kind='tokens'))
+    with pytest.raises(ValueError, match="'answers'"): Predictor(s3.model, s3.reader.tokenizer, replace(s3.card, kind='answers'))
 
 # Measured
 

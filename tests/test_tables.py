@@ -232,7 +232,7 @@ def test_kinds(values, kind, names):
 @pytest.mark.parametrize('values,message', [(range(300), "300 different whole numbers in 300 rows"), ([i%25 for i in range(1000)], "25 different whole numbers.*kind='regression'"), (np.arange(300.)*10, '300 different'),
     ([i%15 for i in range(20)], '15 different whole'), ([f'name {i}' for i in range(40)], '40 different labels.*the right one'), (['2020-01-%02d'%(i%28+1) for i in range(40)], 'different labels'),
     (['1.5', 'high', 'low']*5, 'mix numbers with fractions and words'), ([True, 1, 0]*5, 'mix truth values'), (['True', '1', '0']*5, 'mix truth values'), (['1,5', '2,5', '3']*5, 'decimal comma'),
-    ([['x', 'y'], ['x']]*10, 'multi-label'), (["['x', 'y']", "['x']"]*10, 'multi-label'), ([('x',), ('y',)]*10, 'multi-label'), ([{'a': 1}, {'a': 2}]*10, 'multi-label'),
+    (["['x', 'y']", "['x']"]*10, 'multi-label'), ([('x',), ('y',)]*10, 'multi-label'), ([{'a': 1}, {'a': 2}]*10, 'multi-label'),
     ([np.array([0, 1]), np.array([1, 0])]*9, 'multi-label'), (['a']*10, "only one class, 'a'"), ([.5]*10, "only one score, '0.5'"), ([1, 1.0]*5, 'only one class'), (['inf', '1.5', '2.5']*5, 'mix numbers')])
 def test_labels_in_doubt(values, message): refuses(message, labels(values))
 
@@ -248,7 +248,9 @@ def test_numbers_of_a_file_that_could_be_prices(tmp_path):
 def test_a_file_of_several_labels(tmp_path):
     "Defect 20"
     f = write(tmp_path/'a.jsonl', '\n'.join(json.dumps(dict(text=f't {i}', label=['x', 'y'][:i%2+1])) for i in range(20)))
-    refuses('multi-label', f)
+    task,ds = load_data(f, f)
+    assert (task.kind, task.labels)==('multilabel', ('x', 'y')) and ds['dev']['label'][:2]==[[1., 0.], [1., 1.]]
+    refuses('multi-label', f, kind='classification')
 
 def test_dev_is_read_as_train_is():
     train = labels([1., 0.]*10)
@@ -396,6 +398,10 @@ def _pool(rng):
         (pick(['low', 'high', 1.5]), None, None), (pick([True, 0, 2]), None, None), ([f'row {i}' for i in range(n)], None, None), (pick([['a'], ['a', 'b']]), None, None), (pick([i/4 for i in range(9)]), 'regression', [])]
     return cases[rng.integers(len(cases))]
 
+def same_sets(task, ds, want):
+    assert (task.kind, task.labels)==('multilabel', ('a', 'b'))
+    assert {t: v for s in ds.values() for t,v in zip(s['text_a'][:], s['label'][:])}=={t: [1., float('b' in v)] for t,v in want.items()}
+
 @pytest.mark.parametrize('seed', range(50))
 def test_tables_by_chance(tmp_path, seed):
     rng = np.random.default_rng(seed)
@@ -417,10 +423,12 @@ def test_tables_by_chance(tmp_path, seed):
     if form=='json': data = write(tmp_path/'a.json', json.dumps(records))
     if form=='parquet': df.to_parquet(data := tmp_path/'a.parquet')
     how = dict(label='mark', missing='drop' if gaps else None)
+    if isinstance(values[0], list) and form not in ('csv', 'semicolon', 'tsv'): kind,names = 'multilabel',['a', 'b']
     if kind is None: return refuses('label|whole numbers', data, **how)
     if gaps: refuses('the label is missing', data, label='mark')
-    left = {v for i,v in enumerate(values) if i not in gaps}
     task,ds = load_data(data, **how)
+    if kind=='multilabel': return same_sets(task, ds, {t: v for t,v in zip(texts, column) if v})
+    left = {v for i,v in enumerate(values) if i not in gaps}
     assert (task.kind, task.text)==(kind, ('review',))
     assert set(task.labels)==({str(int(v)) if isinstance(v, float) else str(v) for v in left} if names else set())
     got = {t: v for s in ds.values() for t,v in zip(s['text_a'][:], s['label'][:])}

@@ -11,7 +11,7 @@ root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'files', 'identity', 'timing'],
     ['mask', 'theory', 'units'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
-    ['tables', 'tasks', 'head', 'recipe', 'methods'],
+    ['tables', 'multilabel', 'tags', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'watch', 'trainer'],
     ['setup', 'vectors', 'teacher', 'prune'],
     ['codec', 'maskfile', 'bases', 'taskcard', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology',
