@@ -1,5 +1,6 @@
 "Timings side by side: the ratios are of one run, records go on where they stopped, and what cannot be timed is refused first"
 import json, time
+from pathlib import Path
 import numpy as np,pytest,torch
 from torch import nn
 from adaptprune import bench as room
@@ -194,13 +195,17 @@ def test_open_model(folder, model, tmp_path):
 
 def test_open_a_saved_mask(folder, tmp_path, monkeypatch):
     from adaptprune.head import load_encoder
+    folder = Path(folder)
     enc = load_encoder(folder)
     mask = Mask({n: torch.arange(p.numel()).reshape(p.shape)%2==0 for n,p in enc.named_parameters() if p.ndim==2})
-    TaskMask(mask, dict(model='tiny/base', revision=None, tensors=base_tensors(enc, mask)), {n: t for n,t in AdaptModel(enc, 2).state_dict().items() if n.startswith('head.')}, dict(n_out=2)).save_pretrained(tmp_path/'m')
-    monkeypatch.setattr(TaskMask, 'load_model', lambda self: AdaptModel(load_encoder(folder), 2))
-    monkeypatch.setattr('adaptprune.head.load_tokenizer', lambda name, revision=None: (name, revision))
+    head = {n: t for n,t in AdaptModel(enc, 2).state_dict().items() if n.startswith('head.')}
+    where = dict(model=folder.name, revision=None, tensors=base_tensors(enc, mask))
+    TaskMask(mask, where, head, dict(n_out=2)).save_pretrained(tmp_path/'m')
+    monkeypatch.setenv('ADAPTPRUNE_MODELS', str(folder.parent))
+    monkeypatch.setattr('adaptprune.head.load_tokenizer', lambda name, revision=None: Path(name).name)
     got,tok = open_model(str(tmp_path/'m'))
-    assert isinstance(got, AdaptModel) and not got.training and tok==('tiny/base', None)
+    assert isinstance(got, AdaptModel) and not got.training and tok==folder.name
+    assert all((got.encoder.get_parameter(n)[~m]==0).all() for n,m in mask.items())
 
 # ---- batches
 def test_batches_of_another_tokenizer_are_refused(model):

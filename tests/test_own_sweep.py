@@ -75,7 +75,7 @@ def test_jobs(sweep, folder):
     ('train = "data/train.tsv"\ntext = "sentence"\ntask = "stsb"', ["task = 'stsb'", "train = 'data/train.tsv'", 'give one']),
     ('train = 5\ntext = "sentence"', ['train = 5 is not a string']),
     ('train = "data/train.tsv"\ntext = "words"', ["no column 'words'", "'sentence'"]),
-    ('train = "data/train.tsv"\ntext = "sentence"\nlabel = "sentence"\nkind = "regression"', ['train.tsv', 'not a number'])])
+    ('train = "data/train.tsv"\ntext = "sentence"\nlabel = "sentence"\nkind = "regression"', ["'sentence'", 'text and label at once'])])
 def test_a_fault_is_told_before_anything_runs(sweep, common, words):
     f = sweep('sparsity = 0.5', common)
     with pytest.raises(ValueError) as e: run_sweep(f, run=None)
