@@ -202,9 +202,8 @@ def test_open_a_saved_mask(folder, tmp_path, monkeypatch):
     where = dict(model=folder.name, revision=None, tensors=base_tensors(enc, mask))
     TaskMask(mask, where, head, dict(n_out=2)).save_pretrained(tmp_path/'m')
     monkeypatch.setenv('ADAPTPRUNE_MODELS', str(folder.parent))
-    monkeypatch.setattr('adaptprune.head.load_tokenizer', lambda name, revision=None: Path(name).name)
     got,tok = open_model(str(tmp_path/'m'))
-    assert isinstance(got, AdaptModel) and not got.training and tok==folder.name
+    assert isinstance(got, AdaptModel) and not got.training and tok('a')['input_ids']
     assert all((got.encoder.get_parameter(n)[~m]==0).all() for n,m in mask.items())
 
 # ---- batches
