@@ -3,6 +3,7 @@ import gzip,io,json,sys
 from types import SimpleNamespace
 import pandas as pd,pytest,torch,transformers
 from test_folder import classifier,cut,own_cache
+from test_predict import command,made,names,rows
 from test_units import drawn
 from test_users import batch as users_batch,config,decoders,encoders,make
 from adaptprune import cli
@@ -104,3 +105,85 @@ def test_training_goes_on_in_the_loaded_model(tmp_path):
     loss.backward()
     assert torch.equal(loss, torch.nn.functional.cross_entropy(answers(again), users_batch['labels']))
     assert all(p.grad is not None for p in again.head.parameters())
+
+# The commands
+
+def test_export_a_whole_model(command, made):
+    "The folder knows the classes and the length, so a pipeline answers as `apply` does"
+    folder = made['s3'].folder
+    assert 'trust_remote_code=True' in command('export', folder, '--format', 'model', '--out', 'm')
+    texts = [r['text'] for r in rows(12)]
+    pipe = transformers.pipeline('text-classification', 'm', trust_remote_code=True)
+    for got,want in zip(pipe(texts, truncation=True), load(folder).predict(texts), strict=True):
+        assert got['label']==want['label'] in names and got['score']==pytest.approx(want['probability'], abs=1e-6)
+    assert pipe.tokenizer.model_max_length==12
+    got = json.loads(command('export', folder, '--format', 'model', '--dtype', 'fp16', '--out', 'half', '--json'))
+    assert got['format']=='model' and remote('half').bert.dtype==torch.float16
+    assert '--dtype goes with' in command('export', folder, '--format', 'plain', '--dtype', 'fp16', fails=True)
+    assert "use one of onnx, model, plain" in command('export', folder, '--format', 'torch', fails=True)
+
+def test_export_scores(command, made):
+    command('export', made['price'].folder, '--format', 'model')
+    pipe = transformers.pipeline('text-classification', 'whole-model', trust_remote_code=True)
+    got, = pipe('a f')
+    assert got['label']=='score' and got['score']==pytest.approx(load(made['price'].folder).predict('a f'), abs=1e-5)
+
+review = pd.DataFrame(dict(id=['007', '8', '9'], text=['a d h', '', 'b e'], y=['bad', 'good', 'good']))
+writers = {'semi.csv': lambda p: review.to_csv(p, sep=';', index=False), 'a.csv.gz': lambda p: review.to_csv(p, index=False),
+    'a.json': lambda p: review.to_json(p, orient='records'), 'a.txt': lambda p: review.to_csv(p, sep='|', index=False),
+    'a.jsonl.gz': lambda p: review.to_json(p, orient='records', lines=True), 'a16.csv': lambda p: review.to_csv(p, index=False, encoding='utf-16')}
+
+@pytest.mark.parametrize('name', writers)
+def test_apply_reads_what_training_reads(name, command, made, tmp_path):
+    "Other separators, gz, JSON, encodings: the columns stay, and an empty cell has no answer"
+    writers[name](name)
+    got = json.loads(command('apply', made['s3'].folder, '--input', name, '--json'))
+    want = load(made['s3'].folder).predict(['a d h', 'b e'])
+    assert [g['label'] for g in got]==[want[0]['label'], None, want[1]['label']]
+    assert [[g[c] for c in review] for g in got]==review.values.tolist() and '1 of 3 rows hold no text' in command.err
+
+def test_apply_to_several_files_and_with_sep_and_encoding(command, made):
+    for i in (1, 2): review.to_csv(f'part-{i}.csv', index=False)
+    command('apply', made['s3'].folder, '--input', 'part-*.csv', '--out', 'all.csv')
+    assert len(pd.read_csv('all.csv'))==6
+    with open('latin.csv', 'w', encoding='latin-1') as f: f.write('text~y\né a~bad\n')
+    got, = json.loads(command('apply', made['s3'].folder, '--input', 'latin.csv', '--sep', '~', '--encoding', 'latin-1', '--json'))
+    assert got['text']=='é a' and got['label'] in names
+    assert "--sep goes with a file" in command('apply', made['s3'].folder, '--first', 'a', '--sep', ';', fails=True)
+    with open('bare.csv', 'w') as f: f.write('text,,\na,b,c\n')
+    assert 'several columns without a name' in command('apply', made['s3'].folder, '--input', 'bare.csv', fails=True)
+
+def test_evaluate_reads_what_training_reads(command, made):
+    folder = made['s3'].folder
+    table = pd.DataFrame(rows(30))
+    want = load(folder).evaluate(rows(30))
+    def dev(*args, **kwargs): return json.loads(command('evaluate', folder, '--json', '--dev', *args, **kwargs))['metrics']['dev']
+    table.to_csv('d.csv', sep=';', index=False)
+    table.to_json('d.json', orient='records')
+    assert dev('d.csv')==dev('d.json')==want
+    with open('d.csv', 'a') as f: f.write(';bad\na;\n')
+    assert '--missing drop' in command('evaluate', folder, '--dev', 'd.csv', fails=True)
+    assert dev('d.csv', '--missing', 'drop')==want and '1 rows without label' in command.err
+    table.rename(columns=dict(y='label')).to_csv('other.csv', index=False)
+    assert "no column 'y'" in command('evaluate', folder, '--dev', 'other.csv', fails=True)
+    assert dev('other.csv', '--label', 'label')==want
+
+def test_columns_that_the_file_does_not_name_are_inferred(command, made):
+    tm = TaskMask.from_pretrained(made['s3'].folder)
+    for k in ('text', 'label'): del tm.info['card'][k]
+    tm.save_pretrained('bare')
+    base = made['s3'].folder.parent/made['s3'].report['model'].split('/')[-1]
+    pd.DataFrame(rows(30)).rename(columns=dict(text='review', y='mood')).to_csv('d.csv', sep=';', index=False)
+    got = json.loads(command('evaluate', 'bare', '--model', base, '--dev', 'd.csv', '--json'))
+    assert got['metrics']['dev']==load(made['s3'].folder).evaluate(rows(30))
+    assert len(command('apply', 'bare', '--model', base, '--input', 'd.csv').splitlines())==30
+
+def test_whole_numbers_as_classes(command, folder, tmp_path):
+    "Training reads 1.0 as class 1, and so does evaluate"
+    table = pd.DataFrame(dict(text=[f'{"ab"[i%2]} {"cdef"[i%4]}' for i in range(40)], label=[float(i%2) for i in range(40)]))
+    table.to_csv('n.csv', index=False)
+    task,data = load_files('n.csv')
+    res = adapt_task(task, folder, data=data, max_steps=2, progress=False)
+    TaskMask.from_adapted(res).save_pretrained('m')
+    got = json.loads(command('evaluate', 'm', '--model', folder, '--train', 'n.csv', '--json'))
+    assert got['metrics']['dev']==res.report['metrics']
