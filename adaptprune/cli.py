@@ -425,11 +425,12 @@ def info(
     report = dict(about, info=tm.info, base=base, card=card, density_by_layer=tm.by('layer'))
     _tell(report, json, _about(tm, about))
 
-# %% ../nbs/api/27_cli.ipynb #de3c6ac9
+# %% ../nbs/api/27_cli.ipynb #f6fbcdf6
 def _frame(table):
     "A `Table` as a `DataFrame`, its cells as they stand in the file"
     import pandas as pd
-    if len(set(table.names))<len(table.names): raise ValueError(f"{table.source} has several columns without a name: name them.")
+    if len(set(table.names))<len(table.names):
+        raise ValueError(f"{table.source} has several columns without a name: name them.")
     return pd.DataFrame({n: pd.Series(table.column(n), dtype=object) for n in table.names})
 
 def _lines_as_table(first, second, input):

@@ -246,7 +246,7 @@ def _headed(net, labels):
     whole.head = net.head
     return whole
 
-# %% ../nbs/api/23_folder.ipynb #c07c5528
+# %% ../nbs/api/23_folder.ipynb #9b51c669
 dtypes = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
 
 def _precision(dtype):
@@ -267,7 +267,8 @@ def _write_headed(folder, model, weights, dtype):
     encoder,is_cut = type(model.base_model),is_compact(model)
     with quiet(): model.save_pretrained(folder, state_dict={**weights, **{n: torch.empty(0) for n in emptied}})
     config = json.loads((folder/'config.json').read_text(encoding='utf-8'))
-    auto = {'AutoModelForSequenceClassification': type(model).__name__, **({'AutoModel': encoder.__name__} if is_cut else {})}
+    auto = dict(AutoModelForSequenceClassification=type(model).__name__)
+    if is_cut: auto['AutoModel'] = encoder.__name__
     config['auto_map'] = {k: f'modeling_adaptprune.{n}' for k,n in auto.items()}
     config['dtype'] = str(dtype).removeprefix('torch.')
     (folder/'config.json').write_text(json.dumps(config, indent=2)+'\n', encoding='utf-8')
@@ -275,15 +276,15 @@ def _write_headed(folder, model, weights, dtype):
     with quiet(): again = headed_class(compact_class(encoder) if is_cut else encoder).from_pretrained(folder)
     _check_weights(weights, again.state_dict())
 
-# %% ../nbs/api/23_folder.ipynb #7f1a12ef
+# %% ../nbs/api/23_folder.ipynb #f958aa86
 def _known(model, tokenizer, labels):
     "A model, its tokenizer and its classes, from a `Predictor` too"
     card = getattr(model, 'card', None)
     if card is None: return unwrap(model), tokenizer, labels
     reader = model.reader
     if reader.gap and len(card.text)==2:
-        warnings.warn("This tokenizer puts nothing between the texts of a pair, so a pipeline on the folder answers otherwise "
-            "than `predict`: put a newline before the second text.")
+        warnings.warn("This tokenizer puts nothing between the texts of a pair, so a pipeline on the folder answers "
+            "otherwise than `predict`: put a newline before the second text.")
     tokenizer = copy.deepcopy(tokenizer or reader.tokenizer)
     tokenizer.model_max_length = reader.max_length
     return unwrap(model.model), tokenizer, labels or card.classes

@@ -330,7 +330,7 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #79a84cf9
+# %% ../nbs/api/21_predict.ipynb #a60436f1
 def _hf_config(model, card):
     "The config of the model with the names of the classes"
     config = copy.deepcopy(model.config)
@@ -354,11 +354,11 @@ class Predictor(_Portable):
                 "otherwise than `predict`: use that.")
         net = copy.copy(self.model)
         net.config = _hf_config(self.model, self.card)
-        net.device = self.device
+        if not hasattr(net, 'device'): net.device = self.device
         how = dict(truncation=True, max_length=self.reader.max_length, device=self.device, **kwargs)
         return Pipeline(model=net, tokenizer=copy.deepcopy(self.reader.tokenizer), **how)
 
-# %% ../nbs/api/21_predict.ipynb #f878a9ad
+# %% ../nbs/api/21_predict.ipynb #9992e186
 def load(
     mask, # folder of a mask file, its id on the Hub, or a `TaskMask`
     model=None, # the base: 'minilm', a folder, a Hub id, or an encoder; by default `find_base` looks for it
@@ -372,6 +372,8 @@ def load(
     if isinstance(model, nn.Module) and tokenizer is None:
         raise ValueError("An encoder comes without its tokenizer: give tokenizer= too, or the name of the base.")
     if not isinstance(mask, TaskMask): mask = TaskMask.from_pretrained(mask, **(dict(revision=revision) if revision else {}))
+    if mask.card is None:
+        raise ValueError("The file does not say what the outputs of its head are, so nothing can answer with it: use `load_model`.")
     net,place = mask.open_model(model)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     return Predictor(net, tokenizer or load_tokenizer(*place), replace(mask.card, **changes)).to(device)

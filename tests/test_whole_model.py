@@ -1,19 +1,19 @@
 "Whole models as folders that transformers loads with the head, masks of models that were trained elsewhere, and apply on every table."
-import gzip,io,json,sys
-from types import SimpleNamespace
+import copy,json
 import pandas as pd,pytest,torch,transformers
 from test_folder import classifier,cut,own_cache
 from test_predict import command,made,names,rows
 from test_units import drawn
 from test_users import batch as users_batch,config,decoders,encoders,make
-from adaptprune import cli
-from adaptprune.artifact import TaskMask
+from adaptprune.artifact import BaseMismatch,TaskMask
 from adaptprune.compaction import compact
 from adaptprune.folder import load_compact,save_model
 from adaptprune.head import AdaptModel,copy_encoder
 from adaptprune.predict import load
 from adaptprune.task import adapt_task
-from adaptprune.tasks import load_files
+from adaptprune.optim import MaskOptimizer
+from adaptprune.tasks import Task,load_files
+from adaptprune.trainer import MaskCallback
 from adaptprune.units import find_units
 
 auto = transformers.AutoModelForSequenceClassification
@@ -59,7 +59,6 @@ def test_a_compact_one(family, tmp_path):
 @pytest.mark.parametrize('dtype', ['fp16', 'bf16', torch.bfloat16])
 def test_half_precision(dtype, tmp_path):
     "The encoder takes half the room, the head stays in float32; the answers are those of the model so rounded"
-    import copy
     net = net_of('Bert', 1)
     net.head.standardise(250_000, 9_000)
     again = remote(save_model(net, tmp_path/'m', dtype=dtype))
@@ -97,7 +96,7 @@ def test_a_head_of_transformers_needs_no_code(tmp_path):
 def test_the_code_needs_only_torch_and_transformers(tmp_path):
     source = (save_model(net_of('Bert'), tmp_path/'m')/'modeling_adaptprune.py').read_text()
     lines = [l for l in source.splitlines() if l.lstrip().startswith(('import ', 'from '))]
-    assert {l.split()[1].split('.')[0].strip(',') for l in lines}=={'torch', 'transformers'} and len(source.splitlines())<130
+    assert {l.split()[1].split('.')[0].strip(',') for l in lines}=={'torch', 'transformers'} and len(source.splitlines())<150
 
 def test_training_goes_on_in_the_loaded_model(tmp_path):
     again = remote(save_model(net_of('Bert', 2), tmp_path/'m'))
@@ -187,3 +186,113 @@ def test_whole_numbers_as_classes(command, folder, tmp_path):
     TaskMask.from_adapted(res).save_pretrained('m')
     got = json.loads(command('evaluate', 'm', '--model', folder, '--train', 'n.csv', '--json'))
     assert got['metrics']['dev']==res.report['metrics']
+
+# 8: masks of models that were trained elsewhere
+
+small_labels = dict(id2label={0: 'bad', 1: 'good'}, label2id={'bad': 0, 'good': 1})
+
+def theirs(family, kind, seed=0):
+    "A tiny model of a class of transformers"
+    torch.manual_seed(seed)
+    kwargs = {} if kind in ('ForMaskedLM', 'ForCausalLM', 'LMHeadModel', 'ForQuestionAnswering') else small_labels
+    c = config(family)
+    for k,v in kwargs.items(): setattr(c, k, v)
+    return getattr(transformers, family+kind)(c).eval()
+
+def pruned(model):
+    "Without the smaller half of its base's matrices, and with another head; a fresh copy"
+    fresh = copy.deepcopy(model)
+    inside = {id(p) for p in model.base_model.parameters()}
+    with torch.no_grad():
+        for p in model.base_model.parameters():
+            if p.ndim>1: p[p.abs()<p.abs().median()] = 0
+        for p in model.parameters():
+            if id(p) not in inside: p.add_(1)
+    return fresh
+
+classes = [(f, 'ForSequenceClassification') for f in ('Bert', 'Roberta', 'DistilBert', 'DebertaV2', 'ModernBert', 'Electra', 'GPT2', 'Llama', 'Qwen2')]
+classes += [('Bert', k) for k in ('ForTokenClassification', 'ForMaskedLM', 'ForQuestionAnswering')] + [('GPT2', 'LMHeadModel'), ('Qwen2', 'ForCausalLM')]
+
+def first_output(model): return model(**inputs)[0]
+
+@pytest.mark.parametrize('family,kind', classes)
+def test_a_mask_file_from_any_class(family, kind, tmp_path):
+    "The file gives the class, the head and the zeros again, bit for bit; saved whole, plain transformers reads it"
+    model = theirs(family, kind)
+    fresh = pruned(model)
+    TaskMask.from_model(model, fresh, task='t', max_length=16).save_pretrained(tmp_path/'m')
+    tm = TaskMask.from_pretrained(tmp_path/'m')
+    want = {n: p!=0 for n,p in model.base_model.named_parameters() if n in tm.mask}
+    was = dict(fresh.base_model.named_parameters())
+    assert all(torch.equal(tm.mask[n], w | (was[n]==0)) for n,w in want.items()) and tm.sparsity>.3
+    again = tm.load_model(fresh)
+    assert type(again) is type(model) and torch.equal(first_output(again), first_output(model))
+    assert again.config.id2label==model.config.id2label
+    whole = type(model).from_pretrained(save_model(again, tmp_path/'whole'))
+    assert torch.equal(first_output(whole), first_output(model))
+    if kind=='ForSequenceClassification': assert tm.card.labels==('bad', 'good') and tm.card.max_length==16
+    if kind=='ForTokenClassification': assert tm.card.kind=='token-classification' and tm.card.n_out==2
+    if 'LM' in kind or 'Question' in kind: assert tm.card is None
+
+def test_a_trainer_leaves_a_mask_file(folder, tmp_path):
+    "From the base's folder, which the model names; then it answers, and is measured"
+    base = folder
+    torch.manual_seed(0)
+    model = auto.from_pretrained(base, **small_labels)
+    tok = transformers.AutoTokenizer.from_pretrained(base)
+    data = [dict(tok(f'{"ab"[i%2]} {"cde"[i%3]}'), labels=i%2) for i in range(16)]
+    opt = MaskOptimizer(model.bert, head=model.classifier, sparsity=.4, steps=4, every=2, start='rank', spread=.01)
+    args = transformers.TrainingArguments(output_dir=str(tmp_path/'t'), max_steps=4, per_device_train_batch_size=8, report_to=[], use_cpu=True, disable_tqdm=True, save_strategy='no')
+    trainer = transformers.Trainer(model, args, train_dataset=data, optimizers=(opt, None), callbacks=[MaskCallback(opt)], data_collator=transformers.DataCollatorWithPadding(tok))
+    trainer.train()
+    tm = TaskMask.from_model(trainer.model, task='mood', max_length=16, metrics=dict(accuracy=.5))
+    assert all(torch.equal(m | (w==0), opt.mask()[n] | (w==0)) for n,m in tm.mask.items() for w in [transformers.BertModel.from_pretrained(base).get_parameter(n)])
+    tm.save_pretrained(tmp_path/'m')
+    p = load(tmp_path/'m', base)
+    logits = model.eval()(**tok(['a c', 'b d'], return_tensors='pt')).logits
+    assert [g['label'] for g in p.predict(['a c', 'b d'])]==[('bad', 'good')[i] for i in logits.argmax(1)]
+    assert [g['label'] for g in p.pipeline()(['a c', 'b d'])]==[g['label'] for g in p.predict(['a c', 'b d'])]
+    assert 0<=p.evaluate([dict(text='a', label='bad'), dict(text='b', label='good')])['accuracy']<=1
+    assert "adaptprune.load('me/mood').predict(['a text'])" in tm.model_card('me/mood')
+
+def test_an_adapt_model_too(tmp_path):
+    net = net_of('Bert')
+    fresh = pruned(net)
+    tm = TaskMask.from_model(net, fresh, max_length=9)
+    assert torch.equal(answers(tm.load_model(copy.deepcopy(fresh).encoder)), answers(net)) and tm.card.n_out==3
+
+def test_what_no_mask_explains_is_refused():
+    model = theirs('Bert', 'ForSequenceClassification')
+    fresh = pruned(model)
+    def tried(words, error=ValueError, model=model, base=fresh, **kwargs):
+        with pytest.raises(error, match=words): TaskMask.from_model(model, base, **kwargs)
+    tried('none is pruned', model=fresh)
+    tried('was trained', base=theirs('Bert', 'ForSequenceClassification', seed=1), error=BaseMismatch)
+    tried('which base it was made from', base=None)
+    tried('in the same precision', base=copy.deepcopy(fresh).half(), error=BaseMismatch)
+    tried('has no .* of shape', base=theirs('DistilBert', 'ForSequenceClassification'), error=BaseMismatch)
+    tried("has 3 outputs, and the model's head 2", task=Task('t', ('text',), labels=('a', 'b', 'c')))
+    tried('neither an `AdaptModel`', model=torch.nn.Linear(2, 2))
+    with torch.no_grad(): model.bert.encoder.layer[0].output.dense.bias.add_(1)
+    tried('output.dense.bias.* was trained', error=BaseMismatch)
+
+@pytest.mark.parametrize('info, words', [
+    (dict(model_class='Trainer'), "is a 'Trainer'"), (dict(model_class=['BertModel']), 'which this transformers'),
+    (dict(model_config={'_attn_implementation': 'someone/kernel'}), '_attn_implementation'), (dict(model_config={'id2label': [1]}), 'cannot be made'),
+    (dict(model_class='BertForMaskedLM'), 'Neither the base nor the file'), (dict(model_config=dict(id2label={'0': 'a', '1': 'b'})), "has no 'classifier.*of shape")])
+def test_files_name_only_classes_of_transformers(info, words):
+    model = theirs('Bert', 'ForTokenClassification')
+    c = copy.deepcopy(model.config)
+    c.id2label = {i: str(i) for i in range(3)}
+    model = transformers.BertForTokenClassification(c).eval()
+    fresh = pruned(model)
+    tm = TaskMask.from_model(model, fresh)
+    tm.info.update(info)
+    with pytest.raises(ValueError, match=words): tm.load_model(fresh)
+
+def test_a_model_without_a_card_is_refused_by_load(tmp_path):
+    model = theirs('Bert', 'ForQuestionAnswering')
+    fresh = pruned(model)
+    tm = TaskMask.from_model(model, fresh)
+    with pytest.raises(ValueError, match='use `load_model`'): load(tm, fresh, tokenizer=object())
+    assert "TaskMask.from_pretrained('a/b').load_model()" in tm.model_card('a/b')
