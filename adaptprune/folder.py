@@ -276,7 +276,7 @@ def _write_headed(folder, model, weights, dtype):
     with quiet(): again = headed_class(compact_class(encoder) if is_cut else encoder).from_pretrained(folder)
     _check_weights(weights, again.state_dict())
 
-# %% ../nbs/api/23_folder.ipynb #f958aa86
+# %% ../nbs/api/23_folder.ipynb #3155cabf
 def _known(model, tokenizer, labels):
     "A model, its tokenizer and its classes, from a `Predictor` too"
     card = getattr(model, 'card', None)
@@ -287,6 +287,7 @@ def _known(model, tokenizer, labels):
             "otherwise than `predict`: put a newline before the second text.")
     tokenizer = copy.deepcopy(tokenizer or reader.tokenizer)
     tokenizer.model_max_length = reader.max_length
+    tokenizer.backend_tokenizer.no_truncation()                 # which the last call left behind
     return unwrap(model.model), tokenizer, labels or card.classes
 
 def _class_names(labels, n):

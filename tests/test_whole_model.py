@@ -1,5 +1,5 @@
 "Whole models as folders that transformers loads with the head, masks of models that were trained elsewhere, and apply on every table."
-import copy,json
+import copy,json,subprocess,sys
 import pandas as pd,pytest,torch,transformers
 from test_folder import classifier,cut,own_cache
 from test_predict import command,made,names,rows
@@ -43,6 +43,13 @@ def test_a_whole_model_comes_back_bit_for_bit(family, tmp_path):
     encoder = transformers.AutoModel.from_pretrained(folder)
     assert torch.equal(encoder(**inputs)[0], net.encoder(**inputs)[0])
     with pytest.raises((RuntimeError, ValueError), match='ignore_mismatched_sizes|Unrecognized configuration class'): auto.from_pretrained(folder)
+
+def test_what_is_said_without_the_code(tmp_path):
+    "The report of transformers names the remedy"
+    folder = save_model(net_of('Bert'), tmp_path/'m')
+    code = f"from transformers import AutoModelForSequenceClassification as A; A.from_pretrained({str(folder)!r})"
+    got = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert got.returncode and 'this folder needs trust_remote_code=True' in got.stderr and 'ignore_mismatched_sizes' in got.stderr
 
 @pytest.mark.parametrize('family', [f for f in families if f not in uncut])
 def test_a_compact_one(family, tmp_path):
@@ -115,7 +122,7 @@ def test_export_a_whole_model(command, made):
     pipe = transformers.pipeline('text-classification', 'm', trust_remote_code=True)
     for got,want in zip(pipe(texts, truncation=True), load(folder).predict(texts), strict=True):
         assert got['label']==want['label'] in names and got['score']==pytest.approx(want['probability'], abs=1e-6)
-    assert pipe.tokenizer.model_max_length==12
+    assert pipe.tokenizer.model_max_length==12 and json.load(open('m/tokenizer.json'))['truncation'] is None
     got = json.loads(command('export', folder, '--format', 'model', '--dtype', 'fp16', '--out', 'half', '--json'))
     assert got['format']=='model' and remote('half').bert.dtype==torch.float16
     assert '--dtype goes with' in command('export', folder, '--format', 'plain', '--dtype', 'fp16', fails=True)
