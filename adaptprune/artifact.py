@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['BaseMismatch', 'places_of_base', 'match_base', 'public_name', 'find_base', 'find_folder', 'TaskMask', 'merge_tasks']
 
-# %% ../nbs/api/21_artifact.ipynb #dd09679e
-import math, os, re, tempfile, warnings
+# %% ../nbs/api/21_artifact.ipynb #f77e5941
+import copy, math, os, re, tempfile, warnings
+from dataclasses import replace
 from pathlib import Path
 
 # %% ../nbs/api/21_artifact.ipynb #bd5c9524
@@ -374,7 +375,43 @@ class _OnDisk(_OnCompact):
         if self._coded.needs_base and isinstance(reference, nn.Module): self._decoded(self.check(reference))
         return self
 
-# %% ../nbs/api/21_artifact.ipynb #151fb3f2
+# %% ../nbs/api/21_artifact.ipynb #155a8e7b
+_configured = ('id2label', 'problem_type', 'pad_token_id', 'classifier_dropout', 'classifier_pooling', 'classifier_bias',
+    'classifier_activation', 'summary_type', 'summary_use_proj', 'summary_activation', 'summary_first_dropout',
+    'tie_word_embeddings', 'seq_classif_dropout', 'qa_dropout', 'is_decoder')
+
+def _class_named(name):
+    "A class of transformers"
+    import transformers
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel): return found
+    raise MaskFileError(f"The file's model is a {str(name)[:60]!r}, which this transformers ({transformers.__version__}) "
+        "does not have.")
+
+def _config_with(config, said):
+    "A copy of a base's config with the words of a file"
+    config = copy.deepcopy(config)
+    odd = [k for k in said if k not in _configured]
+    if odd: raise MaskFileError(f"The file's model_config has a field {str(odd[0])[:60]!r}, which this version does not take.")
+    for k,v in said.items(): setattr(config, k, {int(i): str(n) for i,n in v.items()} if k=='id2label' else v)
+    config.label2id = {n: i for i,n in config.id2label.items()}
+    return config
+
+def _around(base, named, said, head):
+    "A model of a class of transformers with the weights of a base; what neither that nor the head has is an error"
+    kind = _class_named(named)
+    try: net = kind(_config_with(base.config, said)).to(next(base.parameters()).dtype)
+    except MaskFileError: raise
+    except Exception as e: raise MaskFileError(f"The file's {kind.__name__} cannot be made: {str(e)[:200]}.") from e
+    weights,inside = base.state_dict(),base_of(net)
+    inside.load_state_dict(weights, strict=False)
+    filled = {id(p) for n,p in inside.named_parameters() if n in weights}
+    lacks = [n for n,p in net.named_parameters() if id(p) not in filled and n not in head]
+    if lacks: raise BaseMismatch(f"Neither the base nor the file holds {lacks[0]!r} of a {kind.__name__}: "
+        "is it another kind of base?")
+    return net
+
+# %% ../nbs/api/21_artifact.ipynb #596ed015
 class _WithHead(_OnDisk):
     "Putting the head on a model"
     def load_head(self,
@@ -403,8 +440,8 @@ class _WithHead(_OnDisk):
         model=None, # 'minilm', a folder, a Hub id, or an encoder (which `apply` changes); by default as by `find_base`
         check:bool=True, # as in `apply`
         **kwargs # for `load_encoder`
-    ) -> nn.Module: # an `AdaptModel` in eval mode, compact where there is a structure, mask written in and head loaded
-        "The model of this task"
+    ) -> nn.Module: # in eval mode, mask written in and head loaded: an `AdaptModel`, or the class that the file names
+        "The model of this task; compact where there is a structure"
         return self.open_model(model, check, **kwargs)[0]
 
     def open_model(self,
@@ -413,14 +450,21 @@ class _WithHead(_OnDisk):
         **kwargs # for `load_encoder`
     ) -> tuple: # the model of this task; the `Place` its base comes from, None for an encoder that you gave
         "The model of this task, and where its tokenizer lies"
-        from adaptprune.head import AdaptModel
-        n_out = self._n_out()
+        n_out = None if 'model_class' in self.info else self._n_out()
         encoder,place = self._open_base(model, kwargs)
-        net = AdaptModel(encoder, n_out, self.info.get('pooling'))
-        if 'head.scale' in self.head: net.head.standardise()        # its numbers are loaded below
+        net = self._model_on(encoder, n_out)
         if self.structure is None: self.apply(net, check)
         else: net = self.compact(net, check, share=encoder is not model)
         return self.load_head(net).eval(), place
+
+    def _model_on(self, encoder, n_out):
+        "A model of the file's kind on a base, before mask and head are put on"
+        from adaptprune.head import AdaptModel
+        named = self.info.get('model_class')
+        if named is not None: return _around(base_of(encoder), named, self.info.get('model_config') or {}, self.head)
+        net = AdaptModel(encoder, n_out, self.info.get('pooling'))
+        if 'head.scale' in self.head: net.head.standardise()        # its numbers are loaded later
+        return net
 
     def _open_base(self, model, kwargs):
         from adaptprune.head import load_encoder
@@ -495,7 +539,14 @@ def _card_data(info, base_model, repo_id):
         library_name='adaptprune', tags=['adaptprune', 'pruning', 'mask'], pipeline_tag=kind,
         model_name=repo_id.split('/')[-1], eval_results=results or None)
 
-# %% ../nbs/api/21_artifact.ipynb #a075f057
+# %% ../nbs/api/21_artifact.ipynb #5d7922ac
+def _snippet(card, repo_id):
+    "How to use a mask, in Python: answers where the file knows of its task, else the model"
+    if card is None or card.kind not in ('classification', 'regression'):
+        return f"from adaptprune import TaskMask\nmodel = TaskMask.from_pretrained('{repo_id}').load_model()"
+    example = "('a text', 'and another')" if len(card.text)==2 else "'a text'"
+    return f"import adaptprune\nadaptprune.load('{repo_id}').predict([{example}])"
+
 _card = """---
 {meta}
 ---
@@ -507,8 +558,7 @@ and a small head. No weight of the base was changed.
 {table}
 
 ```python
-from adaptprune.artifact import TaskMask
-model = TaskMask.from_pretrained('{repo_id}').load_model()
+{snippet}
 ```
 
 It fits the base at revision `{revision}` only: loading it on other weights is refused.
@@ -536,7 +586,7 @@ def _commit(repo_id, folder, private, token):
     operations = [*new.values(), *map(CommitOperationDelete, old)]
     return api.create_commit(repo_id, operations, commit_message='Mask file').commit_url
 
-# %% ../nbs/api/21_artifact.ipynb #bec309ab
+# %% ../nbs/api/21_artifact.ipynb #421de170
 class _OnHub(_WithHead):
     "Sharing"
     def _said(self):
@@ -557,7 +607,7 @@ class _OnHub(_WithHead):
         table = '\n'.join(['| metric | value |', '|---|---|', *rows]) if rows else ''
         return _card.format(meta=_card_data(self.info, on, repo_id).to_yaml(), task=self.info.get('task') or 'task',
             on=on or 'a pre-trained model', numel=self.numel, tensors=len(self.shapes), sparsity=self.sparsity,
-            cut=self._said(), table=table, repo_id=repo_id, revision=self.base.get('revision') or 'not recorded')
+            cut=self._said(), table=table, snippet=_snippet(self.card, repo_id), revision=self.base.get('revision') or 'not recorded')
 
     def push_to_hub(self,
         repo_id:str, # owner/name; made if need be
@@ -574,7 +624,7 @@ class _OnHub(_WithHead):
             try: return _commit(repo_id, d, private, token)
             except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {_why_not_taken(e)}") from e
 
-# %% ../nbs/api/21_artifact.ipynb #287950d3
+# %% ../nbs/api/21_artifact.ipynb #526ad17e
 _facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe'
 
 def _labels(task):
@@ -583,9 +633,10 @@ def _labels(task):
     try: return list(get_task(task).labels or ()) or None
     except ValueError: return None
 
-def _head_of(model, base):
-    "What a model has beside its base, by the names of its `state_dict`"
-    inside = {id(t) for t in (*base.parameters(), *base.buffers())}
+def _head_of(model, base, names=None):
+    "What a model has beside its base, or beside the tensors of these names in it, by the names of its `state_dict`"
+    def within(named): return {id(t) for n,t in named if names is None or n in names}
+    inside = within(base.named_parameters()) | within(base.named_buffers())
     saved = model.state_dict()
     everything = (*model.named_parameters(), *model.named_buffers())
     return {plain_name(n): t.detach().cpu().clone() for n,t in everything if id(t) not in inside and n in saved}
@@ -612,7 +663,87 @@ def _cut_only(structure, tensors, mask):
     cut = [f'{n}.weight' for u in units for n in u.linears()]
     return [n for n in cut if n not in mask]
 
-# %% ../nbs/api/21_artifact.ipynb #1bcb5f34
+# %% ../nbs/api/21_artifact.ipynb #ee3283b5
+def _kept_in(n, now, then):
+    "Which weights of a matrix are kept; None where it is that of the base"
+    if now.dtype!=then.dtype:
+        raise BaseMismatch(f"{n!r} is {now.dtype} in the model and {then.dtype} in the base: load it in the same precision.")
+    if torch.equal(now, then): return None
+    kept = (now!=0) | (then==0)
+    if now.ndim>1 and torch.equal(torch.where(kept, then, torch.zeros_like(then)), now): return kept
+    raise BaseMismatch(f"{n!r} holds values that the base has not: it was trained, and not only pruned, or this is another base.")
+
+def _pruned_matrices(now, then):
+    "The mask of a pruned model's weights beside those of the fresh base"
+    lacks = [n for n,w in then.items() if n not in now or now[n].shape!=w.shape]
+    if lacks: raise BaseMismatch(f"The model has no {lacks[0]!r} of shape {tuple(then[lacks[0]].shape)}, which this base has.")
+    kept = {n: _kept_in(n, now[n].detach().cpu(), w.detach().cpu()) for n,w in then.items()}
+    kept = {n: k for n,k in kept.items() if k is not None}
+    if kept: return Mask(kept)
+    raise ValueError("The model has the weights of its base, and none is pruned: give base=, the model as it was before training.")
+
+# %% ../nbs/api/21_artifact.ipynb #134e98ef
+_kinds = dict(ForSequenceClassification='classification', ForTokenClassification='token-classification')
+
+def _kind_of(config, name, n_out):
+    "The kind of task of a model with a head, in the words of a card"
+    kind = next((k for end,k in _kinds.items() if name.endswith(end)), 'classification')
+    asked = config.problem_type
+    if kind!='classification': return kind
+    if asked=='multi_label_classification': return 'multi-label'
+    if n_out==1: return 'regression'
+    return 'several scores' if asked=='regression' else kind
+
+def _outputs(model):
+    "How many outputs a head has; None where they are not those of a class"
+    if hasattr(model, 'pooling'): return model.head.mlp[-1].out_features
+    return model.config.num_labels if type(model).__name__.endswith(tuple(_kinds)) else None
+
+def _card_of(model, task, max_length):
+    "The card of a model; None where a card has no words for its outputs"
+    pooling,n_out = getattr(model, 'pooling', None),_outputs(model)
+    if isinstance(task, TaskCard):
+        return replace(task, max_length=max_length or task.max_length, pooling=task.pooling or pooling)
+    if n_out is None: return None
+    if hasattr(task, 'metrics'): card = card_for(task, max_length, pooling)
+    else:
+        config = model.config
+        kind = _kind_of(config, type(model).__name__, n_out)
+        names = tuple(map(str, config.id2label.values()))
+        told = kind!='regression' and len(names)==n_out and names!=tuple(f'LABEL_{i}' for i in range(n_out))
+        card = TaskCard(kind, n_out, task, labels=names if told else (), max_length=max_length, pooling=pooling)
+    if card.n_out==n_out: return card
+    raise ValueError(f"The task {card.name!r} has {card.n_out} outputs, and the model's head {n_out}.")
+
+def _class_facts(model):
+    "What a file says to make a model of its class again"
+    if hasattr(model, 'pooling'): return dict(n_out=model.head.mlp[-1].out_features, pooling=model.pooling)
+    _class_named(type(model).__name__)
+    said = {k: getattr(model.config, k) for k in _configured if hasattr(model.config, k)}
+    return dict(model_class=type(model).__name__, model_config=plain_info(said))
+
+# %% ../nbs/api/21_artifact.ipynb #180f263b
+def _fresh_base(model, base):
+    "The base as it was, and what a file says of where it came from"
+    from adaptprune.head import load_encoder
+    config = getattr(base if isinstance(base, nn.Module) else model, 'config', None)
+    name = base if isinstance(base, (str, Path)) else getattr(config, 'name_or_path', None)
+    if isinstance(base, nn.Module): fresh = base_of(base)
+    elif not name:
+        raise ValueError("The model does not say which base it was made from: give base=, a name, a folder or a fresh copy.")
+    else: fresh = load_encoder(str(name), dtype=next(model.parameters()).dtype)
+    public,revision = public_name(name or None)
+    return fresh, dict(model=public, revision=revision or getattr(getattr(fresh, 'config', None), '_commit_hash', None))
+
+def _check_rebuilt(tm, model, fresh):
+    "Refuse a file that would not give the model again"
+    ours = {plain_name(n): t for n,t in model.state_dict().items()}
+    again = {plain_name(n): t for n,t in tm.load_model(copy.deepcopy(fresh)).state_dict().items()}
+    bad = sorted(ours.keys()^again.keys()) or [n for n,t in ours.items() if not torch.equal(t.cpu(), again[n].cpu())]
+    if bad: raise ValueError(f"A mask file would not give this model again ({bad[0]!r} differs): "
+        "use `save_pretrained` of the model.")
+
+# %% ../nbs/api/21_artifact.ipynb #d46d4177
 class TaskMask(_OnHub):
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     @classmethod
@@ -638,6 +769,34 @@ class TaskMask(_OnHub):
         names = [*res.mask, *_cut_only(structure, res.tensors, res.mask)]
         where = dict(model=name, revision=revision, tensors={n: res.tensors[n] for n in names})
         return cls(res.mask, where, _head_of(model, base), dict(_facts_of(res, model, base), **info), structure)
+
+    @classmethod
+    def from_model(cls,
+        model:nn.Module, # a trained `AdaptModel` or model of transformers, such as `trainer.model`, whose base a mask prunes
+        base=None, # the base before training: a name, a folder, or a fresh copy; by default what the model was loaded from
+        task=None, # name of the task, a `Task` or a `TaskCard`; classes are by default those of the model's config
+        max_length:int=None, # tokens that the model was trained to read of an example
+        **info # more to write down, such as metrics
+    ) -> 'TaskMask':
+        "The mask of a model that was trained without `adapt`. A base that was trained itself raises `BaseMismatch`"
+        model = unwrap(model)
+        if is_compact(model): raise ValueError("This model is compact: `from_adapted` saves what `adapt` made of it.")
+        if not hasattr(model, 'base_model') or not hasattr(model, 'config'):
+            raise ValueError(f"{type(model).__name__} is neither an `AdaptModel` nor a model of transformers: make the `TaskMask` "
+                "yourself, from mask and head.")
+        fresh,where = _fresh_base(model, base)
+        mine = base_of(model)
+        mask = _pruned_matrices(weights_of(mine), weights_of(fresh))
+        where['tensors'] = base_tensors(fresh, mask)
+        card = _card_of(model, task, max_length)
+        import transformers, adaptprune
+        versions = {m.__name__: str(m.__version__) for m in (adaptprune, torch, transformers)}
+        facts = dict(task=getattr(card or task, 'name', task), sparsity=mask.sparsity, kept=mask.kept, versions=versions)
+        facts |= _class_facts(model)
+        if card: facts |= dict(card=to_dict(card), **(dict(labels=list(card.labels)) if card.labels else {}))
+        self = cls(mask, where, _head_of(model, mine, fresh.state_dict().keys()), {**facts, **info})
+        _check_rebuilt(self, model, fresh)
+        return self
 
 # %% ../nbs/api/21_artifact.ipynb #ac8af6ef
 def _check_one_base(first, other):

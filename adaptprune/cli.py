@@ -103,11 +103,10 @@ def script(
     parser = make_parser(func, prog=Path(sys.argv[0]).name)
     return func(**vars(parser.parse_args(_hyphens(sys.argv[1:]))))
 
-# %% ../nbs/api/27_cli.ipynb #5c720fc2
-_need_text = "needs --text with the one or two columns that hold the text, such as --text question,answer."
-
+# %% ../nbs/api/27_cli.ipynb #f599038d
 def _columns(text, option):
-    if not text: raise ValueError(f"{option} {_need_text}")
+    if not text: raise ValueError(f"{option} needs --text with the one or two columns that hold the text, such as "
+        "--text question,answer.")
     return tuple(c.strip() for c in text.split(','))
 
 def _data(task, train, dev=None, text=None, label=None, glue_dir=None, metric=None, **how):
@@ -258,7 +257,7 @@ def adapt(
     report = dict(res.report, out=out, **(dict(reading=told[0]) if told else {}))
     _tell(report, json, _adapted(t, res.report, out))
 
-# %% ../nbs/api/27_cli.ipynb #2d493cb4
+# %% ../nbs/api/27_cli.ipynb #3e5e43ae
 def _revision(mask, revision):
     if not revision: return {}
     if not Path(mask).is_dir(): return dict(revision=revision)
@@ -281,11 +280,6 @@ def _open(tm, model):
         return net, load_tokenizer(*place)
     except OSError as e: raise _remedy(e, model) from e
 
-def _load(mask, model, revision):
-    "The mask, its model, the tokenizer and the name of the base"
-    tm = _mask(mask, revision)
-    return tm, *_open(tm, model), model or tm.base['model']
-
 def _card(tm):
     if tm.card: return tm.card
     raise ValueError("This file holds no head of an AdaptModel, so no command can answer with it: "
@@ -296,50 +290,83 @@ def _predictor(tm, model, card):
     from adaptprune.predict import predictor_for
     return predictor_for(*_open(tm, model), card)
 
-# %% ../nbs/api/27_cli.ipynb #aeedf66a
-def _own_columns(card, text, label):
-    "The card with the columns that were asked for"
-    from dataclasses import replace
-    text = tuple(c.strip() for c in text.split(',')) if text else card.text
-    if not text: raise ValueError(f"The mask does not say which columns hold the text, so it {_need_text}")
-    return replace(card, text=text, label=label or card.label or 'label')
+# %% ../nbs/api/27_cli.ipynb #658f285d
+def _open_tables(sep, encoding, **files):
+    "Split -> table, of the files that are given"
+    from adaptprune.tables import open_table
+    tables = {split: open_table(f, sep, encoding) for split,f in files.items() if f}
+    given = [o for o,v in dict(sep=sep, encoding=encoding).items() if v]
+    if tables or not given: return tables
+    raise ValueError(f"{option(given[0])} goes with a file of your own.")
 
-def _with_classes(card, train):
+def _own_columns(card, table, text, label=None):
+    "The card with the text columns that were asked for, else its own, else those of the usual names"
+    from dataclasses import replace
+    from adaptprune.tables import text_columns
+    text = text_columns(table.source, table.names, text or card.text, label or card.label)
+    table.check(text)
+    return replace(card, text=text)
+
+def _with_label(card, table, label):
+    "The card with the label column that was asked for, else its own, else that of a usual name"
+    from dataclasses import replace
+    from adaptprune.tables import label_column
+    label = label_column(table.source, table.names, label or card.label, card.text)
+    table.check([label])
+    return replace(card, label=label)
+
+# %% ../nbs/api/27_cli.ipynb #149320a7
+def _with_classes(card, table):
     "The card of an old file with the classes of its training file, as they were read then"
     from dataclasses import replace
-    from adaptprune.tasks import infer_labels, read_file
+    from adaptprune.tables import infer_labels
     if card.kind!='classification' or card.labels: return card
-    if not train: raise ValueError(f"The mask does not say what its {card.n_out} classes are called, because an older "
+    if not table: raise ValueError(f"The mask does not say what its {card.n_out} classes are called, because an older "
         "version wrote it: give --train with the file that it was trained on.")
-    found = infer_labels(v for _,(v,) in read_file(train, [card.label]))[1]
+    found = infer_labels(table.column(card.label), source=table.source)[1]
     if len(found)==card.n_out: return replace(card, labels=found)
-    raise ValueError(f"{train} holds {len(found)} classes ({', '.join(found[:5])}), and the mask has {card.n_out}: "
+    raise ValueError(f"{table.source} holds {len(found)} classes ({', '.join(found[:5])}), and the mask has {card.n_out}: "
         "give the file that it was trained on.")
 
-def _own_rows(card, train, dev):
+def _as_classes(rows, card):
+    "Rows whose labels such as '1.0' are written '1', where the classes are"
+    from adaptprune.tables import as_whole
+    def said(label): return label if label in card.labels else as_whole(label)
+    return [(at, [*texts, said(str(label).strip())]) for at,(*texts,label) in rows]
+
+def _own_rows(card, tables, missing, duplicates):
     "Labelled rows of a file of one's own: --dev, or the tenth of --train that `adapt` holds out"
     from adaptprune.multilabel import with_label_sets
-    from adaptprune.tables import open_table
+    from adaptprune.tables import full_rows, without_duplicates
     from adaptprune.tags import with_tags
     from adaptprune.tasks import holdout, to_dataset
     from adaptprune.taskcard import task_of
-    task = task_of(card)
-    table = open_table(dev or train)
+    table = tables.get('dev') or tables['train']
+    source = table.source
     if card.kind=='multilabel': table = with_label_sets(table, card.label, card.label_sep)
     if card.kind=='tokens': table = with_tags(table, *card.text, card.label)
-    ds = to_dataset(task, table.rows([*card.text, card.label]), dev or train)
-    return ds if dev else holdout(dict(train=ds))['validation']
+    rows = table.rows([*card.text, card.label])
+    if card.kind in ('classification', 'regression'):
+        rows,left = full_rows(rows, missing, source)
+        for said in left: _to_stderr(f'adaptprune: {source}: {said}')
+        rows = _as_classes(rows, card)
+    if duplicates=='drop' and 'dev' not in tables: rows = without_duplicates(dict(train=rows))[0]['train']
+    ds = to_dataset(task_of(card), rows, source)
+    return ds if 'dev' in tables else holdout(dict(train=ds))['validation']
 
-# %% ../nbs/api/27_cli.ipynb #cf5be0bb
-def _splits(card, task, train, dev, text, label, glue_dir):
+# %% ../nbs/api/27_cli.ipynb #57ca26fa
+def _splits(card, task, tables, text, label, glue_dir, **how):
     "What a mask is measured on: a task, and rows by split"
     from adaptprune.taskcard import task_of
     from adaptprune.tasks import get_task, load_task
-    if task and (train or dev): raise ValueError(f"Give either --task ({task!r}) or files of your own, not both.")
-    if train or dev:
-        card = _with_classes(_own_columns(card, text, label), train)
-        return task_of(card), {'dev': _own_rows(card, train, dev)}
-    if text or label: raise ValueError(f"{'--text' if text else '--label'} goes with --dev, your own file.")
+    if task and tables: raise ValueError(f"Give either --task ({task!r}) or files of your own, not both.")
+    if tables:
+        table = tables.get('train') or tables['dev']
+        card = _with_label(_own_columns(card, table, text, label), table, label)
+        card = _with_classes(card, tables.get('train'))
+        return task_of(card), {'dev': _own_rows(card, tables, **how)}
+    given = [o for o,v in dict(text=text, label=label, **how).items() if v]
+    if given: raise ValueError(f"{option(given[0])} goes with --dev, your own file.")
     if not task and card.source not in ('glue', 'mini'):
         raise ValueError(f"This mask is of data of your own ({card.name!r}): give --dev with a file of them.")
     return get_task(task or card.name), load_task(task or card.name, glue_dir)
@@ -350,17 +377,23 @@ def evaluate(
     task:str=None, # task to evaluate on (default: the mask's)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
     train:str=None, # your own training file: the tenth of it that adapt held out, where there is no --dev
-    dev:str=None, # your own dev set: .csv, .tsv, .jsonl or .parquet
-    text:str=None, # text columns of your file (default: the mask's)
-    label:str=None, # label column of your file (default: the mask's)
+    dev:str=None, # your own dev set, any file that adapt reads
+    text:str=None, # text columns of your file (default: the mask's, else by the usual names)
+    label:str=None, # label column of your file (default: the mask's, else by the usual names)
+    sep:str=None, # separator of your text files, such as ';' or tab (default: found by looking)
+    encoding:str=None, # encoding of your text files, such as latin-1 (default: UTF-8, or as the byte-order mark says)
+    missing:str=None, # 'drop' leaves out rows without text or label (default: an error), 'keep' takes 'None' for a class
+    duplicates:str=None, # 'drop', where adapt was told so: the same tenth of --train
     revision:str=None, # branch, tag or commit of a mask on the Hub
     json:bool=False, # print JSON
 ):
     "Evaluate a saved mask on the dev set of its task"
     from adaptprune.tasks import make_loaders
     from adaptprune.setup import evaluate as score
+    if duplicates not in (None, 'drop'): raise ValueError(f"--duplicates takes 'drop', and got {duplicates!r}.")
     tm = _mask(mask, revision)
-    t,data = _splits(_card(tm), task, train, dev, text, label, glue_dir)
+    tables = _open_tables(sep, encoding, train=train, dev=dev)
+    t,data = _splits(_card(tm), task, tables, text, label, glue_dir, missing=missing, duplicates=duplicates)
     p = _predictor(tm, model, tm.card)
     held = {split: rows for split,rows in data.items() if split!='train'}
     loaders = make_loaders(held, p.reader.tokenizer, max_length=p.reader.max_length)
@@ -402,61 +435,33 @@ def info(
     report = dict(about, info=tm.info, base=base, card=card, density_by_layer=tm.by('layer'))
     _tell(report, json, _about(tm, about))
 
-# %% ../nbs/api/27_cli.ipynb #84d94b1d
-def _header(path, kind):
-    "The names of the columns of a .csv or .tsv file"
-    import csv
-    with open(path, encoding='utf-8-sig', newline='') as f:
-        try: return next(csv.reader(f)) if kind=='.csv' else next(f).rstrip('\r\n').split('\t')
-        except StopIteration: raise ValueError(f"{path} is empty.") from None
-        except UnicodeDecodeError as e: raise ValueError(f"{path} is not UTF-8 text: {e}.") from e
-        except csv.Error as e: raise ValueError(f"{path}, line 1: {e}.") from e
-
-def _lines(path, kind):
-    "A table of text cells, as they stand in a .csv or .tsv file"
+# %% ../nbs/api/27_cli.ipynb #f6fbcdf6
+def _frame(table):
+    "A `Table` as a `DataFrame`, its cells as they stand in the file"
     import pandas as pd
-    from adaptprune.tasks import read_file
-    names = _header(path, kind)
-    return pd.DataFrame([v for _,v in read_file(path, names)], columns=names, dtype=object)
+    if len(set(table.names))<len(table.names):
+        raise ValueError(f"{table.source} has several columns without a name: name them.")
+    return pd.DataFrame({n: pd.Series(table.column(n), dtype=object) for n in table.names})
 
-def _objects(path):
-    "A table of a file with a JSON object a line"
-    import pandas as pd
-    rows = []
-    for i,line in enumerate(path.read_text(encoding='utf-8-sig').split('\n'), 1):
-        if not line.strip(): continue
-        try: rows.append(js.loads(line))
-        except js.JSONDecodeError as e: raise ValueError(f"{path}, line {i}: not JSON: {e}.") from e
-        if not isinstance(rows[-1], dict): raise ValueError(f"{path}, line {i}: expected one JSON object a line.")
-    return pd.DataFrame(rows, dtype=object)
+def _lines_as_table(first, second, input):
+    "A table of a text or a pair that was given, or of the lines of standard input"
+    from adaptprune.tables import open_table
+    rows = [l.rstrip('\r\n') for l in sys.stdin] if input else [first]
+    columns = dict(text_a=rows)
+    if second is not None: columns['text_b'] = [second]*len(rows)
+    return open_table(columns)
 
-def _table(path):
-    "A whole file as a `DataFrame`"
-    import pandas as pd
-    path = Path(path).expanduser()
-    kind = path.suffix.lower()
-    if kind not in ('.csv', '.tsv', '.jsonl', '.parquet'):
-        raise ValueError(f"{path}: unknown extension {path.suffix!r}, use one of .csv, .tsv, .jsonl, .parquet, "
-            "or - for standard input.")
-    if not path.is_file(): raise FileNotFoundError(f"There is no file {path}.")
-    if kind=='.parquet': return pd.read_parquet(path)
-    return _objects(path) if kind=='.jsonl' else _lines(path, kind)
-
-# %% ../nbs/api/27_cli.ipynb #da9156b0
-def _examples(card, first, second, input, text):
+def _examples(card, first, second, input, text, **how):
     "A table of examples, and the card that says which columns hold the texts"
-    import pandas as pd
     if (first is None)==(input is None):
         raise ValueError("Give either a text (--first, and --second for a pair) or a file of them (--input).")
-    if input not in (None, '-'):
-        table = _table(input)
-        if not len(table): raise ValueError(f"{input} holds no rows.")
-        return table, _own_columns(card, text, None)
-    rows = [l.rstrip('\r\n') for l in sys.stdin] if input else [first]
-    table = pd.DataFrame({'text_a': rows}, dtype=object)
-    if second is not None: table['text_b'] = [second]*len(rows)
-    return table, _own_columns(card, ','.join(table), None)
+    own = _open_tables(**how, input=input if input!='-' else None).get('input')
+    table = own or _lines_as_table(first, second, input)
+    frame = _frame(table)
+    if own and not len(frame): raise ValueError(f"{input} holds no rows.")
+    return frame, _own_columns(card, table, text if own else ','.join(frame))
 
+# %% ../nbs/api/27_cli.ipynb #127d6e82
 def _check_pairs(card, asked):
     "Refuse another number of texts than the task takes"
     if not card.text or len(asked.text)==len(card.text): return
@@ -535,13 +540,15 @@ def _answer(texts, got):
     said = [f'{v:.3f}' if isinstance(v, float) else str(v) for v in got if v is not None and v==v]
     return f"{'  '.join(said) or '(no answer)'}  {' | '.join(map(str, texts))}"
 
-# %% ../nbs/api/27_cli.ipynb #d4eb816f
+# %% ../nbs/api/27_cli.ipynb #3d6c6ba5
 def apply(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     first:str=None, # a text to judge
     second:str=None, # the second text of a pair
-    input:str=None, # instead, a file of texts: .csv, .tsv, .jsonl or .parquet; - for a text a line from standard input
-    text:str=None, # one or two text columns of the file, comma-separated (default: the mask's)
+    input:str=None, # instead, a file of texts, any that adapt reads ('part-*.csv' too); - for a text a line from standard input
+    text:str=None, # one or two text columns of the file, comma-separated (default: the mask's, else by the usual names)
+    sep:str=None, # separator of a text file, such as ';' or tab (default: found by looking)
+    encoding:str=None, # encoding of a text file, such as latin-1 (default: UTF-8, or as the byte-order mark says)
     out:str=None, # write the answers to this file: .csv, .tsv, .parquet, or else JSON lines
     model:str=None, # base model (default: the one that the mask names)
     revision:str=None, # branch, tag or commit of a mask on the Hub
@@ -552,7 +559,7 @@ def apply(
     from adaptprune.files import new_path
     _free(out, force)
     tm = _mask(mask, revision)
-    table,card = _examples(_card(tm), first, second, input, text)
+    table,card = _examples(_card(tm), first, second, input, text, sep=sep, encoding=encoding)
     _check_pairs(tm.card, card)
     _no_bars(card, out)
     answers = _answers(_predictor(tm, model, card), table)
@@ -603,25 +610,40 @@ def compress(
     res = run(model, data, out, **asked, progress=watch, **how, **extras)
     _tell(dict(res.report, out=out), json, _smaller(res.report, out))
 
-# %% ../nbs/api/27_cli.ipynb #15b873e3
+# %% ../nbs/api/27_cli.ipynb #0a7a7091
+_formats = dict(onnx='model.onnx', model='whole-model', plain='plain-model')
+
+def _export_model(tm, model, out, dtype, force):
+    "Write a model with its head, its tokenizer and the names of its classes; what to say of it"
+    from adaptprune.folder import save_model
+    p = _predictor(tm, model, tm.card) if tm.card and tm.card.kind in ('classification', 'regression') else None
+    net,tok = (p, None) if p else _open(tm, model)
+    save_model(net, out, tok, dtype=dtype, force=force)
+    code = ', trust_remote_code=True' if any(Path(out).glob('*.py')) else ''
+    return f"{out}: the model with its head, for from_pretrained({out!r}{code})"
+
 def export(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
-    out:str=None, # file or folder to write (default: model.onnx, or plain-model)
-    format:str='onnx', # 'onnx' (encoder and head, one file) or 'plain' (the encoder, a folder for AutoModel)
+    out:str=None, # file or folder to write (default: model.onnx, whole-model or plain-model)
+    format:str='onnx', # 'onnx' (encoder and head, one file), 'model' (both, a folder) or 'plain' (the encoder alone, a folder)
     model:str=None, # base model (default: the one that the mask names)
+    dtype:str=None, # --format model: precision of the encoder, 'fp32', 'fp16' or 'bf16' (default: the base's)
     first_token:bool=False, # ONNX: compute the last layer for the first token only; the same answers, a little faster
     tol:float=1e-4, # ONNX: largest difference from PyTorch's logits that is let through
     revision:str=None, # branch, tag or commit of a mask on the Hub
     force:bool=False, # replace --out if it is there
     json:bool=False, # print JSON
 ):
-    "Write an adapted model for other programs: ONNX, or a plain folder with zeros where the mask prunes"
+    "Write an adapted model for other programs: ONNX, a folder for transformers, or the encoder alone"
     from adaptprune.export import export_onnx, save_plain
-    if format not in ('onnx', 'plain'): raise ValueError(f"Unknown format {format!r}: use 'onnx' or 'plain'.")
-    out = out or dict(onnx='model.onnx', plain='plain-model')[format]
+    if format not in _formats: raise ValueError(f"Unknown format {format!r}: use one of {', '.join(_formats)}.")
+    if dtype and format!='model': raise ValueError("--dtype goes with --format model.")
+    out = out or _formats[format]
     _free(out, force)
-    tm,net,tok,_ = _load(mask, model, revision)
+    tm = _mask(mask, revision)
     report = dict(out=out, format=format, sparsity=tm.sparsity)
+    if format=='model': return _tell(report, json, _export_model(tm, model, out, dtype, force))
+    net,tok = _open(tm, model)
     if format=='plain':
         save_plain(net, out, tok, force)
         return _tell(report, json, f"{out}: the encoder and its tokenizer, without the head")

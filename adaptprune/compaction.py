@@ -127,7 +127,7 @@ def _shrink(base, structure):
     config = getattr(base, 'config', None)
     if getattr(config, 'use_cache', False) and any(isinstance(m, NoHeads) for m in base.modules()): config.use_cache = False
 
-# %% ../nbs/api/06_compaction.ipynb #96dcef39
+# %% ../nbs/api/06_compaction.ipynb #14d93041
 def _probe(base):
     "Some tokens for a network, or None if it takes no token ids"
     n = getattr(getattr(base, 'config', None), 'vocab_size', None)
@@ -146,7 +146,11 @@ def _check_same(small, base, structure):
     probe = _probe(base)
     if probe is None: return
     with gated(base, {n: k.to(probe['input_ids'].device) for n,k in structure.items()}): want = _last_state(base, probe)
-    worst = float((_last_state(small, probe)-want).norm()/want.norm().clamp(min=1e-9))
+    try: got = _last_state(small, probe)
+    except RuntimeError as e:
+        raise ValueError(f"{type(base).__name__} cannot compute without these units ({str(e).splitlines()[0]}): its attention "
+            "or feed-forward network is of a kind that `compact` does not know.") from e
+    worst = float((got-want).norm()/want.norm().clamp(min=1e-9))
     tol = 1e-4 if next(base.parameters()).dtype==torch.float32 else .05
     if worst<=tol: return
     raise ValueError(f"{type(base).__name__} does not compute the same without these units (relative difference "

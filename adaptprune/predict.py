@@ -362,7 +362,7 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #dc84df5f
+# %% ../nbs/api/21_predict.ipynb #ca9ea91e
 _problems = dict(regression='regression', classification='single_label_classification',
     multilabel='multi_label_classification')          # tags have no pipeline
 
@@ -390,7 +390,7 @@ class Predictor(_Portable):
                 "otherwise than `predict`: use that.")
         net = copy.copy(self.model)
         net.config = _hf_config(self.model, self.card)
-        net.device = self.device
+        if not hasattr(net, 'device'): net.device = self.device
         how = dict(truncation=True, max_length=self.reader.max_length, device=self.device, **kwargs)
         if self._several: how.setdefault('top_k', None)
         return Pipeline(model=net, tokenizer=copy.deepcopy(self.reader.tokenizer), **how)
@@ -506,7 +506,7 @@ def predictor_for(
     "What answers for a kind of task"
     return (TokenPredictor if card.kind=='tokens' else Predictor)(model, tokenizer, card)
 
-# %% ../nbs/api/21_predict.ipynb #f9b54e3e
+# %% ../nbs/api/21_predict.ipynb #b72c7a3b
 def load(
     mask, # folder of a mask file, its id on the Hub, or a `TaskMask`
     model=None, # the base: 'minilm', a folder, a Hub id, or an encoder; by default `find_base` looks for it
@@ -520,6 +520,8 @@ def load(
     if isinstance(model, nn.Module) and tokenizer is None:
         raise ValueError("An encoder comes without its tokenizer: give tokenizer= too, or the name of the base.")
     if not isinstance(mask, TaskMask): mask = TaskMask.from_pretrained(mask, **(dict(revision=revision) if revision else {}))
+    if mask.card is None:
+        raise ValueError("The file does not say what the outputs of its head are, so nothing can answer with it: use `load_model`.")
     net,place = mask.open_model(model)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     return predictor_for(net, tokenizer or load_tokenizer(*place), replace(mask.card, **changes)).to(device)

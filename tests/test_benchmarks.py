@@ -111,3 +111,17 @@ def test_limits_scores_seen_and_held_out_texts(folder, tmp_path, monkeypatch):
         assert len(d['dev'])==len(d['dev_train'])
         assert texts['dev_train']<=texts['train']
         assert texts['dev'].isdisjoint(texts['train'])
+
+def test_architectures_tells_open_ways_from_closed_ones(tmp_path, monkeypatch, capsys):
+    "A way that fails is recorded with its reason, and the error behind it"
+    bench = script('architectures')
+    def fails(family, res, path):
+        try: int('x')
+        except ValueError as e: raise ValueError('\x1b[96mno\x1b[0m way. This is step 2') from e
+    monkeypatch.setattr(bench, 'ways', dict(adapt=bench.ways['adapt'], compact=bench.ways['compact'], onnx=fails))
+    bench.main(families='DistilBert', out=tmp_path/'a.json')
+    got = json.loads((tmp_path/'a.json').read_text())
+    row, = got['families']
+    assert row['ways']['adapt']['open'] and row['ways']['compact']['takes_out']==['heads', 'neurons'] and row['pooling']=='first'
+    assert row['ways']['onnx']['reason']=="no way. (cause: invalid literal for int() with base 10: 'x')"
+    assert got['command'].endswith('--families DistilBert') and got['environment']['torch'] and 'no' in capsys.readouterr().out

@@ -105,13 +105,13 @@ mistakes = [
     ('info someone/nothing', ["'someone/nothing'", 'check the id']), ('info nowhere', ["'nowhere'"]), ('info m --revision v1', ['is a folder']),
     ('pull someone/weather --out m', ["'m'", '--force']), ('pull nowhere', ["'nowhere'"]),
     ('push nowhere someone/x', ["'nowhere'"]), ('push m x', ["'x'", 'owner/name']), ('push m else/x', ["'else/x'", 'rights']),
-    ('apply m', ['--first', '--input']), ('apply m --first a --input in.csv', ['either']), ('apply m --input in.csv', ['--text']), ('apply m --input in.txt --text a', ["'.txt'"]),
+    ('apply m', ['--first', '--input']), ('apply m --first a --input in.csv', ['either']), ('apply m --input in.csv', ['--text']), ('apply m --input in.doc --text a', ["'.doc'"]),
     ('apply m --input in.csv --text nope', ['nope']), ('apply m --first a --out base', ["'base'", '--force']), ('apply m --first a --model ./no/where', ['./no/where', '--model']),
-    ('export m --format tflite', ["'tflite'", "'onnx' or 'plain'"]), ('export m --format plain --out base', ["'base'", '--force']), ('export m --format plain --out . --force', ['holds other things']),
+    ('export m --format tflite', ["'tflite'", 'onnx, model, plain']), ('export m --format plain --out base', ["'base'", '--force']), ('export m --format plain --out . --force', ['holds other things']),
 ]
 
 def test_mistakes_are_one_line(user, tmp_path):
-    (tmp_path/'in.csv').write_text('words\na\n'); (tmp_path/'in.txt').write_text('a\n')
+    (tmp_path/'in.csv').write_text('words,others\na,b\n'); (tmp_path/'in.doc').write_text('a\n')
     before = sorted(p for p in tmp_path.rglob('*') if 'home' not in p.parts)
     for (line,want),(code,out,err) in zip(mistakes, user(*[l for l,_ in mistakes])):
         assert code==2 and not out and err.startswith('adaptprune: error: ') and err.count('\n')==1 and all(w in err for w in want), (line, err)

@@ -398,11 +398,11 @@ def test_apply_to_scores(command, made):
     assert got=={'text_a': 'a f', 'score': pytest.approx(load(made['price'].folder).predict('a f'), abs=1e-6)}
 
 @pytest.mark.parametrize('args, words', [
-    (['--input', 'in.csv', '--text', 'nope'], "no column 'nope'"), (['--input', 'no.csv'], 'no.csv'), (['--input', 'in.txt'], "'.txt'"),
+    (['--input', 'in.csv', '--text', 'nope'], "no column 'nope'"), (['--input', 'no.csv'], 'no.csv'), (['--input', 'in.doc'], "'.doc'"),
     (['--input', 'bad.csv'], 'bad.csv, line 3: 4 fields found, 2 expected'), (['--input', 'shift.csv'], 'shift.csv, line 2: 3 fields'), (['--input', 'latin.csv'], 'UTF-8'), (['--input', 'bad.jsonl'], 'line 2'), (['--input', 'empty.csv'], 'empty.csv'), ([], '--first')])
 def test_mistakes_with_apply(command, made, args, words):
     csv('in.csv', rows(3))
-    Path('in.txt').write_text('a\n')
+    Path('in.doc').write_text('a\n')
     Path('bad.csv').write_text('text,y\na,b\nc,d,e,f\n')
     Path('shift.csv').write_text('text,y\na,b,c\nd,e,f\n')
     Path('latin.csv').write_bytes('text\né\n'.encode('latin-1'))
