@@ -10,7 +10,7 @@ __all__ = ['record', 'dtypes', 'answers_for', 'compact_class', 'save_compact', '
 import copy, inspect, json, warnings
 from pathlib import Path
 
-# %% ../nbs/api/23_folder.ipynb #e2fe2951
+# %% ../nbs/api/23_folder.ipynb #f23466e9
 import torch, transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,8 +18,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from .anatomy import unwrap
 from .compaction import is_compact, shapes_of, shrink_like, shrink_source
 from .files import new_path
-from .head import AdaptModel, Head, ScalarMix, quiet
-from .loss import G
+from .head import AdaptModel, Head, ScalarMix, each_token, quiet
+from .loss import G, loss_source
 from .units import Structure, base_of
 
 # %% ../nbs/api/23_folder.ipynb #d1c0ed5c
@@ -194,7 +194,7 @@ def transformers_name(
     "The name that transformers gives to a class with a head for texts"
     return encoder.__name__.removesuffix('Model')+'ForSequenceClassification'
 
-# %% ../nbs/api/23_folder.ipynb #ec9126bd
+# %% ../nbs/api/23_folder.ipynb #adde3288
 _hint = 'this folder needs trust_remote_code=True'
 _needs_code = '"""A model with the head of adaptprune. Load it with from_pretrained(..., trust_remote_code=True)"""'
 
@@ -210,11 +210,11 @@ def _headed_code(encoder, is_cut):
     imports = ('import torch, transformers', 'from torch import Tensor, nn', 'from torch.nn import functional as F',
         'from transformers.modeling_outputs import SequenceClassifierOutput')
     cut = [shrink_source(), inspect.getsource(compact_class)] if is_cut else []
-    used = map(inspect.getsource, (answers_for, G, ScalarMix, Head, _Pooled, transformers_name, headed_class))
+    used = loss_source(), *map(inspect.getsource, (answers_for, ScalarMix, Head, _Pooled, transformers_name, headed_class))
     name = encoder.__name__
     base = f'compact_class(transformers.{name})' if is_cut else f'transformers.{name}'
     classes = f'{name} = {base}\n{transformers_name(encoder)} = headed_class({name})\n'
-    return '\n\n'.join([_needs_code, '\n'.join(imports), *cut, *used, classes])
+    return '\n\n'.join([_needs_code, '\n'.join(imports), f'each_token = {each_token!r}', *cut, *used, classes])
 
 # %% ../nbs/api/23_folder.ipynb #89da66c4
 def _about_head(net):
@@ -276,7 +276,7 @@ def _write_headed(folder, model, weights, dtype):
     with quiet(): again = headed_class(compact_class(encoder) if is_cut else encoder).from_pretrained(folder)
     _check_weights(weights, again.state_dict())
 
-# %% ../nbs/api/23_folder.ipynb #3155cabf
+# %% ../nbs/api/23_folder.ipynb #60dbe335
 def _known(model, tokenizer, labels):
     "A model, its tokenizer and its classes, from a `Predictor` too"
     card = getattr(model, 'card', None)
@@ -307,6 +307,8 @@ def save_model(
     model,tokenizer,labels = _known(model, tokenizer, labels)
     dtype = _precision(dtype)
     if not isinstance(model, AdaptModel): return _save_usual(model, folder, tokenizer, dtype, force)
+    if model.pooling==each_token: raise ValueError("A model that tags words is no text classifier, as which transformers would load "
+        "it: save the mask file, and `load` it.")
     name = type(model.encoder).__name__
     if getattr(transformers, name, None) is not type(model.encoder):
         raise ValueError(f"{name} is no class of transformers that a folder can name: save the mask, or export to ONNX.")

@@ -103,7 +103,7 @@ def test_a_head_of_transformers_needs_no_code(tmp_path):
 def test_the_code_needs_only_torch_and_transformers(tmp_path):
     source = (save_model(net_of('Bert'), tmp_path/'m')/'modeling_adaptprune.py').read_text()
     lines = [l for l in source.splitlines() if l.lstrip().startswith(('import ', 'from '))]
-    assert {l.split()[1].split('.')[0].strip(',') for l in lines}=={'torch', 'transformers'} and len(source.splitlines())<150
+    assert {l.split()[1].split('.')[0].strip(',') for l in lines}=={'torch', 'transformers'} and len(source.splitlines())<200
 
 def test_training_goes_on_in_the_loaded_model(tmp_path):
     again = remote(save_model(net_of('Bert', 2), tmp_path/'m'))
