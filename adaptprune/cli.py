@@ -354,7 +354,7 @@ def _own_rows(card, tables, missing, duplicates):
     ds = to_dataset(task_of(card), rows, source)
     return ds if 'dev' in tables else holdout(dict(train=ds))['validation']
 
-# %% ../nbs/api/27_cli.ipynb #57ca26fa
+# %% ../nbs/api/27_cli.ipynb #dde7048c
 def _splits(card, task, tables, text, label, glue_dir, **how):
     "What a mask is measured on: a task, and rows by split"
     from adaptprune.taskcard import task_of
@@ -362,8 +362,8 @@ def _splits(card, task, tables, text, label, glue_dir, **how):
     if task and tables: raise ValueError(f"Give either --task ({task!r}) or files of your own, not both.")
     if tables:
         table = tables.get('train') or tables['dev']
-        card = _with_label(_own_columns(card, table, text, label), table, label)
-        card = _with_classes(card, tables.get('train'))
+        if card.kind!='multilabel': card = _with_label(_own_columns(card, table, text, label), table, label)
+        if card.kind in ('classification', 'regression'): card = _with_classes(card, tables.get('train'))
         return task_of(card), {'dev': _own_rows(card, tables, **how)}
     given = [o for o,v in dict(text=text, label=label, **how).items() if v]
     if given: raise ValueError(f"{option(given[0])} goes with --dev, your own file.")

@@ -1,6 +1,6 @@
 """How fast the networks of the recorded structures are: milliseconds of each cut in PyTorch and ONNX Runtime, interleaved.
 
-    python benchmarks/frontier.py        # adds the sizes that it lacks to results/frontier.jsonl, some minutes; needs the extra onnx
+    python benchmarks/frontier.py        # adds the sizes that it lacks to results/frontier.json, some minutes; needs the extra onnx
 
 The structures are those of seed 0 on STS-B in results/structured.jsonl. Time depends on shapes alone, so nothing is trained:
 beside them stand the dense network, three layers of it taken evenly, and the dense one with zeros in place of weights."""
@@ -35,7 +35,7 @@ def models(setup, path):
     return nets, {**zeros, **sparse}
 
 def main(
-    out:str=str(root/'results/frontier.jsonl'), # adds the sizes that it lacks
+    out:str=str(root/'results/frontier.json'), # adds the sizes that it lacks
     runs:str=str(root/'results/structured.jsonl'), # recorded runs with their structures
     threads:int=2, # threads of every route
     rounds:int=15, # turns of every route in each size
