@@ -6,8 +6,8 @@
 __all__ = ['commands', 'text_table', 'option', 'Parser', 'make_parser', 'script', 'adapt', 'evaluate', 'info', 'apply',
            'compress', 'export', 'push', 'pull', 'sweep', 'bench', 'demo', 'usage', 'parse', 'main']
 
-# %% ../nbs/api/27_cli.ipynb #c9767000
-import json as js, os, re, sys, time
+# %% ../nbs/api/27_cli.ipynb #8603f6c3
+import json as js, os, re, sys
 from argparse import ArgumentParser
 from difflib import get_close_matches
 from inspect import signature
@@ -469,7 +469,7 @@ def _check_pairs(card, asked):
     given = ', '.join(asked.text)
     raise ValueError(f"The task {card.name!r} takes {takes} in each example, got {len(asked.text)} ({given}).")
 
-# %% ../nbs/api/27_cli.ipynb #f5aea1eb
+# %% ../nbs/api/27_cli.ipynb #7c425ac7
 def _free(out, force):
     if not out or force or not Path(out).exists(): return
     raise ValueError(f"{out!r} exists already: give another --out, or --force to replace it.")
@@ -484,8 +484,8 @@ def _joined(table, answers):
 
 def _json_rows(table):
     from adaptprune.maskfile import plain_info
-    from adaptprune.predict import is_missing
-    def cell(v): return None if not isinstance(v, str) and is_missing(v) else v
+    from adaptprune.tables import is_missing
+    def cell(v): return None if not isinstance(v, str) and is_missing(v, words=False) else v
     return [plain_info({k: cell(v) for k,v in r.items()}) for r in table.to_dict('records')]
 
 def _write(table, path):
@@ -712,7 +712,7 @@ def sweep(
     tables = [text_table([_mean(m) for m in means]), *([text_table(best)] if best else [])]
     _tell([{k: r[k] for k in fields} for r in rows], json, '\n\nthe best masks\n'.join(tables))
 
-# %% ../nbs/api/27_cli.ipynb #bd30c9b6
+# %% ../nbs/api/27_cli.ipynb #05c2e367
 def _numbers(text, option, kind=int):
     "Numbers from text such as '1,8,32'"
     try: return tuple(kind(t) for t in text.split(',')) if text else ()
@@ -720,7 +720,8 @@ def _numbers(text, option, kind=int):
 
 def _bench_texts(data, text):
     "Texts, or pairs of them, to calibrate and to check int8 on"
-    from adaptprune.tasks import load_task, read_file
+    from adaptprune.tables import read_file
+    from adaptprune.tasks import load_task
     if not data: return load_task('mini-sentiment')['dev']['text_a']
     rows = [v for _,v in read_file(data, _columns(text, '--data'))]
     return [r[0] if len(r)==1 else tuple(r) for r in rows]

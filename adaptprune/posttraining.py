@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ridge', 'most_scale', 'rearrange', 'rearranged', 'tune_gates', 'post_training']
 
-# %% ../nbs/api/06_posttraining.ipynb #e620b58d
+# %% ../nbs/api/06_posttraining.ipynb #f5c7929f
 import torch
 from torch import Tensor, nn
-from .fisher import choose_units, gated, unit_gradients
+from .fisher import choose_units, gated, summed_squares, unit_gradients
 from .loss import model_loss
 from .scores import batches_on, evaluating
 from .units import Structure, base_of, find_units
@@ -77,7 +77,7 @@ class _Equations:
         scales = ones+torch.linalg.solve(a, self.b-self.a@ones)
         return ones if scales.abs().max()>most_scale or not scales.isfinite().all() else scales
 
-# %% ../nbs/api/06_posttraining.ipynb #b5ba9d76
+# %% ../nbs/api/06_posttraining.ipynb #d4c66ff8
 def _watch(base, units, seen):
     "Hooks that note what a layer reads, what it gives, and its residual"
     def out(m, args, got): seen.update(x=args[0], y=got)
@@ -93,7 +93,7 @@ def _tokens(seen, mask):
 def _equations(model, units, gates, batches, loss_fn, post_norm):
     "The least-squares problem of one layer, the others as their gates say"
     base,seen = base_of(model),{}
-    eqs = _Equations(base.get_submodule(units.out).cpu(), units.size, gates[units.out].cpu()!=0)
+    eqs = _Equations(base.get_submodule(units.out), units.size, gates[units.out]!=0)
     hooks = _watch(base, units, seen)
     try:
         for b in batches_on(model, batches, loss_fn):
@@ -126,7 +126,7 @@ def tune_gates(
             if kept.any(): gates[u.out][kept] = _equations(model, u, gates, batches, loss_fn, post_norm).solve().float()
     return gates
 
-# %% ../nbs/api/06_posttraining.ipynb #3bf1ce96
+# %% ../nbs/api/06_posttraining.ipynb #76716ab5
 def post_training(
     model:nn.Module, # a network that is trained for the task, on the CPU
     batches, # some batches
@@ -136,6 +136,5 @@ def post_training(
     "Make a network smaller without training it (Kwon et al. 2022)"
     batches = list(batches)
     grads = list(unit_gradients(model, batches, loss_fn))
-    scores = {n: sum(g[n].cpu().square() for g in grads) for n in grads[0]}
-    structure = rearranged(choose_units(find_units(model), scores, remove), grads)
+    structure = rearranged(choose_units(find_units(model), summed_squares(grads), remove), grads)
     return structure, tune_gates(model, structure, batches, loss_fn)

@@ -10,10 +10,10 @@ __all__ = ['methods', 'rules', 'retired', 'retired_values', 'reads', 'recipes', 
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
-# %% ../nbs/api/11_recipe.ipynb #3443361e
+# %% ../nbs/api/11_recipe.ipynb #96810f5b
 from .mask import budgets
 from .fisher import unit_kinds
-from .optim import MaskSettings, fitted_reach
+from .optim import MaskSettings
 from .pattern import get_pattern, pattern_names
 from .scores import starts
 from .sparsity import decays, schedules

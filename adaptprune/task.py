@@ -12,7 +12,7 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #510671ea
+# %% ../nbs/api/18_task.ipynb #83ad4577
 from accelerate.state import PartialState
 from .anatomy import maskable
 from .compaction import compact
@@ -23,7 +23,7 @@ from .artifact import TaskMask
 from .loop import Adapted, Checkpoint, adapt, check_base, check_length, check_writable, count_steps, only_run
 from .loss import model_loss
 from .mask import check_sparsity
-from .methods import Lora, by_name, get_method
+from .methods import Lora, get_method
 from .pattern import check_pattern
 from .prune import phases
 from .recipe import default_sparsity, get_recipe

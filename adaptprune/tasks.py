@@ -17,7 +17,7 @@ from importlib import resources
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/09_tasks.ipynb #1b4f4e3e
+# %% ../nbs/api/09_tasks.ipynb #b81af8fc
 import numpy as np, pyarrow.compute as pc, torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
 from torch.utils.data import DataLoader, Sampler
@@ -26,7 +26,7 @@ from adaptprune.multilabel import (find_label_columns, has_several, label_column
 from .tags import (PadTags, are_entities, encode_words, entity_scores, find_tag_columns, tag_names, tag_notes,
     token_labels, with_tags)
 from .tables import (Reading, as_whole, duplicates_in, full_rows, imbalance, infer_labels, is_missing, leaks,
-    read_file, split_tables, stem, texts_of, without_duplicates)
+    split_tables, stem, texts_of, without_duplicates)
 
 # %% ../nbs/api/09_tasks.ipynb #d016d34b
 @dataclass(frozen=True)

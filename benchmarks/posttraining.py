@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from adaptprune.cli import script
-from adaptprune.fisher import choose_units, gated, unit_gradients
+from adaptprune.fisher import choose_units, gated, summed_squares, unit_gradients
 from adaptprune.posttraining import rearranged, tune_gates
 from adaptprune.recipe import get_recipe
 from adaptprune.setup import set_up
@@ -31,7 +31,7 @@ def run(task, glue_dir, cache, model, remove, max_steps, seed, recipe, **kwargs)
     teacher.eval()
     batches,units = list(setup.sample(n_scored)), find_units(teacher)
     grads = list(unit_gradients(teacher, batches))
-    first = choose_units(units, {n: sum(g[n].square() for g in grads) for n in grads[0]}, remove)
+    first = choose_units(units, summed_squares(grads), remove)
     second = rearranged(first, grads)
     stages = dict(fisher=first, rearranged=second, rescaled=tune_gates(teacher, second, batches))
     seconds = time.perf_counter()-began

@@ -1,5 +1,5 @@
 "Tests run offline, on one thread, and hypothesis draws the same examples on every run."
-import os
+import os,sys
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest,torch,transformers
@@ -36,3 +36,18 @@ def folder(tiny, tmp_path_factory):
     tiny('Bert', num_hidden_layers=1).save_pretrained(path)
     transformers.BertTokenizer(vocab={w: i for i,w in enumerate(vocab)}).save_pretrained(path)
     return str(path)
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    "A function that runs a command in an empty folder; what it prints, or the line of its error"
+    from adaptprune import cli
+    monkeypatch.chdir(tmp_path)
+    def run(*args, fails=False):
+        monkeypatch.setattr(sys, 'argv', ['adaptprune', *map(str, args)])
+        code = 0
+        try: cli.main()
+        except SystemExit as e: code = e.code or 0
+        out = capsys.readouterr()
+        assert bool(code)==fails, out.err
+        return out.err if fails else out.out
+    return run

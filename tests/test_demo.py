@@ -2,23 +2,15 @@
 import json
 import pytest
 from adaptprune import TaskMask
-from adaptprune.cli import main
 from adaptprune.demo import demo_rows, has_onnx, held, notes_on
 from adaptprune.card import Stage
 from adaptprune.setup import set_up
 
-def cli(monkeypatch, capsys, *words):
-    monkeypatch.setattr('sys.argv', ['adaptprune', *map(str, words)])
-    with pytest.raises(SystemExit) as e: main()
-    return e.value.code, capsys.readouterr()
-
 @pytest.mark.weights
 @pytest.mark.slow
-def test_adapting_beats_the_frozen_vectors(monkeypatch, capsys, tmp_path):
+def test_adapting_beats_the_frozen_vectors(command, tmp_path):
     "What the first table of the project must show: a mask, and a compact network, above logistic regression on frozen vectors"
-    code,said = cli(monkeypatch, capsys, 'demo', '--out', tmp_path, '--json')
-    assert code==0, said.err
-    got = json.loads(said.out)
+    got = json.loads(command('demo', '--out', tmp_path, '--json'))
     rows = {r['']: r for r in got['rows']}
     frozen = rows['logistic regression on frozen vectors']['accuracy']
     assert frozen>.6                                        # a fair baseline, not a broken one

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, strategies as st
-from adaptprune import cli
 from adaptprune.artifact import TaskMask
 from adaptprune.loss import G, are_several, distil_logits
 from adaptprune.multitask import MultiTask
@@ -328,21 +327,6 @@ def test_a_task_of_ones_own(folder):
     assert adapt_task(task, folder, data=ds, **dict(quick, max_steps=2)).model.head.mlp[-1].out_features==3
 
 # The command line
-
-@pytest.fixture
-def command(capsys, monkeypatch, made, tmp_path):
-    "A function that runs a command; what it prints, or the line of its error"
-    import sys
-    monkeypatch.chdir(tmp_path)
-    def run(*args, fails=False):
-        monkeypatch.setattr(sys, 'argv', ['adaptprune', *map(str, args)])
-        code = 0
-        try: cli.main()
-        except SystemExit as e: code = e.code or 0
-        out = capsys.readouterr()
-        assert bool(code)==fails, out.err
-        return out.err if fails else out.out
-    return run
 
 def test_commands(command, folder, tmp_path):
     semis().to_csv('train.csv', index=False)

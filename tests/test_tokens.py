@@ -1,10 +1,9 @@
 "A tag for each word: read, aligned to tokens, learnt on a tiny model, answered as spans from the file"
-import itertools, json, shutil, sys
+import itertools, json, shutil
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, strategies as st
-from adaptprune import cli
 from adaptprune.artifact import TaskMask
 from adaptprune.loss import G
 from adaptprune.multitask import MultiTask
@@ -236,20 +235,6 @@ def test_pooling_is_refused(folder):
     with pytest.raises(ValueError, match='leave out pooling'): adapt_task('p', folder, data=rows(), kind='tokens', say=str, **dict(quick, pooling='mean'))
 
 # The command line
-
-@pytest.fixture
-def command(capsys, monkeypatch, made, tmp_path):
-    "A function that runs a command; what it prints, or the line of its error"
-    monkeypatch.chdir(tmp_path)
-    def run(*args, fails=False):
-        monkeypatch.setattr(sys, 'argv', ['adaptprune', *map(str, args)])
-        code = 0
-        try: cli.main()
-        except SystemExit as e: code = e.code or 0
-        out = capsys.readouterr()
-        assert bool(code)==fails, out.err
-        return out.err if fails else out.out
-    return run
 
 def test_commands(command, folder, made, ner):
     Path('train.jsonl').write_text('\n'.join(map(json.dumps, rows())))
