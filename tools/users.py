@@ -67,6 +67,13 @@ def make_sweeps(folder):
         run = '[[cells]]\ntask = "stsb"\nmodel = "minilm"\nrecipe = "default"\nmax_steps = 2\n'
         (folder/'sweeps'/p.name).write_text(f'out = "{out}"\n\n{run}', encoding='utf-8')
 
+def make_own_sweep(folder):
+    "mine.toml as the page about settings prints it, of one short run"
+    page = printed.markdown(root/'nbs'/'tutorials'/'choosing_settings.ipynb')
+    common,_ = re.search(r'^```toml\n(out = "mine.*?)^```', page, re.M|re.S)[1].split('[[cells]]')
+    run = 'model = "minilm"\nrecipe = "default"\nmax_steps = 2\n'
+    (folder/'mine.toml').write_text(f'{common}[[cells]]\n{run}', encoding='utf-8')
+
 def only_parsed(words):
     "Why a command is not run, or None"
     if '--scheduler' in words: return 'needs a cluster'
@@ -79,7 +86,7 @@ def small(words, folder):
     words = [instead.get(w, w) for w in words]
     if words[0]=='adapt' and '--max-steps' not in words: words += ['--max-steps', '4']
     if words[0]=='compress' and '--steps' not in words: words += ['--steps', '4']
-    if words[0]=='bench' and '--rounds' not in words: words += ['--rounds', '2', '--batch', '1', '--tokens', '16']
+    if words[0]=='bench' and '--rounds' not in words: words += ['--rounds', '3', '--batch', '1', '--tokens', '16']
     if words[0]=='demo' and '--epochs' not in words: words += ['--epochs', '.05']
     out = words[words.index('--out')+1] if '--out' in words else None
     if words[0] in ('adapt', 'pull', 'export', 'compress') and out and (folder/out).exists(): words += ['--force']
@@ -153,6 +160,7 @@ def main():
         make_tables(folder)
         make_model(folder)
         make_sweeps(folder)
+        make_own_sweep(folder)
         env = client_env(hub.url, Path(tmp)/'home')
         env.pop('PYTHONPATH', None)
         env.pop('GLUE_DIR', None)
