@@ -91,6 +91,10 @@ class Run:
     def update(self):
         if self.masked: self.opt.i = self.i
         if self.opt: self.opt.step()
+        if self.masked: self.forget()
+    def forget(self):
+        "The same step comes again: no gradient of it was taken yet"
+        for p in self.opt.weights: p.took = None
     def move(self):
         "A threshold update, alone: there and back between two steps of the schedule, as one that stays would change no weight"
         self.moves += 1

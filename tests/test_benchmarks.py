@@ -125,3 +125,10 @@ def test_architectures_tells_open_ways_from_closed_ones(tmp_path, monkeypatch, c
     assert row['ways']['adapt']['open'] and row['ways']['compact']['takes_out']==['heads', 'neurons'] and row['pooling']=='first'
     assert row['ways']['onnx']['reason']=="no way. (cause: invalid literal for int() with base 10: 'x')"
     assert got['command'].endswith('--families DistilBert') and got['environment']['torch'] and 'no' in capsys.readouterr().out
+
+def test_a_step_is_measured(monkeypatch, capsys, tmp_path):
+    "The benchmark of a step runs, updates inside the backward pass included"
+    monkeypatch.setattr('sys.argv', ['step.py', '--quick', '--out', str(tmp_path/'step.json')])
+    script('step').main()
+    measured = json.loads((tmp_path/'step.json').read_text())['models']['tiny']['shapes']['4x16']['seconds']
+    assert {'adamw_fused', 'ours', 'ours_in_backward', 'ours_adam'}<=set(measured)
