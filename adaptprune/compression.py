@@ -11,7 +11,7 @@ import json, os, shutil, sys, warnings
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-# %% ../nbs/api/24_compression.ipynb #c5808c8d
+# %% ../nbs/api/24_compression.ipynb #3a185ee6
 import numpy as np
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ from .latency import latency_table
 from .loop import adapt, check_writable, save_state
 from .mask import check_sparsity
 from .methods import outside
-from .recipe import get_recipe
+from .recipe import check_field, get_recipe
 from .setup import digest
 from .subject import (adapt_loss, answers, clean_texts, coded_labels, compare, examples, load_subject, read_texts, runner,
     text_loader, unit_loss)
@@ -35,11 +35,12 @@ from .timing import machine
 from .trim import check_can_trim, trim_vocabulary
 from .units import base_of, find_units, structure_report
 
-# %% ../nbs/api/24_compression.ipynb #0157d285
+# %% ../nbs/api/24_compression.ipynb #204f2560
 @dataclass(frozen=True)
 class Settings:
     "How a model is made smaller"
-    sparsity:float=.2 # fraction of the weights that are left which the mask turns off, in [0, 1); 0 cuts and does not train
+    sparsity:float=.4 # fraction of the weights that are left which the mask turns off, in [0, 1); 0 cuts and does not train
+    reach:float=4. # how far theta travels, in spreads of its initial distribution
     steps:int=None # optimiser steps; by default two passes over the texts, but 300 to 1,000
     batch_size:int=16 # examples in a training batch; twice as many for an encoder
     max_length:int=128 # tokens that are read of an example
@@ -49,6 +50,7 @@ class Settings:
 
     def __post_init__(self):
         check_sparsity(self.sparsity)
+        check_field('reach', self.reach)
         for name in ('batch_size', 'max_length', 'n_scored'):
             if getattr(self, name)<1: raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)!r}.")
         if self.steps is not None and self.steps<0: raise ValueError(f"steps must be 0 or more, got {self.steps!r}.")
@@ -227,7 +229,7 @@ class Measures:
         got = self.work.once(f'stage-{digest([stage.name, tag, memory])}', measure)
         return replace(stage, scores=got['scores'], memory=got['memory'])
 
-# %% ../nbs/api/24_compression.ipynb #60b6cac2
+# %% ../nbs/api/24_compression.ipynb #7560d671
 class Maker(Measures):
     "Makes smaller networks of a user's model"
     def __init__(self, subject, rows, settings, work, progress=True, costs=None):
@@ -274,7 +276,7 @@ class Maker(Measures):
         base = base_of(small)
         head = outside(small, base)
         for p in head: p.requires_grad_(False)
-        how = dict(sparsity=self.settings.sparsity, recipe=get_recipe('default', weights='encoder'), max_steps=steps,
+        how = dict(sparsity=self.settings.sparsity, recipe=get_recipe('default', weights='encoder', reach=self.settings.reach), max_steps=steps,
             seed=self.settings.seed, base=base, progress=self.progress)
         how.update(out=out, checkpoint_every=100, resume=(out/'checkpoint.pt').exists())
         loss = adapt_loss(self.subject, self.rows.labelled, self.scale)

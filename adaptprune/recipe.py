@@ -166,14 +166,14 @@ def _check_read(recipe):
     raise ValueError(f"{where} does not read {name}, got {getattr(recipe, name)!r}: leave it out{hint}. It reads "
         f"{read}.")
 
-# %% ../nbs/api/11_recipe.ipynb #40696626
+# %% ../nbs/api/11_recipe.ipynb #e8585616
 _others = dict(min_steps=0, dropout=None)
 _scored = dict(_others, t_s=0., step='adam', budget='matrix')
 
 recipes = {
     'default': Recipe(),
     'distilled': Recipe(teacher='finetune', distil_hidden=30.),
-    'structured': Recipe(teacher='finetune', distil_hidden=30., weights='encoder', remove=.7),
+    'structured': Recipe(teacher='finetune', distil_hidden=30., weights='encoder', remove=.7, reach=4.),
     'paper': Recipe(epochs=5., batch_size=8, start='normal', t_l=1e5, alpha=2e-5, beta=2e-5, gamma=2e-7, schedule='none', **_others),
     'features': Recipe(method='features', **_others),
     'finetune': Recipe(method='finetune', **_others),
@@ -220,12 +220,13 @@ def get_recipe(
     _check_structure(recipe)
     return recipe
 
-# %% ../nbs/api/11_recipe.ipynb #99fe5a29
+# %% ../nbs/api/11_recipe.ipynb #6bab3ce0
 def default_sparsity(
     recipe:Recipe # of a run
 ) -> float: # fraction of the weights that are left
     "The sparsity of a run that does not name one"
-    return .2 if recipe.remove else .5
+    if not recipe.remove: return .5
+    return .4 if recipe.teacher and recipe.reach else .2
 
 # %% ../nbs/api/11_recipe.ipynb #c031bb6a
 def as_method(

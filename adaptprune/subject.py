@@ -166,11 +166,13 @@ def read_texts(
     n = len(columns)
     return [tuple(r[:n]) for r in rows], [r[n] for r in rows] if label else None
 
-# %% ../nbs/api/23_subject.ipynb #861ca1b2
+# %% ../nbs/api/23_subject.ipynb #0c68f43f
 n_least = 64    # examples
 
+def _tuple(t): return (t,) if isinstance(t, str) or t is None else tuple(t)
+
 def _as_row(t):
-    row = (t,) if isinstance(t, str) or t is None else tuple(t)
+    row = _tuple(t)
     return row if all(isinstance(x, str) and x.strip() for x in row) else None
 
 def clean_texts(
@@ -231,23 +233,25 @@ def coded_labels(
     if subject.kind=='classifier': return [_code(subject.model.config, x) for x in labels]
     return [_number(x) for x in labels]
 
-# %% ../nbs/api/23_subject.ipynb #0778b3f1
+# %% ../nbs/api/23_subject.ipynb #7788966e
 def examples(
     subject:Subject, # its kind decides
-    rows # tuples of texts
+    rows # texts, or tuples of them
 ) -> list: # tuples of texts
     "What goes through the model as one input"
-    if subject.kind!='encoder': return list(rows)
+    rows = [_tuple(r) for r in rows]
+    if subject.kind!='encoder': return rows
     return [(t,) for column in zip(*rows) for t in column]
 
 def text_loader(
     subject:Subject, # says tokenizer and length
-    rows, # examples
+    rows, # examples, texts or tuples of them
     labels=None, # a number for each; by default 0
     batch_size:int=None, # examples in a training batch, which are shuffled; by default larger batches in a fixed order
     seed:int=0 # random seed of the order
 ): # a `DataLoader` of input_ids, attention_mask, ... and labels
     "Batches of examples"
+    rows = [_tuple(r) for r in rows]
     columns = {f'text_{c}': list(texts) for c,texts in zip('ab', zip(*rows))}
     data = Dataset.from_dict(dict(columns, label=[0]*len(rows) if labels is None else list(labels)))
     how = dict(max_length=subject.max_length, seed=seed)

@@ -289,3 +289,10 @@ def test_command_line(home, tmp_path, capsys, monkeypatch):
     assert code==0 and json.loads(got.out)['metric']=='agreement'
     code,got = run(home/'classifier')
     assert code==2 and '--data' in got.err
+
+def test_plain_texts_are_examples(home):
+    "A text is one example, not a row of its letters"
+    s = load_subject(home)
+    run = subjects.runner(s, s.model)
+    assert torch.equal(subjects.answers(s, run, texts), subjects.answers(s, run, [(t,) for t in texts]))
+    assert subjects.examples(s, texts[:2])==[(texts[0],), (texts[1],)]

@@ -1,0 +1,112 @@
+"""What `compress` keeps of a user's model that was trained until it no longer gained.
+
+    python benchmarks/compress.py --glue-dir PATH --task sst2                            # adds what is missing to results/compress.json
+    python benchmarks/compress.py --glue-dir PATH --task sst2 --choose --steps 2000      # for choices: scored on held-out train alone
+
+The model: MiniLM with a new head, all weights trained by transformers' Trainer, the best epoch by a tenth of train that is held out.
+Of `encoder` the model is MiniLM as it is published, its texts are STS-B's training sentences without their scores."""
+import json, time
+from pathlib import Path
+
+import numpy as np
+from adaptprune.cli import script
+from adaptprune.compression import compress
+from adaptprune.files import write_file
+from adaptprune.folder import load_compact
+from adaptprune.head import load_tokenizer, model_path, quiet
+from adaptprune.setup import digest
+from adaptprune.subject import answers, compare, load_subject, runner
+from adaptprune.tasks import compute_metrics, get_task, holdout, load_task
+from adaptprune.timing import machine
+
+root = Path(__file__).resolve().parent.parent
+epochs = 3
+rates = dict(lr=5e-5, batch_size=32, weight_decay=.01, warmup=.06)
+
+def texts_of(ds):
+    "Texts, or pairs of them"
+    cols = [ds[c] for c in ('text_a', 'text_b') if c in ds.column_names]
+    return list(cols[0]) if len(cols)==1 else list(zip(*cols))
+
+def coded(tokenizer, ds):
+    cols = [c for c in ('text_a', 'text_b') if c in ds.column_names]
+    return ds.map(lambda b: tokenizer(*(b[c] for c in cols), truncation=True, max_length=128), batched=True, remove_columns=cols)
+
+def fine_tuned(task, data, folder, seed=0):
+    "The user's model, in a folder; its score on held-out train after each epoch"
+    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
+    log = folder/'epochs.json'
+    if log.exists(): return json.loads(log.read_text())
+    tokenizer = load_tokenizer('minilm')
+    names = dict(enumerate(task.labels))
+    with quiet(): model = AutoModelForSequenceClassification.from_pretrained(model_path('minilm'), num_labels=task.num_labels,
+        id2label=names, label2id={v: k for k,v in names.items()})
+    def scored(p): return compute_metrics(task, p.predictions, p.label_ids)
+    args = TrainingArguments(str(folder/'trainer'), num_train_epochs=epochs, learning_rate=rates['lr'], seed=seed,
+        per_device_train_batch_size=rates['batch_size'], per_device_eval_batch_size=64, weight_decay=rates['weight_decay'],
+        warmup_steps=rates['warmup'], eval_strategy='epoch', save_strategy='epoch', save_total_limit=1, logging_steps=200,
+        load_best_model_at_end=True, metric_for_best_model=task.metric, report_to='none', use_cpu=True, train_sampling_strategy='group_by_length')
+    trainer = Trainer(model, args, train_dataset=coded(tokenizer, data['train']), eval_dataset=coded(tokenizer, data['validation']),
+        data_collator=DataCollatorWithPadding(tokenizer), compute_metrics=scored)
+    trainer.train()
+    trainer.save_model(folder)
+    tokenizer.save_pretrained(folder)
+    told = [{k: v for k,v in e.items() if k in ('epoch', f'eval_{task.metric}')} for e in trainer.state.log_history if f'eval_{task.metric}' in e]
+    write_file(log, json.dumps(told).encode())
+    return told
+
+def spearman_of_cosines(subject, model, ds):
+    "Of a sentence encoder: no label was seen"
+    from scipy.stats import spearmanr
+    vectors = [answers(subject, runner(subject, model), list(ds[c])) for c in ('text_a', 'text_b')]
+    return float(spearmanr((vectors[0]*vectors[1]).sum(1).numpy(), np.array(ds['label'][:]))[0])
+
+def score(subject, model, task, ds, kind):
+    "On labelled examples that neither saw"
+    if kind=='encoder': return spearman_of_cosines(subject, model, ds)
+    logits = answers(subject, runner(subject, model.eval()), texts_of(ds)).numpy()
+    return compute_metrics(task, logits, np.array(ds['label'][:]))[task.metric]
+
+def main(
+    glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
+    task:str='sst2', # sst2, mnli, or encoder
+    remove:str='.5,.7', # fractions of the layers' multiply-accumulates, with commas
+    choose:bool=False, # score on the held-out tenth of train instead of dev, and record nothing
+    steps:int=None, # of compress, in place of its own
+    reach:float=None, # of compress, in place of its own
+    sparsity:float=None, # of compress, in place of its own
+    limit:int=None, # use so many training rows, to see that it works
+    out:str=str(root/'results/compress.json'), # adds the rows that it lacks
+    work:str=str(root/'runs/compress') # folder for models
+):
+    "Run what is missing"
+    kind = 'encoder' if task=='encoder' else 'classifier'
+    about = get_task('stsb' if kind=='encoder' else task)
+    data = holdout(load_task(about, glue_dir))
+    if limit: data['train'] = data['train'].select(range(limit))
+    folder = Path(model_path('minilm')) if kind=='encoder' else Path(work)/task
+    curve = [] if kind=='encoder' else fine_tuned(about, data, folder)
+    split = 'validation' if choose else 'dev'
+    given = {k: v for k,v in dict(steps=steps, reach=reach, sparsity=sparsity).items() if v is not None}
+    rows = [] if choose or not Path(out).exists() else json.loads(Path(out).read_text())
+    subject = load_subject(folder, kind=kind)
+    before = score(subject, subject.model, about, data[split], kind)
+    texts,labels = texts_of(data['train']), None if kind=='encoder' else list(data['train']['label'])
+    if kind=='encoder': texts = sorted({t for pair in texts for t in pair})
+    print(f'{task}: the whole model has {before:.4f} on {split}; epochs {curve}', flush=True)
+    for r in map(float, remove.split(',')):
+        cell = dict(task=task, remove=r, **given)
+        if any(x['cell']==cell for x in rows): continue
+        began = time.perf_counter()
+        where = Path(work)/f'{task}-{digest(cell)[:8]}'
+        made = compress(folder, texts, where, remove=r, labels=labels, kind=kind, force=True, progress=False,
+            formats='none' if choose else 'onnx,int8', memory=not choose, **given)
+        after = score(subject, load_compact(where), about, data[split], kind)
+        print(f'{task} {cell}: {before:.4f} -> {after:.4f} ({after-before:+.4f}), {time.perf_counter()-began:.0f} s', flush=True)
+        if choose: continue
+        rows.append(dict(cell=cell, split=split, metric=about.metric, before=before, after=after, epochs=curve, trained=rates, report=made.report,
+            command=f'python benchmarks/compress.py --glue-dir PATH --task {task} --remove {r:g}', machine=machine(),
+            date=time.strftime('%Y-%m-%d'), seconds=round(time.perf_counter()-began)))
+        write_file(out, json.dumps(rows, indent=1).encode())
+
+if __name__=='__main__': script(main)
