@@ -6,6 +6,7 @@ Sizes are small, and something stands in for what a user has: a cut of the mini 
 OWNER/NAME, a table made here for train.csv, sweeps of one short run for sweeps/*.toml. What nothing can stand in for is
 only parsed, and the report says so."""
 import os,re,shlex,shutil,subprocess,sys,tempfile,time,tomllib
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata,resources
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def make_own_sweep(folder):
     run = 'model = "minilm"\nrecipe = "default"\nmax_steps = 2\n'
     (folder/'mine.toml').write_text(f'{common}[[cells]]\n{run}', encoding='utf-8')
 
+def make_folder(folder):
+    "All that stands in for a user's things"
+    folder.mkdir()
+    make_glue(folder/'glue')
+    make_tables(folder)
+    make_model(folder)
+    make_sweeps(folder)
+    make_own_sweep(folder)
+    return folder
+
 def only_parsed(words):
     "Why a command is not run, or None"
     if '--scheduler' in words: return 'needs a cluster'
@@ -92,7 +103,7 @@ def small(words, folder):
     if words[0] in ('adapt', 'pull', 'export', 'compress') and out and (folder/out).exists(): words += ['--force']
     return words
 
-def run(command, folder, env, timeout=300):
+def run(command, folder, env, timeout=900):
     "Run a command; how many seconds it took, and what it said if it failed"
     start = time.perf_counter()
     r = subprocess.run(command, cwd=folder, env=env, timeout=timeout, capture_output=True, text=True)
@@ -154,19 +165,18 @@ def main():
     report = Report()
     report('pip check', *run([sys.executable, '-m', 'pip', 'check'], root, os.environ))
     with tempfile.TemporaryDirectory() as tmp, Hub() as hub:
-        folder = Path(tmp)/'somewhere'
-        folder.mkdir()
-        make_glue(folder/'glue')
-        make_tables(folder)
-        make_model(folder)
-        make_sweeps(folder)
-        make_own_sweep(folder)
         env = client_env(hub.url, Path(tmp)/'home')
         env.pop('PYTHONPATH', None)
         env.pop('GLUE_DIR', None)
-        commands(folder, env, report)
-        for name in small_python: blocks(name, folder, env, report)
-        tests(folder, env, report)
+        here,there = (make_folder(Path(tmp)/name) for name in ('somewhere', 'elsewhere'))
+        def read_me():
+            commands(here, env, report)
+            blocks('README.md', here, env, report)
+        def beside_it():
+            for name in small_python.keys()-{'README.md'}: blocks(name, there, env, report)
+            tests(there, env, report)
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(f) for f in (read_me, beside_it)]: done.result()
     if report.failed: sys.exit('\n'.join([f'{len(report.failed)} failed:', *(f'  {f}' for f in report.failed)]))
 
 if __name__=='__main__': main()
