@@ -1,5 +1,5 @@
 "The server of examples/serve on tiny models: answers as alone, whatever comes together; mistakes; a full queue; a failure; int8 folders; the client."
-import importlib.util, json, threading
+import gc, importlib.util, json, threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
@@ -80,6 +80,34 @@ def test_mistakes(client, body, status, words):
     r = client.post('/predict', json=body)
     assert r.status_code==status and words in str(r.json()['detail'])
     assert ask(client, 'label', 'a d').status_code==200
+
+def test_each_task_is_written_once(engine, monkeypatch):
+    "A mixed list switches once for each other task, and once back to the task in use; and it leaves that in use when a text is wrong"
+    from adaptprune import multitask
+    written,real = [],multitask._Weight.write
+    def write(self, p, planes=None):
+        written.append(self.name)
+        real(self, p, planes)
+    monkeypatch.setattr(multitask._Weight, 'write', write)
+    with engine.many.use('label'):
+        written.clear()
+        engine.answer(['score', 'label', 'pair', 'score'], [('a d',), ('a d',), ('a d', 'b h'), ('b e',)])
+        assert set(map(written.count, written))=={3} and engine.many.task=='label'
+        with pytest.raises(ValueError, match='holds 1'): engine.many.predict(['a d', 1], ['label', 'score'])
+        assert engine.many.task=='label'
+    assert engine.many.task=='dense'
+
+def test_nothing_is_kept(engine):
+    "After hundreds of batches of all sizes there are as many objects as before"
+    def some(n):
+        for i in range(n):
+            tasks = [('label', 'score')[(i+j)%2] for j in range(1+i%5)]
+            engine.answer(tasks, [('a d'+' j'*((i+j)%8),) for j in range(len(tasks))])
+        gc.collect()
+        return len(gc.get_objects())
+    some(40)
+    before = some(40)
+    assert some(300)-before<300, 'less than an object for each batch'
 
 class Held:
     "An engine that waits for a sign, and fails when it is told to"
