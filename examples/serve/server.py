@@ -32,6 +32,7 @@ class Masks:
         cards = {n: TaskMask.from_pretrained(f).card for n,f in files.items()}
         self.tasks = {n: About(c.kind, c.classes, len(c.text), c.max_length) for n,c in cards.items()}
         self.many = MultiTask.from_pretrained(files)
+        self.many.use(next(iter(files)))                        # a batch then begins and ends with a task, not with the base
         self.tokenizer = copy.deepcopy(self.many.tokenizer)     # its own: the other one is at work in another thread
 
     def n_tokens(self, task, texts): return len(self.tokenizer(*texts)['input_ids'])
