@@ -495,7 +495,7 @@ def n_rows(
     have = columns_in(data)
     return len(data) if have is None or hasattr(data, 'iloc') else max((len(column(data, n)) for n in have), default=0)
 
-# %% ../nbs/api/22_multitask.ipynb #04326de6
+# %% ../nbs/api/22_multitask.ipynb #0b16663c
 class _Predicting(_Calling):
     "Answering for texts"
     _tokens = None # what loads the tokenizer
@@ -539,9 +539,13 @@ class _Predicting(_Calling):
         out = [None]*n
         with self._lock:
             for name in groups: self._predictor(name)
-            for name,rows in groups.items():
-                with self.use(name): got = self._predictor(name).predict(rows_of(texts, rows), batch_size)
-                for i,answer in zip(rows, got): out[i] = answer
+            was = self.task
+            try:
+                for name in sorted(groups, key=lambda t: t!=was):
+                    self._switch(name)
+                    got = self._predictor(name).predict(rows_of(texts, groups[name]), batch_size)
+                    for i,answer in zip(groups[name], got): out[i] = answer
+            finally: self._switch(was)
         return out
 
 # %% ../nbs/api/22_multitask.ipynb #dbeefedb

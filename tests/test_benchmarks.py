@@ -132,3 +132,33 @@ def test_a_step_is_measured(monkeypatch, capsys, tmp_path):
     script('step').main()
     measured = json.loads((tmp_path/'step.json').read_text())['models']['tiny']['shapes']['4x16']['seconds']
     assert {'adamw_fused', 'ours', 'ours_in_backward', 'ours_adam'}<=set(measured)
+
+def test_many_tasks_are_measured(monkeypatch, tmp_path):
+    "Every way answers for every row, with its own task's head; memory is asked of fresh processes"
+    bench = script('many_tasks')
+    asked = []
+    monkeypatch.setattr(bench, 'measured_memory', lambda way, name, n: asked.append((way, n)) or 1.)
+    record = bench.main(quick=True, counts='1,3', rounds=2, out=str(tmp_path/'m.json'))
+    assert set(asked)=={(w, n) for w in bench.ways if w!='one_model' for n in (1, 3)}
+    assert [set(f['batch']) for f in record['found']]==[set(bench.ways)]*2 and json.loads((tmp_path/'m.json').read_text())['found']
+    sizes = record['kilobytes_of_a_task']
+    assert sizes['head']<sizes['lora']<sizes['copy'] and sizes['head']<sizes['mask']<sizes['copy']
+    batch = bench.batch_of('tiny')
+    for way in bench.ways:
+        torch.manual_seed(0)
+        got = bench.ways[way]('tiny', 3)(batch)
+        assert got.shape==(bench.rows, bench.classes) and len(got.unique(dim=0))==bench.rows
+    torch.manual_seed(0)
+    switched = bench.lora_switched('tiny', 3)(batch)
+    torch.manual_seed(0)
+    torch.testing.assert_close(bench.lora_mixed('tiny', 3)(batch), switched, atol=1e-5, rtol=1e-4)
+
+def test_product_is_measured(monkeypatch, tmp_path):
+    "Targets stand beside what was measured; without fresh processes here"
+    bench = script('product')
+    monkeypatch.setattr(bench, 'fresh', lambda code: .01)
+    monkeypatch.setattr(bench, 'processor_seconds', lambda args: .5)
+    bench.main(quick=True, times=2, rounds=3, out=str(tmp_path/'p.json'))
+    record = json.loads((tmp_path/'p.json').read_text())
+    assert {k: t['met'] for k,t in record['targets'].items() if k!='predictor_overhead'}==dict(import_s=True, help_cpu_s=False)
+    assert record['table']['rows']==1000 and record['table']['tokens']>5000 and record['predictor']['cpu_ms']['predictor']['median']>0
