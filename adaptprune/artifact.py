@@ -658,8 +658,8 @@ def _head_of(model, base, names=None):
     everything = (*model.named_parameters(), *model.named_buffers())
     return {plain_name(n): t.detach().cpu().clone() for n,t in everything if id(t) not in inside and n in saved}
 
-# %% ../nbs/api/21_artifact.ipynb #536de304
-def _facts_of(res, model, base):
+# %% ../nbs/api/21_artifact.ipynb #f1998167
+def _facts_of(res, model, base, name=None):
     "What a file says of a run"
     import transformers, adaptprune
     facts = {k: res.report[k] for k in _facts if k in res.report}
@@ -669,7 +669,7 @@ def _facts_of(res, model, base):
     if labels: facts['labels'] = labels
     if hasattr(model, 'pooling') or _kind_named(model): facts |= _class_facts(model)
     if base is model and _has_own_words(model): facts['whole'] = True
-    if task is None and _kind_named(model): facts['card'] = to_dict(_card_of(model, facts.get('task'), getattr(res, 'max_length', None)))
+    if task is None and _kind_named(model): facts['card'] = to_dict(_card_of(model, name or facts.get('task'), getattr(res, 'max_length', None)))
     if task is not None: facts['card'] = to_dict(card_for(task, res.max_length, facts.get('pooling')))
     if base is not base_of(model): facts['base_name'] = plain_name(res.base_name)
     return facts
@@ -850,7 +850,7 @@ def _found_in(model, fresh):
     whole = Mask({**{_prefix(model)+n: m for n,m in mask.items()}, **kept})
     return _Found(whole, base_tensors(fresh, whole), head)
 
-# %% ../nbs/api/21_artifact.ipynb #f83cd771
+# %% ../nbs/api/21_artifact.ipynb #15010dcb
 class TaskMask(_OnHub):
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     @classmethod
@@ -877,7 +877,7 @@ class TaskMask(_OnHub):
         names = [*mask, *_cut_only(structure, res.tensors, mask)]
         where = dict(model=name, revision=revision, tensors={n: res.tensors[n] for n in names})
         head = _head_of(model, base, None if is_sentence_model(model) else _kept_names(model, base))
-        return cls(mask, where, head, dict(_facts_of(res, model, base), **info), structure)
+        return cls(mask, where, head, dict(_facts_of(res, model, base, info.get('task')), **info), structure)
 
     @classmethod
     def from_model(cls,
