@@ -658,7 +658,7 @@ def _head_of(model, base, names=None):
     everything = (*model.named_parameters(), *model.named_buffers())
     return {plain_name(n): t.detach().cpu().clone() for n,t in everything if id(t) not in inside and n in saved}
 
-# %% ../nbs/api/21_artifact.ipynb #f1998167
+# %% ../nbs/api/21_artifact.ipynb #fbd5c0f1
 def _facts_of(res, model, base, name=None):
     "What a file says of a run"
     import transformers, adaptprune
@@ -669,7 +669,8 @@ def _facts_of(res, model, base, name=None):
     if labels: facts['labels'] = labels
     if hasattr(model, 'pooling') or _kind_named(model): facts |= _class_facts(model)
     if base is model and _has_own_words(model): facts['whole'] = True
-    if task is None and _kind_named(model): facts['card'] = to_dict(_card_of(model, name or facts.get('task'), getattr(res, 'max_length', None)))
+    if task is None and _kind_named(model):
+        facts['card'] = to_dict(_card_of(model, name or facts.get('task'), getattr(res, 'max_length', None)))
     if task is not None: facts['card'] = to_dict(card_for(task, res.max_length, facts.get('pooling')))
     if base is not base_of(model): facts['base_name'] = plain_name(res.base_name)
     return facts
@@ -700,7 +701,7 @@ def _pruned_matrices(now, then):
     if kept: return Mask(kept)
     raise ValueError("The model has the weights of its base, and none is pruned: give base=, the model as it was before training.")
 
-# %% ../nbs/api/21_artifact.ipynb #1ae247ce
+# %% ../nbs/api/21_artifact.ipynb #3b4312dd
 _kinds = dict(ForSequenceClassification='classification', ForTokenClassification='tokens',
     ForQuestionAnswering='question-answering', ForMaskedLM='masked-lm', ForCausalLM='causal-lm', LMHeadModel='causal-lm')
 
@@ -750,8 +751,10 @@ def _card_of(model, task, max_length):
     if n_out is None: return None
     if hasattr(task, 'metrics') and _kind_named(model) not in ('vectors', *whole_kinds): card = card_for(task, max_length, pooling)
     else:
-        name = getattr(task, 'name', task)
-        card = TaskCard(_kind_of(model, n_out), n_out, name, labels=_named_classes(model, n_out), max_length=max_length, pooling=pooling)
+        kind = _kind_of(model, n_out)
+        text = ('question', 'context') if kind=='question-answering' else ()
+        card = TaskCard(kind, n_out, getattr(task, 'name', task), text, labels=_named_classes(model, n_out), max_length=max_length,
+            pooling=pooling)
     if card.n_out==n_out: return card
     raise ValueError(f"The task {card.name!r} has {card.n_out} outputs, and the model's head {n_out}.")
 

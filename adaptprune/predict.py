@@ -503,7 +503,7 @@ class TokenPredictor(Predictor):
         "The probabilities of the tags of each word"
         return self._read(texts, batch_size, progress)[2]
 
-# %% ../nbs/api/21_predict.ipynb #d62816fc
+# %% ../nbs/api/21_predict.ipynb #41018092
 class VectorPredictor(Predictor):
     "A sentence encoder: `predict`, `encode`, `evaluate`, `to`"
     gives = 'a vector'
@@ -545,7 +545,7 @@ class VectorPredictor(Predictor):
     def predict(self,
         texts, # a text, a list of texts, a table, or a list of dicts
         batch_size:int=32, # texts that are computed at once
-        as_frame:bool=False, # give a `DataFrame` with a column of arrays, with the index of what you gave if it has one
+        as_frame:bool=False, # give a `DataFrame` with a column of lists, with the index of what you gave if it has one
         progress=None # show a progress bar; None: where there is much to do, in a terminal
     ): # (n, n_out) float32; for one text its vector alone
         "The vectors of texts, in their order. A row without a text gets NaN, and one warning says how many there are"
@@ -554,7 +554,7 @@ class VectorPredictor(Predictor):
         if not as_frame: return got[0] if one else got
         import pandas as pd
         index = texts.index if hasattr(texts, 'iloc') else None
-        return pd.DataFrame(dict(vector=pd.Series(list(got), index, dtype=object)), index=index)
+        return pd.DataFrame(dict(vector=pd.Series([v.tolist() if v[0]==v[0] else None for v in got], index, dtype=object)), index=index)
 
     def evaluate(self,
         data, # a table or a list of dicts with pairs of texts and a score, or rows as from `read_file`

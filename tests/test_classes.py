@@ -238,3 +238,14 @@ def test_a_card_for_the_hub(asked):
     model,_,_ = asked
     tm = TaskMask.from_model(model)
     assert "predict([('a question', 'and a text')])" in tm.model_card('me/q') and 'pipeline_tag: question-answering' in tm.model_card('me/q')
+
+def test_the_commands(command, asked, tmp_path):
+    "apply and evaluate on tables of questions"
+    model,_,p = asked
+    TaskMask.from_model(model, task='letters', max_length=20).save_pretrained('m')
+    base = model.config.name_or_path
+    rows = list(question_rows(9))
+    pd.DataFrame(rows).to_csv('q.csv', index=False)
+    got = json.loads(command('apply', 'm', '--model', base, '--input', 'q.csv', '--json'))
+    assert [(g['text'], g['start']) for g in got]==[(a['text'], a['start']) for a in p.predict(rows)]
+    assert json.loads(command('evaluate', 'm', '--model', base, '--dev', 'q.csv', '--label', 'answers', '--json'))['metrics']['dev']==p.evaluate(rows)

@@ -165,7 +165,7 @@ def test_rows_without_text_and_long_ones(p):
     with pytest.warns(CutText, match='1 of 4 texts were cut: the model reads 12'): p.predict(texts)
     assert p.predict('a b').shape==(16,) and np.array_equal(p.predict('a b'), p.encode('a b')) and p.predict([]).shape==(0, 16)
     frame = p.predict(pd.DataFrame(dict(text=['a', 'b']), index=[7, 9]), as_frame=True)
-    assert list(frame.index)==[7, 9] and np.array_equal(frame.vector[9], p.encode('b'))
+    assert list(frame.index)==[7, 9] and np.allclose(frame.vector[9], p.encode('b'))
 
 def test_measured_on_pairs(p):
     rows = scored().to_list()
@@ -202,3 +202,34 @@ def test_compress_takes_one(tiny, base, tmp_path):
     assert [type(m).__name__ for m in again]==['Transformer', 'Pooling', 'Normalize'] and got.report['model']=='base'
     x = again.encode(rows[:8])
     assert np.allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5) and not np.array_equal(x, model.encode(rows[:8]))
+
+def test_many_masks_on_one_encoder(base, tmp_path):
+    "MultiTask holds a sentence encoder: each mask in its turn, and the encoder as it was afterwards"
+    from adaptprune.multitask import MultiTask
+    whole,made = make(base),{}
+    for n,loss in (('a', 'mnr'), ('b', 'cosent')):
+        model = make(base)
+        train(model, tmp_path, loss)
+        made[n] = (model, TaskMask.from_model(model))
+    before = whole.encode(texts)
+    mt = MultiTask(whole, {n: tm for n,(_,tm) in made.items()})
+    for n in 'ab':
+        with mt.use(n): assert same(whole, made[n][0])
+    assert np.array_equal(whole.encode(texts), before) and not same(made['a'][0], made['b'][0])
+    mt.close()
+
+def test_the_commands(command, base, tmp_path):
+    "apply and evaluate on tables"
+    model = make(base)
+    train(model, tmp_path)
+    TaskMask.from_model(model, task='near').save_pretrained(tmp_path/'m')
+    pd.DataFrame(dict(text=['a b', 'c'])).to_csv('t.csv', index=False)
+    assert 'vectors' in command('info', 'm')
+    assert command('apply', 'm', '--input', 't.csv').splitlines()[0].endswith('...)  a b')
+    command('apply', 'm', '--input', 't.csv', '--out', 'o.csv')
+    assert np.allclose(json.loads(pd.read_csv('o.csv').vector[1]), model.encode('c'))
+    frame = scored().to_pandas().rename(columns=dict(a='sentence1', b='sentence2', score='label'))
+    frame.to_csv('d.csv', index=False)
+    got = json.loads(command('evaluate', 'm', '--dev', 'd.csv', '--json'))['metrics']['dev']
+    assert got==pytest.approx(load('m').evaluate(frame.rename(columns=dict(sentence1='text_a', sentence2='text_b'))))
+    assert 'give --dev' in command('evaluate', 'm', fails=True)
