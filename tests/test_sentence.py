@@ -4,8 +4,12 @@ import numpy as np,pandas as pd,pytest,torch,transformers
 pytest.importorskip('sentence_transformers')
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer,SentenceTransformerTrainer,SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer import modules as models
-from sentence_transformers.sentence_transformer.losses import CoSENTLoss,MultipleNegativesRankingLoss
+try:
+    from sentence_transformers.sentence_transformer import modules as models
+    from sentence_transformers.sentence_transformer.losses import CoSENTLoss,MultipleNegativesRankingLoss
+except ImportError:     # version 5
+    from sentence_transformers import models
+    from sentence_transformers.losses import CoSENTLoss,MultipleNegativesRankingLoss
 from test_units import drawn
 from adaptprune.artifact import BaseMismatch,TaskMask
 from adaptprune.codec import MaskFileError
