@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['BaseMismatch', 'places_of_base', 'match_base', 'public_name', 'find_base', 'find_folder', 'TaskMask', 'merge_tasks']
 
-# %% ../nbs/api/21_artifact.ipynb #f77e5941
+# %% ../nbs/api/21_artifact.ipynb #43cc2840
 import copy, math, os, re, tempfile, warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/api/21_artifact.ipynb #bd5c9524
+# %% ../nbs/api/21_artifact.ipynb #59f78968
 import torch
 from torch import nn
 from .anatomy import plain_name, unwrap
@@ -22,10 +22,12 @@ from .layer import apply_mask
 from .mask import Mask, group_names, merge
 from .maskfile import config_name, data_pattern, pack_folder, plain_info, read_config, read_folder, write_folder
 from .maskfile import mask_shapes, structure_of, units_in
-from .taskcard import TaskCard, card_for, card_in, to_dict
+from .sentence import bare_sentence_model, first_part, is_sentence_model, read_length
+from .sentence import sentence_facts, sentence_model, vector_width
+from .taskcard import TaskCard, card_for, card_in, to_dict, whole_kinds
 from .units import Structure, base_of, find_units, structure_report
 
-# %% ../nbs/api/21_artifact.ipynb #e171bb4b
+# %% ../nbs/api/21_artifact.ipynb #d14137d7
 class BaseMismatch(ValueError): "A mask was put on other base weights than those it was learnt on"
 
 def places_of_base(
@@ -35,7 +37,7 @@ def places_of_base(
     "The modules of a model that may be the base: the one of that name, the `base_model`, and the model itself"
     model = unwrap(model)
     inside = {plain_name(n): m for n,m in model.named_modules()}
-    likely = [inside.get(name) if name else None, getattr(model, 'base_model', None), model]
+    likely = [inside.get(name) if name else None, base_of(model), model]
     found = [unwrap(m) for m in likely if isinstance(m, nn.Module)]
     return list(dict.fromkeys(found))
 
@@ -71,7 +73,7 @@ def public_name(
     is_id = re.fullmatch(r'(?!.*\.\.)[\w.-]{1,200}(/[\w.-]{1,200})?', name) and not os.path.isdir(name)
     return (name if is_id else safe_name(name)), None
 
-# %% ../nbs/api/21_artifact.ipynb #138a797b
+# %% ../nbs/api/21_artifact.ipynb #71afb5ae
 def _not_found(base, why):
     mark = base_mark(base['tensors'])
     return (f"The base {base['model']!r} of this mask (fingerprint {mark}) was not found: {'; '.join(why)}. "
@@ -81,10 +83,12 @@ def _not_found(base, why):
 def find_base(
     base:dict, # model, revision and tensors, as in a mask file; without a name, `ValueError`
     beside=None, # folder of the mask file, if there is one
-    **kwargs # for `load_encoder`
+    opener=None, # function that loads a name and a revision; by default `load_encoder`
+    **kwargs # for `opener`
 ) -> tuple: # the encoder, and its `Place`
     "The base of a mask from this machine or the Hub. Where there is none, `OSError` with its fingerprint and the remedies"
     from adaptprune.head import load_encoder
+    opener = opener or load_encoder
     if base['model'] is None:
         raise ValueError("The file does not say which base it belongs to: "
             "give it, as a name, a folder or an encoder.")
@@ -92,13 +96,13 @@ def find_base(
     last = last._replace(revision=kwargs.pop('revision', last.revision))
     why = []
     for place in near:
-        try: encoder = load_encoder(place.name, **kwargs)
+        try: encoder = opener(place.name, **kwargs)
         except OSError: why.append(f"{place.name} holds no usable model")
         else:
             differ = match_base(encoder, base['tensors'])[1]
             if not differ: return encoder, place
             why.append(f"{place.name} holds other weights ({len(differ)} of {len(base['tensors'])} tensors differ)")
-    try: return load_encoder(*last, **kwargs), last
+    try: return opener(*last, **kwargs), last
     except OSError as e: raise OSError(_not_found(base, [*why, str(e).splitlines()[0].rstrip('.')])) from e
 
 # %% ../nbs/api/21_artifact.ipynb #091ebe34
@@ -411,7 +415,7 @@ def _around(base, named, said, head):
         "is it another kind of base?")
     return net
 
-# %% ../nbs/api/21_artifact.ipynb #596ed015
+# %% ../nbs/api/21_artifact.ipynb #8b779e3e
 class _WithHead(_OnDisk):
     "Putting the head on a model"
     def load_head(self,
@@ -440,7 +444,7 @@ class _WithHead(_OnDisk):
         model=None, # 'minilm', a folder, a Hub id, or an encoder (which `apply` changes); by default as by `find_base`
         check:bool=True, # as in `apply`
         **kwargs # for `load_encoder`
-    ) -> nn.Module: # in eval mode, mask written in and head loaded: an `AdaptModel`, or the class that the file names
+    ) -> nn.Module: # in eval mode, mask and head in place: an `AdaptModel`, the class that the file names, or a `SentenceTransformer`
         "The model of this task; compact where there is a structure"
         return self.open_model(model, check, **kwargs)[0]
 
@@ -450,28 +454,38 @@ class _WithHead(_OnDisk):
         **kwargs # for `load_encoder`
     ) -> tuple: # the model of this task; the `Place` its base comes from, None for an encoder that you gave
         "The model of this task, and where its tokenizer lies"
-        n_out = None if 'model_class' in self.info else self._n_out()
+        n_out = None if 'model_class' in self.info or 'sentence' in self.info else self._n_out()
         encoder,place = self._open_base(model, kwargs)
-        net = self._model_on(encoder, n_out)
+        net = self._model_on(encoder, n_out, place)
         if self.structure is None: self.apply(net, check)
         else: net = self.compact(net, check, share=encoder is not model)
         return self.load_head(net).eval(), place
 
-    def _model_on(self, encoder, n_out):
+    def _model_on(self, encoder, n_out, place):
         "A model of the file's kind on a base, before mask and head are put on"
         from adaptprune.head import AdaptModel
+        said = self.info.get('sentence')
+        if said is not None: return sentence_model(base_of(encoder), first_part(encoder, place, said), said)
         named = self.info.get('model_class')
+        if self.info.get('whole') and type(unwrap(encoder)).__name__==named: return encoder
         if named is not None: return _around(base_of(encoder), named, self.info.get('model_config') or {}, self.head)
         net = AdaptModel(encoder, n_out, self.info.get('pooling'))
         if 'head.scale' in self.head: net.head.standardise()        # its numbers are loaded later
         return net
 
     def _open_base(self, model, kwargs):
-        from adaptprune.head import load_encoder
         if isinstance(model, nn.Module): return model, None
-        if model is None: return find_base(self.base, self.folder, **kwargs)
+        opener = self._opener()
+        if model is None: return find_base(self.base, self.folder, opener, **kwargs)
         place = Place(str(model), kwargs.pop('revision', None))
-        return load_encoder(*place, **kwargs), place
+        return opener(*place, **kwargs), place
+
+    def _opener(self):
+        "What loads the base: an encoder, or a whole language model"
+        from adaptprune.head import load_encoder, load_whole
+        if not self.info.get('whole'): return load_encoder
+        kind = _class_named(self.info.get('model_class'))
+        return lambda name, revision=None, **kwargs: load_whole(name, kind, revision, **kwargs)
 
 # %% ../nbs/api/21_artifact.ipynb #17d72079
 def _is_hub_id(name): return re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name) is not None and '..' not in name
@@ -524,27 +538,30 @@ def find_folder(
     file = read_config(folder)['data']['file']
     return _fetch(name, [config_name, file], dict(kwargs, revision=folder.name))
 
-# %% ../nbs/api/21_artifact.ipynb #0b580189
+# %% ../nbs/api/21_artifact.ipynb #b19124e0
 def _numbers(metrics): return {k: v for k,v in (metrics or {}).items() if isinstance(v, (int, float))}
+
+_pipelines = {'tokens': 'token-classification', 'vectors': 'sentence-similarity', 'question-answering': 'question-answering',
+    'masked-lm': 'fill-mask', 'causal-lm': 'text-generation'} # kind of task -> what the Hub calls it
 
 def _card_data(info, base_model, repo_id):
     "The metadata of a model card"
     from huggingface_hub import EvalResult, ModelCardData
     task = info.get('task') or 'task'
-    tagged = (info.get('card') or {}).get('kind')=='tokens'
-    kind = 'token-classification' if tagged else 'text-classification'
+    kind = _pipelines.get((info.get('card') or {}).get('kind'), 'text-classification')
     metrics = _numbers(info.get('metrics'))
     results = [EvalResult(kind, task, task, k, v, dataset_split=info.get('split')) for k,v in metrics.items()]
     return ModelCardData(base_model=base_model, base_model_relation='adapter' if base_model else None,
         library_name='adaptprune', tags=['adaptprune', 'pruning', 'mask'], pipeline_tag=kind,
         model_name=repo_id.split('/')[-1], eval_results=results or None)
 
-# %% ../nbs/api/21_artifact.ipynb #5d7922ac
+# %% ../nbs/api/21_artifact.ipynb #2478d1a3
 def _snippet(card, repo_id):
     "How to use a mask, in Python: answers where the file knows of its task, else the model"
-    if card is None or card.kind not in ('classification', 'regression'):
+    if card is None or card.kind not in ('classification', 'regression', 'vectors', 'question-answering'):
         return f"from adaptprune import TaskMask\nmodel = TaskMask.from_pretrained('{repo_id}').load_model()"
     example = "('a text', 'and another')" if len(card.text)==2 else "'a text'"
+    if card.kind=='question-answering': example = "('a question', 'and a text')"
     return f"import adaptprune\nadaptprune.load('{repo_id}').predict([{example}])"
 
 _card = """---
@@ -641,8 +658,8 @@ def _head_of(model, base, names=None):
     everything = (*model.named_parameters(), *model.named_buffers())
     return {plain_name(n): t.detach().cpu().clone() for n,t in everything if id(t) not in inside and n in saved}
 
-# %% ../nbs/api/21_artifact.ipynb #f20cc350
-def _facts_of(res, model, base):
+# %% ../nbs/api/21_artifact.ipynb #fbd5c0f1
+def _facts_of(res, model, base, name=None):
     "What a file says of a run"
     import transformers, adaptprune
     facts = {k: res.report[k] for k in _facts if k in res.report}
@@ -650,10 +667,12 @@ def _facts_of(res, model, base):
     task = getattr(res, 'task', None)
     labels = _labels(facts.get('task')) if task is None else list(task.labels)
     if labels: facts['labels'] = labels
-    if hasattr(model, 'pooling'): facts |= dict(n_out=model.head.mlp[-1].out_features, pooling=model.pooling)
+    if hasattr(model, 'pooling') or _kind_named(model): facts |= _class_facts(model)
+    if base is model and _has_own_words(model): facts['whole'] = True
+    if task is None and _kind_named(model):
+        facts['card'] = to_dict(_card_of(model, name or facts.get('task'), getattr(res, 'max_length', None)))
     if task is not None: facts['card'] = to_dict(card_for(task, res.max_length, facts.get('pooling')))
-    usual = unwrap(getattr(model, 'base_model', model))
-    if base is not usual: facts['base_name'] = plain_name(res.base_name)
+    if base is not base_of(model): facts['base_name'] = plain_name(res.base_name)
     return facts
 
 def _cut_only(structure, tensors, mask):
@@ -682,68 +701,159 @@ def _pruned_matrices(now, then):
     if kept: return Mask(kept)
     raise ValueError("The model has the weights of its base, and none is pruned: give base=, the model as it was before training.")
 
-# %% ../nbs/api/21_artifact.ipynb #134e98ef
-_kinds = dict(ForSequenceClassification='classification', ForTokenClassification='token-classification')
+# %% ../nbs/api/21_artifact.ipynb #3b4312dd
+_kinds = dict(ForSequenceClassification='classification', ForTokenClassification='tokens',
+    ForQuestionAnswering='question-answering', ForMaskedLM='masked-lm', ForCausalLM='causal-lm', LMHeadModel='causal-lm')
 
-def _kind_of(config, name, n_out):
+def _kind_named(model):
+    "The kind of task that a class of transformers is for, or a `SentenceTransformer`; None where no card has a word for it"
+    import transformers
+    if is_sentence_model(model): return 'vectors'
+    name = type(model).__name__
+    if not isinstance(getattr(transformers, name, None), type): return None
+    return next((k for end,k in _kinds.items() if name.endswith(end)), None)
+
+def _has_own_words(model):
+    "Is it a language model, whose output layer is pre-trained too?"
+    return _kind_named(model) in ('masked-lm', 'causal-lm')
+
+def _kind_of(model, n_out):
     "The kind of task of a model with a head, in the words of a card"
-    kind = next((k for end,k in _kinds.items() if name.endswith(end)), 'classification')
-    asked = config.problem_type
+    kind = _kind_named(model) or 'classification'
     if kind!='classification': return kind
-    if asked=='multi_label_classification': return 'multi-label'
+    asked = model.config.problem_type
+    if asked=='multi_label_classification': return 'multilabel'
     if n_out==1: return 'regression'
     return 'several scores' if asked=='regression' else kind
 
 def _outputs(model):
     "How many outputs a head has; None where they are not those of a class"
     if hasattr(model, 'pooling'): return model.head.mlp[-1].out_features
-    return model.config.num_labels if type(model).__name__.endswith(tuple(_kinds)) else None
+    kind = _kind_named(model)
+    if kind=='vectors': return vector_width(model)
+    if kind=='question-answering': return 2
+    if _has_own_words(model): return model.get_output_embeddings().weight.shape[0]
+    return kind and model.config.num_labels
+
+def _named_classes(model, n_out):
+    "The names of the classes in a model's config, where somebody gave them names"
+    if _kind_of(model, n_out) in ('regression', 'vectors', *whole_kinds): return ()
+    names = tuple(map(str, model.config.id2label.values()))
+    return names if len(names)==n_out and names!=tuple(f'LABEL_{i}' for i in range(n_out)) else ()
 
 def _card_of(model, task, max_length):
     "The card of a model; None where a card has no words for its outputs"
-    pooling,n_out = getattr(model, 'pooling', None),_outputs(model)
+    n_out = _outputs(model)
+    pooling = getattr(model, 'pooling', None)
+    if is_sentence_model(model): max_length = max_length or read_length(model)
     if isinstance(task, TaskCard):
         return replace(task, max_length=max_length or task.max_length, pooling=task.pooling or pooling)
     if n_out is None: return None
-    if hasattr(task, 'metrics'): card = card_for(task, max_length, pooling)
+    if hasattr(task, 'metrics') and _kind_named(model) not in ('vectors', *whole_kinds): card = card_for(task, max_length, pooling)
     else:
-        config = model.config
-        kind = _kind_of(config, type(model).__name__, n_out)
-        names = tuple(map(str, config.id2label.values()))
-        told = kind!='regression' and len(names)==n_out and names!=tuple(f'LABEL_{i}' for i in range(n_out))
-        card = TaskCard(kind, n_out, task, labels=names if told else (), max_length=max_length, pooling=pooling)
+        kind = _kind_of(model, n_out)
+        text = ('question', 'context') if kind=='question-answering' else ()
+        card = TaskCard(kind, n_out, getattr(task, 'name', task), text, labels=_named_classes(model, n_out), max_length=max_length,
+            pooling=pooling)
     if card.n_out==n_out: return card
     raise ValueError(f"The task {card.name!r} has {card.n_out} outputs, and the model's head {n_out}.")
 
 def _class_facts(model):
     "What a file says to make a model of its class again"
     if hasattr(model, 'pooling'): return dict(n_out=model.head.mlp[-1].out_features, pooling=model.pooling)
+    if is_sentence_model(model): return dict(sentence=plain_info(sentence_facts(model)))
     _class_named(type(model).__name__)
     said = {k: getattr(model.config, k) for k in _configured if hasattr(model.config, k)}
     return dict(model_class=type(model).__name__, model_config=plain_info(said))
 
-# %% ../nbs/api/21_artifact.ipynb #180f263b
+# %% ../nbs/api/21_artifact.ipynb #cfa29799
 def _fresh_base(model, base):
-    "The base as it was, and what a file says of where it came from"
-    from adaptprune.head import load_encoder
-    config = getattr(base if isinstance(base, nn.Module) else model, 'config', None)
+    "The base as it was (a language model with its output layer), and what a file says of where it came from"
+    from adaptprune.head import load_encoder, load_whole
+    config = getattr(base_of(base if isinstance(base, nn.Module) else model), 'config', None)
     name = base if isinstance(base, (str, Path)) else getattr(config, 'name_or_path', None)
-    if isinstance(base, nn.Module): fresh = base_of(base)
+    if isinstance(base, nn.Module): fresh = unwrap(base) if _is_whole(model, base) else base_of(base)
     elif not name:
         raise ValueError("The model does not say which base it was made from: give base=, a name, a folder or a fresh copy.")
-    else: fresh = load_encoder(str(name), dtype=next(model.parameters()).dtype)
+    else:
+        how = dict(dtype=next(model.parameters()).dtype)
+        fresh = load_whole(str(name), type(model), **how) if _has_own_words(model) else load_encoder(str(name), **how)
     public,revision = public_name(name or None)
     return fresh, dict(model=public, revision=revision or getattr(getattr(fresh, 'config', None), '_commit_hash', None))
 
+def _is_whole(model, base):
+    "Is a base the language model that it is the base of, output layer and all?"
+    return _has_own_words(model) and type(unwrap(base)) is type(model)
+
+def _is_unread(model, name):
+    "Is it a pooler, which a sentence encoder has and does not read?"
+    return is_sentence_model(model) and '.pooler.' in f'.{name}'
+
+def _kept_names(model, base):
+    "The names of the base's weights that belong to it in a file: a pooler is left out of a base that is loaded, so it goes to the head"
+    names = [plain_name(n) for n in base.state_dict()]
+    return {n for n in names if not n.startswith('pooler.') or _kind_named(model) is None}
+
 def _check_rebuilt(tm, model, fresh):
     "Refuse a file that would not give the model again"
-    ours = {plain_name(n): t for n,t in model.state_dict().items()}
-    again = {plain_name(n): t for n,t in tm.load_model(copy.deepcopy(fresh)).state_dict().items()}
+    fresh = copy.deepcopy(fresh)
+    if is_sentence_model(model): fresh = bare_sentence_model(model, fresh)
+    ours = {plain_name(n): t for n,t in model.state_dict().items() if not _is_unread(model, n)}
+    again = {plain_name(n): t for n,t in tm.load_model(fresh).state_dict().items() if not _is_unread(model, n)}
     bad = sorted(ours.keys()^again.keys()) or [n for n,t in ours.items() if not torch.equal(t.cpu(), again[n].cpu())]
     if bad: raise ValueError(f"A mask file would not give this model again ({bad[0]!r} differs): "
         "use `save_pretrained` of the model.")
 
-# %% ../nbs/api/21_artifact.ipynb #d46d4177
+# %% ../nbs/api/21_artifact.ipynb #fce13dae
+def _outside(model):
+    "The weights beside the base"
+    inside = set(map(id, base_of(model).parameters()))
+    return {plain_name(n): p for n,p in model.named_parameters() if id(p) not in inside}
+
+def _output_layer(model, fresh):
+    "Of the output layer of a language model: which weights are kept where it is pruned, and the names of what was trained"
+    then,kept,learnt = _outside(fresh), {}, set()
+    for n,now in _outside(model).items():
+        try: kept[n] = _kept_in(n, now.detach().cpu(), then[n].detach().cpu())
+        except (KeyError, BaseMismatch): learnt.add(n)
+    return {n: k for n,k in kept.items() if k is not None}, learnt
+
+def _prefix(model):
+    "What the names of the base begin with in a model"
+    base = base_of(model)
+    return next(f'{plain_name(n)}.' if n else '' for n,m in model.named_modules() if m is base)
+
+@dataclass
+class _Found:
+    "What a mask file holds of a trained model"
+    mask:Mask
+    tensors:dict # what identifies the weights of the base that it speaks of
+    head:dict
+    structure:Structure=None
+
+def _tensors_of(base, mask, structure):
+    "What identifies the weights of a mask, and the matrices that a structure cuts"
+    shapes = {n: dict(shape=list(w.shape)) for n,w in weights_of(base).items()}
+    return base_tensors(base, [*mask, *_cut_only(structure, shapes, mask)])
+
+def _found_in(model, fresh):
+    "Mask, head and structure of a trained model beside the fresh base"
+    mine,base = base_of(model), base_of(fresh)
+    structure = getattr(mine, 'structure', None)
+    if isinstance(structure, dict): structure = Structure.from_dict(structure)
+    before = weights_of(base if structure is None else compact(base, structure))
+    mask = _pruned_matrices(weights_of(mine), {n: w for n,w in before.items() if not _is_unread(model, n)})
+    head = _head_of(model, mine, None if is_sentence_model(model) else base.state_dict().keys())
+    if not _is_whole(model, fresh): return _Found(mask, _tensors_of(base, mask, structure), head, structure)
+    kept,learnt = _output_layer(model, fresh)
+    head = {n: t for n,t in head.items() if n in learnt}
+    if not kept: return _Found(mask, _tensors_of(base, mask, structure), head, structure)
+    if structure is not None: raise ValueError(f"The base is compact and {next(iter(kept))!r} of the output layer pruned: "
+        "a file holds a mask of one of them.")
+    whole = Mask({**{_prefix(model)+n: m for n,m in mask.items()}, **kept})
+    return _Found(whole, base_tensors(fresh, whole), head)
+
+# %% ../nbs/api/21_artifact.ipynb #15010dcb
 class TaskMask(_OnHub):
     "A task learnt on a frozen base: `mask`, `head`, `info` (what it was made for) and `base` (what it belongs to)"
     @classmethod
@@ -766,13 +876,15 @@ class TaskMask(_OnHub):
         name,revision = public_name(res.report.get('model') or getattr(config, 'name_or_path', None) or None)
         revision = revision or getattr(config, '_commit_hash', None)
         structure = getattr(res, 'structure', None)
-        names = [*res.mask, *_cut_only(structure, res.tensors, res.mask)]
+        mask = Mask({n: m for n,m in res.mask.items() if n in _kept_names(model, base)})
+        names = [*mask, *_cut_only(structure, res.tensors, mask)]
         where = dict(model=name, revision=revision, tensors={n: res.tensors[n] for n in names})
-        return cls(res.mask, where, _head_of(model, base), dict(_facts_of(res, model, base), **info), structure)
+        head = _head_of(model, base, None if is_sentence_model(model) else _kept_names(model, base))
+        return cls(mask, where, head, dict(_facts_of(res, model, base, info.get('task')), **info), structure)
 
     @classmethod
     def from_model(cls,
-        model:nn.Module, # a trained `AdaptModel` or model of transformers, such as `trainer.model`, whose base a mask prunes
+        model:nn.Module, # a trained `AdaptModel`, model of transformers or `SentenceTransformer`, such as `trainer.model`; may be compact
         base=None, # the base before training: a name, a folder, or a fresh copy; by default what the model was loaded from
         task=None, # name of the task, a `Task` or a `TaskCard`; classes are by default those of the model's config
         max_length:int=None, # tokens that the model was trained to read of an example
@@ -780,21 +892,22 @@ class TaskMask(_OnHub):
     ) -> 'TaskMask':
         "The mask of a model that was trained without `adapt`. A base that was trained itself raises `BaseMismatch`"
         model = unwrap(model)
-        if is_compact(model): raise ValueError("This model is compact: `from_adapted` saves what `adapt` made of it.")
-        if not hasattr(model, 'base_model') or not hasattr(model, 'config'):
+        usual = hasattr(model, 'base_model') and hasattr(model, 'config')
+        if not usual and not is_sentence_model(model):
             raise ValueError(f"{type(model).__name__} is neither an `AdaptModel` nor a model of transformers: make the `TaskMask` "
                 "yourself, from mask and head.")
         fresh,where = _fresh_base(model, base)
-        mine = base_of(model)
-        mask = _pruned_matrices(weights_of(mine), weights_of(fresh))
-        where['tensors'] = base_tensors(fresh, mask)
+        found = _found_in(model, fresh)
+        where['tensors'] = found.tensors
+        mask = found.mask
         card = _card_of(model, task, max_length)
         import transformers, adaptprune
         versions = {m.__name__: str(m.__version__) for m in (adaptprune, torch, transformers)}
         facts = dict(task=getattr(card or task, 'name', task), sparsity=mask.sparsity, kept=mask.kept, versions=versions)
         facts |= _class_facts(model)
+        if _is_whole(model, fresh): facts['whole'] = True
         if card: facts |= dict(card=to_dict(card), **(dict(labels=list(card.labels)) if card.labels else {}))
-        self = cls(mask, where, _head_of(model, mine, fresh.state_dict().keys()), {**facts, **info})
+        self = cls(mask, where, found.head, {**facts, **info}, found.structure)
         _check_rebuilt(self, model, fresh)
         return self
 

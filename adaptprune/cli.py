@@ -354,7 +354,7 @@ def _own_rows(card, tables, missing, duplicates):
     ds = to_dataset(task_of(card), rows, source)
     return ds if 'dev' in tables else holdout(dict(train=ds))['validation']
 
-# %% ../nbs/api/27_cli.ipynb #dde7048c
+# %% ../nbs/api/27_cli.ipynb #4ad0e13f
 def _splits(card, task, tables, text, label, glue_dir, **how):
     "What a mask is measured on: a task, and rows by split"
     from adaptprune.taskcard import task_of
@@ -370,6 +370,21 @@ def _splits(card, task, tables, text, label, glue_dir, **how):
     if not task and card.source not in ('glue', 'mini'):
         raise ValueError(f"This mask is of data of your own ({card.name!r}): give --dev with a file of them.")
     return get_task(task or card.name), load_task(task or card.name, glue_dir)
+
+def _own_metrics(tm, model, tables, text, label):
+    "The metrics of vectors, or of answers in texts, on a file of one's own"
+    from dataclasses import replace
+    if not tables: raise ValueError(f"A task of the kind {tm.card.kind!r} is measured on a file: give --dev with pairs of texts, "
+        "and a column with what is true of them.")
+    table = tables.get('dev') or tables['train']
+    card = _with_label(_own_columns(replace(tm.card, text=tm.card.text[:2]), table, text, label), table, label)
+    if len(card.text)!=2: raise ValueError(f"{table.source}: name the two text columns, such as --text question,context.")
+    columns = dict(zip(('text_a', 'text_b', 'label'), (table.column(n) for n in (*card.text, card.label))))
+    return _predictor(tm, model, tm.card).evaluate(columns, path=table.source)
+
+def _tell_own(about, metrics, json):
+    "Tell the metrics of a file of one's own"
+    _tell(dict(about, metrics=dict(dev=metrics)), json, f'dev: {_metrics(metrics)}')
 
 def evaluate(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
@@ -393,6 +408,8 @@ def evaluate(
     if duplicates not in (None, 'drop'): raise ValueError(f"--duplicates takes 'drop', and got {duplicates!r}.")
     tm = _mask(mask, revision)
     tables = _open_tables(sep, encoding, train=train, dev=dev)
+    if _card(tm).kind in ('vectors', 'question-answering'):
+        return _tell_own(dict(mask=mask, model=model or tm.base['model']), _own_metrics(tm, model, tables, text, label), json)
     t,data = _splits(_card(tm), task, tables, text, label, glue_dir, missing=missing, duplicates=duplicates)
     p = _predictor(tm, model, tm.card)
     held = {split: rows for split,rows in data.items() if split!='train'}
@@ -469,7 +486,7 @@ def _check_pairs(card, asked):
     given = ', '.join(asked.text)
     raise ValueError(f"The task {card.name!r} takes {takes} in each example, got {len(asked.text)} ({given}).")
 
-# %% ../nbs/api/27_cli.ipynb #7c425ac7
+# %% ../nbs/api/27_cli.ipynb #4f96db6c
 def _free(out, force):
     if not out or force or not Path(out).exists(): return
     raise ValueError(f"{out!r} exists already: give another --out, or --force to replace it.")
@@ -514,7 +531,7 @@ def _no_bars(card, out):
 
 def _is_csv(out): return bool(out) and Path(out).suffix.lower() in ('.csv', '.tsv')
 
-_written = dict(labels='|'.join, spans=js.dumps) # how a CSV holds lists
+_written = dict(labels='|'.join, spans=js.dumps, vector=js.dumps) # how a CSV holds lists
 
 def _plain_cells(answers):
     "Answers for a CSV: labels joined by '|', spans as JSON"
@@ -529,6 +546,8 @@ def _entities(spans):
 def _short(answers):
     "What stands in a terminal: the first two columns, or each of several labels with its probability"
     if 'spans' in answers: return [[_entities(s)] for s in answers['spans']]
+    if 'vector' in answers: return [v and [f"({', '.join(f'{x:.3f}' for x in v[:3])}, ...)"] or [None] for v in answers['vector']]
+    if 'start' in answers: return answers[['text', 'score']].astype(object).values.tolist()
     if 'labels' not in answers: return answers[list(answers)[:2]].astype(object).values.tolist()
     def said(row):
         if not isinstance(row['labels'], list): return [None]

@@ -6,8 +6,9 @@
 __all__ = ['outputs', 'one_file', 'save_plain', 'read_output', 'vocabulary', 'random_batch', 'input_names', 'feed', 'OnnxRunner',
            'onnx_difference', 'first_token_only', 'export_onnx']
 
-# %% ../nbs/api/23_export.ipynb #0f15e6f4
-import copy, os, warnings
+# %% ../nbs/api/23_export.ipynb #49993dcb
+import copy, logging, os, warnings
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 
@@ -276,8 +277,20 @@ class _Output(nn.Module):
 def _output_name(model, names):
     with torch.no_grad(): return read_output(model(**random_batch(names, 1, 2, vocabulary(model))))[0]
 
-# %% ../nbs/api/23_export.ipynb #a2b01084
+# %% ../nbs/api/23_export.ipynb #2589868b
 one_file = 1.5e9 # bytes of weights that go into the file itself
+
+@contextmanager
+def _still():
+    "Without what PyTorch's exporter says of packages that are not needed here"
+    log = logging.getLogger('torch.onnx')
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally: log.setLevel(level)
 
 def _trace(model, names, path, large):
     "Write an ONNX file, with open numbers of rows and tokens"
@@ -288,8 +301,7 @@ def _trace(model, names, path, large):
     named = dict(input_names=list(names), output_names=[_output_name(model, names)])
     try:
         if cache: config.use_cache = False
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with _still():
             torch.onnx.export(_Output(model, names), batch, path, **named, dynamo=True, external_data=large,
                 dynamic_shapes={'inputs': tuple(free for _ in names)}, verbose=False)
     finally:

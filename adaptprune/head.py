@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['poolings', 'each_token', 'minilm_id', 'minilm_revision', 'minilm_sha256', 'ScalarMix', 'Head', 'is_decoder',
            'reads_ahead', 'encoder_of', 'AdaptModel', 'model_path', 'quiet', 'without_pooler', 'load_encoder',
-           'copy_encoder', 'load_tokenizer']
+           'copy_encoder', 'load_whole', 'load_tokenizer']
 
 # %% ../nbs/api/10_head.ipynb #8a1347d8
 import functools, hashlib, os, warnings
@@ -317,6 +317,16 @@ def copy_encoder(
 ) -> nn.Module: # a copy of `encoder_of` it, without its pooler
     "The encoder of a model in memory"
     return without_pooler(deepcopy(encoder_of(model)))
+
+# %% ../nbs/api/10_head.ipynb #b020fb21
+def load_whole(
+    name, # 'minilm', a folder, or a Hub id
+    kind, # class of transformers, such as `BertForMaskedLM`
+    revision=None, # revision of a Hub id
+    **kwargs # for `from_pretrained`, such as dtype
+) -> nn.Module: # in eval mode
+    "A pre-trained model with its own output layer; what cannot be had raises `OSError` with the remedy"
+    with quiet(): return _load(kind, name, kind.__name__, revision=revision, **kwargs).eval()
 
 # %% ../nbs/api/10_head.ipynb #cee94302
 def load_tokenizer(

@@ -17,7 +17,7 @@ from itertools import chain, islice
 from numbers import Integral
 from pathlib import Path
 
-# %% ../nbs/api/13_loop.ipynb #33794617
+# %% ../nbs/api/13_loop.ipynb #4effea2d
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -36,6 +36,7 @@ from .mask import Mask, check_sparsity
 from .methods import Method, get_method
 from .recipe import Recipe, get_recipe
 from .scores import check_batch
+from .units import base_of
 
 # %% ../nbs/api/13_loop.ipynb #3a862f3d
 def _whole(name, value, least=0, remedy=''):
@@ -593,13 +594,13 @@ class Base:
             "learn. Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head; "
             "a pooler that nothing reads can go (pooler = None).")
 
-# %% ../nbs/api/13_loop.ipynb #bcf2f227
+# %% ../nbs/api/13_loop.ipynb #dd17eb5a
 def find_base(
     model:nn.Module, # may be wrapped
     base=None # the pre-trained part; by default the model's `base_model`, or all of it
 ) -> Base:
     "The base of a model. A language model's own output matrix belongs to it, unless you say otherwise"
-    if base is None: base = model if _has_own_output(unwrap(model)) else getattr(unwrap(model), 'base_model', model)
+    if base is None: base = model if _has_own_output(unwrap(model)) else base_of(model)
     return Base(unwrap(base), name_of(base, model))
 
 def _has_own_output(model):
@@ -609,11 +610,11 @@ def _has_own_output(model):
     if weight is None: return False
     return all(p is not weight for p in model.base_model.parameters())
 
-# %% ../nbs/api/13_loop.ipynb #b3781087
+# %% ../nbs/api/13_loop.ipynb #4b827ce6
 def _say_unnamed(model):
     "Say that a model without a `base_model` is masked as a whole"
     own = unwrap(model)
-    if hasattr(own, 'base_model'): return
+    if base_of(own) is not own or hasattr(own, 'base_model'): return
     warnings.warn(f"All of {type(own).__name__} counts as pre-trained, as it has no `base_model`: its output layer is masked too, "
         "and nothing learns beside the mask. Name the pre-trained part as base=..., or give base=model if this is meant.",
         stacklevel=3)

@@ -120,15 +120,15 @@ def _refuse_call(now, module, args):
     if now['compact']: raise RuntimeError(f"The task in use, {now['task']!r}, is compact: its network is not this base. Call the "
         f"MultiTask itself or its `model`, or `use({dense!r})` first.")
 
-# %% ../nbs/api/22_multitask.ipynb #a8ca5d91
+# %% ../nbs/api/22_multitask.ipynb #b3b26fb4
 class _Open:
     "A base, the tasks on it, and the weights that they mask"
     def __init__(self,
-        model:nn.Module, # an encoder, or a model with a `base_model`; one that is open already raises `ValueError`
+        model:nn.Module, # an encoder, a model with a `base_model` or a `SentenceTransformer`; one that is open already raises `ValueError`
         tasks:dict=None, # name -> what `add` takes
         check:bool=True # as in `add`
     ):
-        self.base = unwrap(getattr(unwrap(model), 'base_model', model))
+        self.base = unwrap(base_of(model))
         if self.base in _open:
             raise ValueError("Another MultiTask is open on this model: add the tasks to that one, or `close` it first.")
         self._lock = threading.RLock()

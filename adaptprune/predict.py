@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['portion', 'columns_in', 'column', 'text_columns', 'read_texts', 'Reader', 'EmptyText', 'CutText', 'read_labelled',
-           'check_classes', 'without_hooks', 'Predictor', 'words_in', 'read_words', 'TokenPredictor', 'predictor_for',
-           'load']
+           'check_classes', 'without_hooks', 'Predictor', 'words_in', 'read_words', 'TokenPredictor', 'VectorPredictor',
+           'QuestionPredictor', 'predictor_for', 'load']
 
 # %% ../nbs/api/21_predict.ipynb #67553566
 import copy, re, sys, warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
-# %% ../nbs/api/21_predict.ipynb #2fa1add9
+# %% ../nbs/api/21_predict.ipynb #f11a797b
 import numpy as np, torch
 from torch import nn
 from tqdm.auto import tqdm
 from .artifact import TaskMask
 from .multilabel import with_label_sets
+from .sentence import is_sentence_model
+from .spans import answer_scores, best_answer, context_tokens, encode_questions
 from .tables import is_missing, open_table
 from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
@@ -148,16 +150,26 @@ def _warn(empty, cut, n, max_length):
 
 portion = 100 # batches whose texts are sorted together
 
-# %% ../nbs/api/21_predict.ipynb #1f74bf92
+# %% ../nbs/api/21_predict.ipynb #a5c06b17
+def _check_finite(x):
+    if np.isfinite(x).all(): return x
+    raise FloatingPointError("The model's outputs are not finite numbers: use float32, or another base.")
+
+_answered = 'regression',*kinds_with_classes,'vectors','question-answering'
+
 class _Computing:
     "A model that reads texts"
+    gives = 'a score' # in words, where there are no classes
     def __init__(self,
         model, # an `AdaptModel`, or another model whose output has logits
         tokenizer, # a fast one, for this predictor alone
         card # a `TaskCard`; one of a kind without logits for a whole text raises `ValueError`
     ):
-        if card.kind not in ('regression', *kinds_with_classes):
-            known = ', '.join(('regression', *kinds_with_classes))
+        if card.kind.endswith('-lm'):
+            raise ValueError("A language model has no labels to predict: `TaskMask.from_pretrained(...).load_model()` gives it, "
+                "for `generate` or a pipeline of transformers.")
+        if card.kind not in _answered:
+            known = ', '.join(_answered)
             raise ValueError(f"This version predicts for {known}, and the task is {card.kind!r}: update adaptprune.")
         if len(card.text)>2: raise ValueError(f"The task has {len(card.text)} text columns: give one or two.")
         self.model = model.eval()
@@ -178,8 +190,7 @@ class _Computing:
     def _forward(self, batch):
         inputs = {k: v.to(self.device) for k,v in batch.items()}
         logits = self.model(**inputs).logits.float().cpu()
-        if logits.isfinite().all(): return logits.numpy()
-        raise FloatingPointError("The model's outputs are not finite numbers: use float32, or another base.")
+        return _check_finite(logits.numpy())
 
     def logits(self,
         columns:list, # as from `read_texts`
@@ -235,7 +246,7 @@ def _frame(answers, index, card):
     for c in card.classes: out[f'probability_{c}'] = series(((a['probabilities'] or {}).get(c) for a in answers), 'float64')
     return pd.DataFrame(out)
 
-# %% ../nbs/api/21_predict.ipynb #ce195f35
+# %% ../nbs/api/21_predict.ipynb #9318191c
 class _Answering(_Computing):
     "A model that answers"
     def predict(self,
@@ -259,6 +270,8 @@ class _Answering(_Computing):
     ) -> np.ndarray: # (n, classes), in the order of `card.classes`; NaN for a row without text
         "The probabilities of the classes. For a regression, `ValueError`"
         if self.card.kind=='regression': raise ValueError("A regression has scores, not probabilities: use `predict`.")
+        if self.card.kind not in kinds_with_classes:
+            raise ValueError(f"A task of the kind {self.card.kind!r} has no classes: use `predict`.")
         return self._probabilities(self.logits(read_texts(texts, self.card)[0], batch_size, progress))
 
     @property
@@ -267,7 +280,7 @@ class _Answering(_Computing):
 
     def __repr__(self):
         name = self.card.name or 'a task'
-        return f"{type(self).__name__}({name!r}: {', '.join(self.card.classes[:10]) or 'a score'}; on {self.device})"
+        return f"{type(self).__name__}({name!r}: {', '.join(self.card.classes[:10]) or self.gives}; on {self.device})"
 
 # %% ../nbs/api/21_predict.ipynb #01239e25
 def _label_column(have, card):
@@ -353,9 +366,9 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #ca9ea91e
+# %% ../nbs/api/21_predict.ipynb #6b267511
 _problems = dict(regression='regression', classification='single_label_classification',
-    multilabel='multi_label_classification')          # tags have no pipeline
+    multilabel='multi_label_classification')          # tags, spans and vectors have no pipeline
 
 def _hf_config(model, card):
     "The config of the model with the names of the classes"
@@ -376,6 +389,7 @@ class Predictor(_Portable):
         class Pipeline(TextClassificationPipeline):
             def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"
         if self.card.kind=='tokens': raise ValueError("A pipeline is for labels and scores: use `predict` for tags.")
+        if self.card.kind not in _problems: raise ValueError("A pipeline is for labels and scores: use `predict`.")
         if self.reader.gap and len(self.card.text)==2:
             raise ValueError("This tokenizer puts nothing between the texts of a pair, so a pipeline would answer "
                 "otherwise than `predict`: use that.")
@@ -489,19 +503,178 @@ class TokenPredictor(Predictor):
         "The probabilities of the tags of each word"
         return self._read(texts, batch_size, progress)[2]
 
-# %% ../nbs/api/21_predict.ipynb #7337886e
+# %% ../nbs/api/21_predict.ipynb #41018092
+class VectorPredictor(Predictor):
+    "A sentence encoder: `predict`, `encode`, `evaluate`, `to`"
+    gives = 'a vector'
+    def __init__(self,
+        model, # a `SentenceTransformer`
+        tokenizer, # a fast one, for this predictor alone, which counts the texts that are cut
+        card # a `TaskCard`
+    ):
+        super().__init__(model, tokenizer, replace(card, text=card.text[:1] or ('text',)))
+        if card.max_length: model.max_seq_length = card.max_length
+
+    def encode(self,
+        texts, # a text, or a list of texts
+        **kwargs # for the library's `encode`, such as prompt_name or convert_to_tensor
+    ): # as the library gives it
+        "The library's own `encode`"
+        return self.model.encode(texts, **kwargs)
+
+    def _n_cut(self, texts):
+        "How many texts are longer than is read; a token is a byte or more"
+        long = [t for t in texts if len(t.encode())+2>self.reader.max_length]
+        return self.reader.n_cut(self.reader.encode([long])) if long else 0
+
+    def logits(self,
+        columns:list, # of one list of texts
+        batch_size:int=32, # texts that are computed at once
+        progress=None # show a progress bar; None: for more than 20 batches, in a terminal
+    ) -> np.ndarray: # (n, n_out) in float32; NaN for a row without text
+        "The vectors of texts"
+        texts, = columns
+        full = [i for i,t in enumerate(texts) if not is_missing(t, words=False)]
+        out = np.full((len(texts), self.card.n_out), np.nan, np.float32)
+        if progress is None: progress = len(full)>20*batch_size and sys.stderr.isatty()
+        some = [texts[i] for i in full]
+        if full: out[full] = self.encode(some, batch_size=batch_size, show_progress_bar=progress)
+        _warn(len(texts)-len(full), self._n_cut(some), len(texts), self.reader.max_length)
+        return out
+
+    def predict(self,
+        texts, # a text, a list of texts, a table, or a list of dicts
+        batch_size:int=32, # texts that are computed at once
+        as_frame:bool=False, # give a `DataFrame` with a column of lists, with the index of what you gave if it has one
+        progress=None # show a progress bar; None: where there is much to do, in a terminal
+    ): # (n, n_out) float32; for one text its vector alone
+        "The vectors of texts, in their order. A row without a text gets NaN, and one warning says how many there are"
+        columns,one = read_texts(texts, self.card)
+        got = self.logits(columns, batch_size, progress)
+        if not as_frame: return got[0] if one else got
+        import pandas as pd
+        index = texts.index if hasattr(texts, 'iloc') else None
+        return pd.DataFrame(dict(vector=pd.Series([v.tolist() if v[0]==v[0] else None for v in got], index, dtype=object)), index=index)
+
+    def evaluate(self,
+        data, # a table or a list of dicts with pairs of texts and a score, or rows as from `read_file`
+        batch_size:int=64, # texts that are computed at once
+        path='the data' # where the data come from, for messages
+    ) -> dict: # metric -> value
+        "How well the similarity of two texts' vectors follows their scores"
+        from adaptprune.tasks import compute_metrics
+        card = replace(self.card, kind='regression', n_out=1, text=('text_a', 'text_b'), metrics=self.card.metrics or _pair_metrics)
+        rows = isinstance(data, list) and data and isinstance(data[0], tuple)
+        values = [v for _,v in (data if rows else read_labelled(data, card))]
+        if any(len(v)!=3 for v in values): raise ValueError(f"{path}: vectors are measured on pairs of texts with a score.")
+        a,b,scores = zip(*values)
+        x,y = [self.logits([list(texts)], batch_size) for texts in (a, b)]
+        said = self.model.similarity_pairwise(x, y)
+        return compute_metrics(task_of(card), said.float().cpu().numpy(), np.asarray(scores, float))
+
+_pair_metrics = 'spearman','pearson'
+
+# %% ../nbs/api/21_predict.ipynb #86317ef3
+def _true_answers(v):
+    "The true answers of a row: a text, a list of them, or a dict as in SQuAD"
+    if isinstance(v, Mapping): v = v['text']
+    return [v] if isinstance(v, str) else list(v)
+
+def _answer(text, found):
+    "A part of a text as a dict; None where there is none"
+    if found is None: return None
+    start,end,score = found
+    return dict(text=text[start:end], start=start, end=end, score=score)
+
+# %% ../nbs/api/21_predict.ipynb #28e1e3b5
+class QuestionPredictor(Predictor):
+    "A model that finds answers in texts: `predict`, `evaluate`, `to`"
+    gives = 'a part of the text'
+    def __init__(self,
+        model, # of a class of transformers for question answering
+        tokenizer, # a fast one, for this predictor alone
+        card # a `TaskCard`
+    ): super().__init__(model, tokenizer, replace(card, text=card.text or ('question', 'context')))
+
+    def logits(self, columns, batch_size=32, progress=None):
+        "There are none for a whole text: `ValueError`"
+        raise ValueError("Answers are found in windows over a text, which have logits for each token: use `predict`.")
+
+    @torch.no_grad()
+    def _windows(self, encoded, batch_size, bar):
+        "For each window the number of its row; logits of start and end, -inf outside the text; the places of its tokens"
+        names = [k for k in encoded if k not in ('offset_mapping', 'overflow_to_sample_mapping')]
+        out = [None]*len(encoded['input_ids'])
+        for part,batch in self.reader.batches({k: encoded[k] for k in names}, batch_size):
+            got = self.model(**{k: v.to(self.device) for k,v in batch.items()})
+            for j,i in enumerate(part):
+                inside = context_tokens(encoded, i)
+                both = [x[j,:len(inside)].float().cpu().numpy() for x in (got.start_logits, got.end_logits)]
+                _check_finite(np.stack(both))
+                out[i] = (*(np.where(inside, x, -np.inf) for x in both), encoded['offset_mapping'][i])
+            bar.update(len(part))
+        return list(zip(encoded['overflow_to_sample_mapping'], out))
+
+    def _answers(self, pairs, batch_size, most, bar):
+        "The answers to some questions"
+        encoded = encode_questions(self.reader.tokenizer, *map(list, zip(*pairs)), self.reader.max_length)
+        windows = [[] for _ in pairs]
+        bar.total += len(encoded['input_ids'])-len(pairs)
+        for row,w in self._windows(encoded, batch_size, bar): windows[row].append(w)
+        return [_answer(text, best_answer(w, most)) for (_,text),w in zip(pairs, windows)]
+
+    def predict(self,
+        texts, # a pair of a question and a text, a list of pairs, a table, or a list of dicts
+        batch_size:int=32, # windows that are computed at once
+        as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
+        progress=None, # show a progress bar; None: where there is much to do, in a terminal
+        most:int=30 # tokens of an answer
+    ): # for each question a dict of text, start, end and score; for one question its answer alone
+        "Answers to questions, in their order. A row without a question or a text gets None, and one warning says how many there are"
+        columns,one = read_texts(texts, self.card)
+        pairs = list(zip(*columns))
+        full = [i for i,p in enumerate(pairs) if not any(is_missing(t, words=False) for t in p)]
+        got = [None]*len(pairs)
+        if progress is None: progress = len(full)>20*batch_size and sys.stderr.isatty()
+        with tqdm(total=len(full), disable=not progress, unit=' windows', leave=False) as bar:
+            for at in range(0, len(full), portion*batch_size):
+                rows = full[at:at+portion*batch_size]
+                for i,answer in zip(rows, self._answers([pairs[i] for i in rows], batch_size, most, bar)): got[i] = answer
+        _warn(len(pairs)-len(full), 0, len(pairs), self.reader.max_length)
+        if not as_frame: return got[0] if one else got
+        import pandas as pd
+        names = 'text','start','end','score'
+        return pd.DataFrame([{n: (a or {}).get(n) for n in names} for a in got], texts.index if hasattr(texts, 'iloc') else None, names)
+
+    def evaluate(self,
+        data, # a table or a list of dicts with questions, texts and true answers (a text, a list, or as in SQuAD)
+        batch_size:int=64, # windows that are computed at once
+        path='the data' # where the data come from, for messages
+    ) -> dict: # f1, exact_match
+        "How good the answers are, as SQuAD counts. No column of answers raises `ValueError`"
+        if columns_in(data) is None:
+            rows = list(data)
+            data = {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
+        have = columns_in(data)
+        name = next((n for n in (self.card.label, 'answers', 'answer', 'label') if n in have), None)
+        if name is None: raise ValueError(f"{path} has no column of answers; it has {', '.join(map(repr, have))}.")
+        said = [a and a['text'] for a in self.predict(data, batch_size)]
+        return answer_scores(said, [_true_answers(v) for v in column(data, name)])
+
+# %% ../nbs/api/21_predict.ipynb #c6616efa
 def predictor_for(
     model, # as for `Predictor`
     tokenizer, # as for `Predictor`
     card # its kind decides
-) -> Predictor: # a `TokenPredictor` for a tag for each word
+) -> Predictor: # of the class for its kind
     "What answers for a kind of task"
-    return (TokenPredictor if card.kind=='tokens' else Predictor)(model, tokenizer, card)
+    known = {'tokens': TokenPredictor, 'vectors': VectorPredictor, 'question-answering': QuestionPredictor}
+    return known.get(card.kind, Predictor)(model, tokenizer, card)
 
-# %% ../nbs/api/21_predict.ipynb #b72c7a3b
+# %% ../nbs/api/21_predict.ipynb #a5750f05
 def load(
     mask, # folder of a mask file, its id on the Hub, or a `TaskMask`
-    model=None, # the base: 'minilm', a folder, a Hub id, or an encoder; by default `find_base` looks for it
+    model=None, # the base: 'minilm', a folder, a Hub id, an encoder or a `SentenceTransformer`; by default `find_base` looks for it
     device=None, # where to compute; by default a GPU if there is one
     tokenizer=None, # needed with an encoder; by default that of the base
     revision=None, # branch, tag or commit of a mask on the Hub
@@ -509,11 +682,12 @@ def load(
 ) -> Predictor: # in eval mode
     "A mask file as something that answers"
     from adaptprune.head import load_tokenizer
-    if isinstance(model, nn.Module) and tokenizer is None:
+    if isinstance(model, nn.Module) and tokenizer is None and not is_sentence_model(model):
         raise ValueError("An encoder comes without its tokenizer: give tokenizer= too, or the name of the base.")
     if not isinstance(mask, TaskMask): mask = TaskMask.from_pretrained(mask, **(dict(revision=revision) if revision else {}))
     if mask.card is None:
         raise ValueError("The file does not say what the outputs of its head are, so nothing can answer with it: use `load_model`.")
     net,place = mask.open_model(model)
+    if tokenizer is None: tokenizer = copy.deepcopy(net.tokenizer) if is_sentence_model(net) else load_tokenizer(*place)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    return predictor_for(net, tokenizer or load_tokenizer(*place), replace(mask.card, **changes)).to(device)
+    return predictor_for(net, tokenizer, replace(mask.card, **changes)).to(device)

@@ -6,12 +6,12 @@
 __all__ = ['kinds', 'n_least', 'hidden_weight', 'Subject', 'load_subject', 'read_texts', 'clean_texts', 'coded_labels',
            'examples', 'text_loader', 'answers', 'runner', 'compare', 'unit_loss', 'adapt_loss']
 
-# %% ../nbs/api/23_subject.ipynb #4f4e5617
-import copy, json, warnings
-from dataclasses import dataclass
+# %% ../nbs/api/23_subject.ipynb #ceee1448
+import copy, json, tempfile, warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/api/23_subject.ipynb #2b748018
+# %% ../nbs/api/23_subject.ipynb #9304ed5d
 import numpy as np
 import torch, transformers
 from datasets import Dataset
@@ -22,11 +22,12 @@ from .compaction import is_compact
 from .head import load_encoder, load_tokenizer, model_path, quiet
 from .loss import G, distil_hidden, distil_logits
 from .multilabel import separator_of, with_label_sets
+from .sentence import is_sentence_model
 from .tables import open_table, text_columns
 from .tasks import make_loaders
 from .units import find_units
 
-# %% ../nbs/api/23_subject.ipynb #b0d8ed18
+# %% ../nbs/api/23_subject.ipynb #d7c13840
 kinds = 'classifier','regressor','encoder'
 
 def _pooled(states, mask, pooling):
@@ -47,6 +48,7 @@ class Subject:
     name:str='model' # for the report
     folder:Path=None # where it came from
     max_length:int=128 # tokens that are read of an example
+    held:object=None # what has to live as long as `folder`
 
     @property
     def several(self) -> bool:
@@ -128,7 +130,7 @@ def _load(name, kind, max_length):
     public = Path(name).resolve().name if Path(name).is_dir() else str(name)     # paths are nobody's business
     return Subject(model.eval(), load_tokenizer(folder), kind, pooling, public, folder, max_length)
 
-# %% ../nbs/api/23_subject.ipynb #b5b7ec28
+# %% ../nbs/api/23_subject.ipynb #56b3461a
 def _check_subject(s):
     "Refuse a model that has no units, is compact already, or is of another kind"
     if is_compact(s.model): raise ValueError(f"{s.name} is compact already: start from the model that it was made from.")
@@ -138,15 +140,23 @@ def _check_subject(s):
     if s.kind=='regressor' and n!=1: raise ValueError(f"{s.name} has {n} outputs, so it is a classifier: leave out kind.")
     return s
 
+def _of_sentence_model(model, max_length):
+    "A subject from a `SentenceTransformer`, by way of a folder that lives as long as it"
+    held = tempfile.TemporaryDirectory()
+    name = Path(getattr(model.transformers_model.config, 'name_or_path', '') or 'model').name
+    model.save_pretrained(held.name, create_model_card=False)
+    return replace(_load(held.name, 'encoder', max_length), name=name, held=held)
+
 def load_subject(
-    model, # a folder, a Hub id, or a model of transformers
-    tokenizer=None, # of a model that is given as an object
+    model, # a folder, a Hub id, a model of transformers, or a `SentenceTransformer`
+    tokenizer=None, # of a model of transformers that is given as an object
     kind:str=None, # one of `kinds`; by default as the model looks
     max_length:int=128 # tokens that are read of an example
 ) -> Subject: # checked: its units can be found
     "A user's model. What cannot be read raises `OSError`, what cannot be made smaller `ValueError`"
     if kind not in (None, *kinds): raise ValueError(f"Unknown kind {kind!r}: use one of {', '.join(kinds)}.")
     if not isinstance(model, nn.Module): return _check_subject(_load(model, kind, max_length))
+    if is_sentence_model(model): return _check_subject(_of_sentence_model(model, max_length))
     if tokenizer is None: raise ValueError("A model that is an object needs its tokenizer: give tokenizer=...")
     model = unwrap(model)
     kind = kind or _kind_of('The model', type(model).__name__, model.config.num_labels, False)

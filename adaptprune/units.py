@@ -106,7 +106,7 @@ def _neurons(parts, layer):
     cost = sum(m.in_features*n_parts for _,m in ups)+d.out_features
     return Units('neurons', layer, down, n, 1, sources, cost)
 
-# %% ../nbs/api/01_units.ipynb #84d65bbb
+# %% ../nbs/api/01_units.ipynb #e048232b
 def _linear_by_layer(base):
     "Layer -> component -> list of (path, linear layer)"
     out = {}
@@ -118,9 +118,10 @@ def _linear_by_layer(base):
 
 def base_of(
     model:nn.Module # any module, may be wrapped
-) -> nn.Module: # its `base_model`, or the model itself
+) -> nn.Module: # its `base_model` (of a `SentenceTransformer` its `transformers_model`), or the model itself
     "The encoder or decoder of a model"
     model = unwrap(model)
+    model = getattr(model, 'transformers_model', None) or model
     return getattr(model, 'base_model', model)
 
 def find_units(

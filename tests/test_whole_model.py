@@ -238,8 +238,8 @@ def test_a_mask_file_from_any_class(family, kind, tmp_path):
     whole = type(model).from_pretrained(save_model(again, tmp_path/'whole'))
     assert torch.equal(first_output(whole), first_output(model))
     if kind=='ForSequenceClassification': assert tm.card.labels==('bad', 'good') and tm.card.max_length==16
-    if kind=='ForTokenClassification': assert tm.card.kind=='token-classification' and tm.card.n_out==2
-    if 'LM' in kind or 'Question' in kind: assert tm.card is None
+    if kind=='ForTokenClassification': assert tm.card.kind=='tokens' and tm.card.n_out==2
+    if 'LM' in kind or 'Question' in kind: assert tm.card.kind==dict(ForMaskedLM='masked-lm', ForQuestionAnswering='question-answering').get(kind, 'causal-lm')
 
 def test_a_trainer_leaves_a_mask_file(folder, tmp_path):
     "From the base's folder, which the model names; then it answers, and is measured"
@@ -298,7 +298,7 @@ def test_files_name_only_classes_of_transformers(info, words):
     with pytest.raises(ValueError, match=words): tm.load_model(fresh)
 
 def test_a_model_without_a_card_is_refused_by_load(tmp_path):
-    model = theirs('Bert', 'ForQuestionAnswering')
+    model = theirs('Bert', 'ForNextSentencePrediction')
     fresh = pruned(model)
     tm = TaskMask.from_model(model, fresh)
     with pytest.raises(ValueError, match='use `load_model`'): load(tm, fresh, tokenizer=object())
