@@ -229,7 +229,7 @@ class Measures:
         got = self.work.once(f'stage-{digest([stage.name, tag, memory])}', measure)
         return replace(stage, scores=got['scores'], memory=got['memory'])
 
-# %% ../nbs/api/24_compression.ipynb #7560d671
+# %% ../nbs/api/24_compression.ipynb #e356bc75
 class Maker(Measures):
     "Makes smaller networks of a user's model"
     def __init__(self, subject, rows, settings, work, progress=True, costs=None):
@@ -276,8 +276,9 @@ class Maker(Measures):
         base = base_of(small)
         head = outside(small, base)
         for p in head: p.requires_grad_(False)
-        how = dict(sparsity=self.settings.sparsity, recipe=get_recipe('default', weights='encoder', reach=self.settings.reach), max_steps=steps,
-            seed=self.settings.seed, base=base, progress=self.progress)
+        recipe = get_recipe('default', weights='encoder', reach=self.settings.reach)
+        how = dict(sparsity=self.settings.sparsity, recipe=recipe, max_steps=steps, seed=self.settings.seed, base=base,
+            progress=self.progress)
         how.update(out=out, checkpoint_every=100, resume=(out/'checkpoint.pt').exists())
         loss = adapt_loss(self.subject, self.rows.labelled, self.scale)
         with warnings.catch_warnings():
