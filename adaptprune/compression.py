@@ -35,12 +35,12 @@ from .timing import machine
 from .trim import check_can_trim, trim_vocabulary
 from .units import base_of, find_units, structure_report
 
-# %% ../nbs/api/24_compression.ipynb #204f2560
+# %% ../nbs/api/24_compression.ipynb #2dbde233
 @dataclass(frozen=True)
 class Settings:
     "How a model is made smaller"
-    sparsity:float=.4 # fraction of the weights that are left which the mask turns off, in [0, 1); 0 cuts and does not train
-    reach:float=4. # how far theta travels, in spreads of its initial distribution
+    sparsity:float=.2 # fraction of the weights that are left which the mask turns off, in [0, 1); 0 cuts and does not train
+    reach:float=None # how far theta travels, in spreads of its initial distribution; by default as the recipe 'default' says
     steps:int=None # optimiser steps; by default two passes over the texts, but 300 to 1,000
     batch_size:int=16 # examples in a training batch; twice as many for an encoder
     max_length:int=128 # tokens that are read of an example

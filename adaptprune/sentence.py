@@ -9,10 +9,9 @@ __all__ = ['parts', 'sentence_library', 'is_sentence_model', 'vector_width', 'se
 # %% ../nbs/api/22_sentence.ipynb #0c73068a
 import copy, sys
 
-# %% ../nbs/api/22_sentence.ipynb #1ddd6617
+# %% ../nbs/api/22_sentence.ipynb #dacec193
 from torch import nn
 from .codec import MaskFileError
-from .head import model_path, quiet
 
 # %% ../nbs/api/22_sentence.ipynb #11341f0b
 def sentence_library(
@@ -91,7 +90,7 @@ def read_length(
     n = model.max_seq_length
     return n if n and n<2**24 else None
 
-# %% ../nbs/api/22_sentence.ipynb #aca5796c
+# %% ../nbs/api/22_sentence.ipynb #9bf433d5
 def with_encoder(
     first, # a sentence encoder's `Transformer`; stays as it is
     encoder:nn.Module # of transformers
@@ -112,6 +111,7 @@ def first_part(
     where = {}
     if place.revision: where = {f'{k}_kwargs': dict(revision=place.revision) for k in ('model', 'config', 'processor')}
     how = dict(max_seq_length=facts['max_seq_length'], do_lower_case=facts['do_lower_case'], **where)
+    from adaptprune.head import model_path, quiet       # loads transformers
     with quiet(): return modules.Transformer(model_path(place.name), **how)
 
 def bare_sentence_model(

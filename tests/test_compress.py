@@ -292,7 +292,7 @@ def test_command_line(home, tmp_path, capsys, monkeypatch):
 
 def test_plain_texts_are_examples(home):
     "A text is one example, not a row of its letters"
-    s = load_subject(home)
+    s = load_subject(home/"classifier")
     run = subjects.runner(s, s.model)
     assert torch.equal(subjects.answers(s, run, texts), subjects.answers(s, run, [(t,) for t in texts]))
     assert subjects.examples(s, texts[:2])==[(texts[0],), (texts[1],)]

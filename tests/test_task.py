@@ -63,7 +63,7 @@ def test_remove_cuts_the_base_and_masks_what_is_left(go, folder):
 
 def test_the_default_with_remove(go):
     r = go('structured', None, remove=.3).report
-    assert (r['target'],r['recipe']['weights'],r['recipe']['remove'])==(.2, 'encoder', .3)
+    assert (r['target'],r['recipe']['weights'],r['recipe']['remove'])==(.4, 'encoder', .3)
 
 @pytest.mark.parametrize('units', unit_kinds)
 def test_every_way_to_choose_units(go, units):

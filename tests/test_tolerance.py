@@ -98,7 +98,7 @@ def test_structured(task):
     assert found.by=='remove' and [r['level'] for r in found.table[1:]]==[.2, .5]
     removed = [r['removed'] for r in found.table[1:]]
     assert removed[0]<removed[1] and found.adapted.structure is not None
-    assert found.adapted.report['recipe']['remove']==found.level and found.adapted.report['sparsity']==pytest.approx(.2, abs=.01)
+    assert found.adapted.report['recipe']['remove']==found.level and found.adapted.report['sparsity']==pytest.approx(.4, abs=.01)
     assert task(.03, levels=(.2,), recipe='structured').by=='remove'
 
 def test_a_level_that_diverges(task):
