@@ -589,7 +589,7 @@ def apply(
     shown = map(_answer, table[list(card.text)].values.tolist(), _short(answers))
     _tell(json and _json_rows(full), json, '\n'.join(shown))
 
-# %% ../nbs/api/27_cli.ipynb #8f70931a
+# %% ../nbs/api/27_cli.ipynb #80343e31
 def _smaller(r, out):
     "What `compress` tells, from its report"
     names = dict.fromkeys(k for row in r['stages'] for k in row)
@@ -611,8 +611,8 @@ def compress(
     text:str=None, # one or two text columns, comma-separated (default: as they are called)
     label:str=None, # label column, '' for none (default: 'label', if there is one)
     kind:str=None, # 'classifier', 'regressor' or 'encoder' (default: as the model looks)
-    steps:int=None, # optimiser steps (default: two passes over the texts, but 300 to 1,000)
-    sparsity:float=.2, # fraction of the weights that are left which a mask turns off
+    steps:int=None, # optimiser steps (default: two passes over the texts, but 300 to 2,000)
+    sparsity:float=None, # fraction of the weights that are left which a mask turns off (default: 0.4 from 1,000 steps on, else 0.2)
     max_length:int=128, # tokens that are read of a text
     seed:int=0, # random seed
     resume:bool=False, # go on with the unfinished run in --out
