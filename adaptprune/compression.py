@@ -339,7 +339,7 @@ def _stages(maker, made, small, subject, folder, tag, extras):
     for make in extras.more: compact += make(subject, small, folder)
     return [*before, *measured(compact, subject, tag)]
 
-# %% ../nbs/api/24_compression.ipynb #4eb3cd9a
+# %% ../nbs/api/24_compression.ipynb #3006dbac
 _several = '`agreement` is the fraction of all labels of held-out examples that are as by the whole model'
 _meaning = dict(classifier='`agreement` is the fraction of held-out examples that get the same class as by the whole model',
     regressor="`agreement` is Spearman's correlation with the predictions of the whole model, on held-out examples",
@@ -352,7 +352,8 @@ def _notes(maker, made):
     done = (f"Made from `{maker.subject.name}` on {len(rows.train):,} examples with {truth}; its own answers taught it. "
         f"{r['steps']:,} steps in {r['seconds']:.0f} s; every weight is the original's, or zero.")
     meaning = _several if maker.subject.several else _meaning[maker.subject.kind]
-    measured = f"Scores are on {len(rows.held):,} held-out examples; {meaning}."
+    measured = (f"Scores are on {len(rows.held):,} held-out examples; {meaning}. "
+        "If your model was trained on these texts, expect lower scores on others, and a larger loss.")
     return [done, measured]
 
 # %% ../nbs/api/24_compression.ipynb #6dec5592
