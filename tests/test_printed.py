@@ -54,3 +54,9 @@ def test_code_of_markdown():
     md = '\n\n'.join(['Say `adaptprune info m` or', fences[0], 'words', '    adaptprune demo', fences[1]])
     found = filter(None, map(printed.words_of, printed.code_of(md)))
     assert list(found)==[['adapt', '--task', 'x'], ['demo'], ['info', 'm']]
+
+@pytest.mark.parametrize('page', printed.pages(), ids=lambda p: p.stem)
+def test_links_between_pages_lead_to_notebooks(page):
+    "A link to another page names its notebook, which is there; the site makes the address"
+    links = re.findall(r'\]\(([^)#\s:]+\.(?:html|ipynb))(?:#[^)]*)?\)', printed.markdown(page))
+    assert [l for l in links if l.endswith('.html') or not (page.parent/l).exists()]==[]
