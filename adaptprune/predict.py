@@ -24,7 +24,7 @@ from .tables import is_missing, open_table
 from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
 
-# %% ../nbs/api/21_predict.ipynb #77c296e2
+# %% ../nbs/api/21_predict.ipynb #657bbd03
 def columns_in(
     data # anything
 ): # list of names; None for what is not a table
@@ -33,6 +33,12 @@ def columns_in(
     names = getattr(data, 'column_names', None)
     if names is None: names = getattr(data, 'columns', None)
     return None if names is None else list(names)
+
+def _in_columns(data):
+    "A table, of which a list of dicts becomes a dict of columns"
+    if columns_in(data) is not None: return data
+    rows = list(data)
+    return {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
 
 # %% ../nbs/api/21_predict.ipynb #662e2f6c
 def column(
@@ -139,9 +145,13 @@ class Reader:
         "How many examples were longer than is read"
         return sum(len(e.ids)==self.max_length and bool(e.overflowing) for e in encoded.encodings or ())
 
-# %% ../nbs/api/21_predict.ipynb #a3ead4f0
+# %% ../nbs/api/21_predict.ipynb #573fa847
 class EmptyText(UserWarning): "Some rows hold no text, and get no answer"
 class CutText(UserWarning): "Some texts are longer than the model reads"
+
+def _shown(progress, n, batch_size):
+    "Is a progress bar shown? If nobody says, for more than 20 batches in a terminal"
+    return n>20*batch_size and sys.stderr.isatty() if progress is None else progress
 
 def _warn(empty, cut, n, max_length):
     def warn(kind, words): warnings.warn(words, kind, stacklevel=5)
@@ -150,7 +160,7 @@ def _warn(empty, cut, n, max_length):
 
 portion = 100 # batches whose texts are sorted together
 
-# %% ../nbs/api/21_predict.ipynb #a5c06b17
+# %% ../nbs/api/21_predict.ipynb #e45db41e
 def _check_finite(x):
     if np.isfinite(x).all(): return x
     raise FloatingPointError("The model's outputs are not finite numbers: use float32, or another base.")
@@ -202,7 +212,7 @@ class _Computing:
             raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}.")
         out = np.full((len(columns[0]), self.card.n_out), np.nan, np.float32)
         full = [i for i,row in enumerate(zip(*columns)) if not any(is_missing(t, words=False) for t in row)]
-        if progress is None: progress = len(full)>20*batch_size and sys.stderr.isatty()
+        progress = _shown(progress, len(full), batch_size)
         cut = 0
         with tqdm(total=len(full), disable=not progress, unit=' texts', leave=False) as bar:
             for at in range(0, len(full), portion*batch_size):
@@ -282,7 +292,7 @@ class _Answering(_Computing):
         name = self.card.name or 'a task'
         return f"{type(self).__name__}({name!r}: {', '.join(self.card.classes[:10]) or self.gives}; on {self.device})"
 
-# %% ../nbs/api/21_predict.ipynb #01239e25
+# %% ../nbs/api/21_predict.ipynb #6a4ac2d2
 def _label_column(have, card):
     for n in (card.label, 'label'):
         if n in have: return n
@@ -306,9 +316,7 @@ def read_labelled(
     card # a `TaskCard`
 ) -> list: # (row number, [one or two texts, label])
     "Labelled examples, as `to_dataset` takes them"
-    if columns_in(data) is None:
-        rows = list(data)
-        data = {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
+    data = _in_columns(data)
     have = columns_in(data)
     if card.kind=='multilabel': return _with_labels(data, have, card)
     if card.kind=='tokens': return [(i, v) for i,(_,v) in enumerate(_tag_rows(data, card))]
@@ -442,7 +450,7 @@ def read_words(
     _check_words(rows)
     return rows, one
 
-# %% ../nbs/api/21_predict.ipynb #67ce5b19
+# %% ../nbs/api/21_predict.ipynb #66495105
 class TokenPredictor(Predictor):
     "A model that tags words: `predict`, `predict_proba`, `evaluate`, `to`"
     def _word_logits(self, words, batch_size, progress):
@@ -451,7 +459,7 @@ class TokenPredictor(Predictor):
             raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}.")
         out = [np.full((len(w), self.card.n_out), np.nan, np.float32) for w in words]
         order = sorted((i for i,w in enumerate(words) if w), key=lambda i: -len(words[i]))
-        if progress is None: progress = len(order)>20*batch_size and sys.stderr.isatty()
+        progress = _shown(progress, len(order), batch_size)
         cut = 0
         for at in tqdm(range(0, len(order), batch_size), disable=not progress, leave=False):
             rows = order[at:at+batch_size]
@@ -503,7 +511,7 @@ class TokenPredictor(Predictor):
         "The probabilities of the tags of each word"
         return self._read(texts, batch_size, progress)[2]
 
-# %% ../nbs/api/21_predict.ipynb #41018092
+# %% ../nbs/api/21_predict.ipynb #eb5315ec
 class VectorPredictor(Predictor):
     "A sentence encoder: `predict`, `encode`, `evaluate`, `to`"
     gives = 'a vector'
@@ -536,7 +544,7 @@ class VectorPredictor(Predictor):
         texts, = columns
         full = [i for i,t in enumerate(texts) if not is_missing(t, words=False)]
         out = np.full((len(texts), self.card.n_out), np.nan, np.float32)
-        if progress is None: progress = len(full)>20*batch_size and sys.stderr.isatty()
+        progress = _shown(progress, len(full), batch_size)
         some = [texts[i] for i in full]
         if full: out[full] = self.encode(some, batch_size=batch_size, show_progress_bar=progress)
         _warn(len(texts)-len(full), self._n_cut(some), len(texts), self.reader.max_length)
@@ -586,7 +594,7 @@ def _answer(text, found):
     start,end,score = found
     return dict(text=text[start:end], start=start, end=end, score=score)
 
-# %% ../nbs/api/21_predict.ipynb #28e1e3b5
+# %% ../nbs/api/21_predict.ipynb #f0e2089f
 class QuestionPredictor(Predictor):
     "A model that finds answers in texts: `predict`, `evaluate`, `to`"
     gives = 'a part of the text'
@@ -635,7 +643,7 @@ class QuestionPredictor(Predictor):
         pairs = list(zip(*columns))
         full = [i for i,p in enumerate(pairs) if not any(is_missing(t, words=False) for t in p)]
         got = [None]*len(pairs)
-        if progress is None: progress = len(full)>20*batch_size and sys.stderr.isatty()
+        progress = _shown(progress, len(full), batch_size)
         with tqdm(total=len(full), disable=not progress, unit=' windows', leave=False) as bar:
             for at in range(0, len(full), portion*batch_size):
                 rows = full[at:at+portion*batch_size]
@@ -652,9 +660,7 @@ class QuestionPredictor(Predictor):
         path='the data' # where the data come from, for messages
     ) -> dict: # f1, exact_match
         "How good the answers are, as SQuAD counts. No column of answers raises `ValueError`"
-        if columns_in(data) is None:
-            rows = list(data)
-            data = {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
+        data = _in_columns(data)
         have = columns_in(data)
         name = next((n for n in (self.card.label, 'answers', 'answer', 'label') if n in have), None)
         if name is None: raise ValueError(f"{path} has no column of answers; it has {', '.join(map(repr, have))}.")

@@ -8,14 +8,13 @@ Of `encoder` the model is MiniLM as it is published, its texts are STS-B's train
 import json, time
 from pathlib import Path
 
-import numpy as np
 from adaptprune.cli import script
 from adaptprune.compression import compress
 from adaptprune.files import write_file
 from adaptprune.folder import load_compact
 from adaptprune.head import load_tokenizer, model_path, quiet
 from adaptprune.setup import digest
-from adaptprune.subject import answers, compare, load_subject, runner
+from adaptprune.subject import answers, compare, examples, load_subject, runner
 from adaptprune.tasks import compute_metrics, get_task, holdout, load_task
 from adaptprune.timing import machine
 
@@ -55,17 +54,10 @@ def fine_tuned(task, data, folder, seed=0):
     write_file(log, json.dumps(told).encode())
     return told
 
-def spearman_of_cosines(subject, model, ds):
-    "Of a sentence encoder: no label was seen"
-    from scipy.stats import spearmanr
-    vectors = [answers(subject, runner(subject, model), list(ds[c])) for c in ('text_a', 'text_b')]
-    return float(spearmanr((vectors[0]*vectors[1]).sum(1).numpy(), np.array(ds['label'][:]))[0])
-
-def score(subject, model, task, ds, kind):
-    "On labelled examples that neither saw"
-    if kind=='encoder': return spearman_of_cosines(subject, model, ds)
-    logits = answers(subject, runner(subject, model.eval()), texts_of(ds)).numpy()
-    return compute_metrics(task, logits, np.array(ds['label'][:]))[task.metric]
+def score(subject, model, ds):
+    "On labelled examples that neither saw; of a sentence encoder Spearman's correlation of the cosines of pairs"
+    said = answers(subject, runner(subject, model.eval()), examples(subject, texts_of(ds)))
+    return next(iter(compare(subject, said, said, list(ds['label'])).values()))
 
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
@@ -90,7 +82,7 @@ def main(
     given = {k: v for k,v in dict(steps=steps, reach=reach, sparsity=sparsity).items() if v is not None}
     rows = [] if choose or not Path(out).exists() else json.loads(Path(out).read_text())
     subject = load_subject(folder, kind=kind)
-    before = score(subject, subject.model, about, data[split], kind)
+    before = score(subject, subject.model, data[split])
     texts,labels = texts_of(data['train']), None if kind=='encoder' else list(data['train']['label'])
     if kind=='encoder': texts = sorted({t for pair in texts for t in pair})
     print(f'{task}: the whole model has {before:.4f} on {split}; epochs {curve}', flush=True)
@@ -101,11 +93,11 @@ def main(
         where = Path(work)/f'{task}-{digest(cell)[:8]}'
         made = compress(folder, texts, where, remove=r, labels=labels, kind=kind, force=True, progress=False,
             formats='none' if choose else 'onnx,int8', memory=not choose, **given)
-        after = score(subject, load_compact(where), about, data[split], kind)
+        after = score(subject, load_compact(where), data[split])
         print(f'{task} {cell}: {before:.4f} -> {after:.4f} ({after-before:+.4f}), {time.perf_counter()-began:.0f} s', flush=True)
         if choose: continue
         rows.append(dict(cell=cell, split=split, metric=about.metric, before=before, after=after, epochs=curve, trained=rates, report=made.report,
-            command=f'python benchmarks/compress.py --glue-dir PATH --task {task} --remove {r:g}', machine=machine(),
+            command=' '.join(['python benchmarks/compress.py --glue-dir PATH', *(f'--{k} {v}' for k,v in cell.items())]), machine=machine(),
             date=time.strftime('%Y-%m-%d'), seconds=round(time.perf_counter()-began)))
         write_file(out, json.dumps(rows, indent=1).encode())
 

@@ -1,8 +1,8 @@
 """How fast the networks of the recorded structures are: milliseconds of each cut in PyTorch and ONNX Runtime, interleaved.
 
     python benchmarks/frontier.py        # adds the sizes that it lacks to results/frontier.json, some minutes; needs the extra onnx
-    python benchmarks/frontier.py --base --batch 1,8 --tokens 16,128 --rounds 7 --out results/frontier_base.json
-    python benchmarks/frontier.py --openvino --batch 1,8 --tokens 64 --out results/frontier_openvino.json      # needs openvino, too
+    python benchmarks/frontier.py --base --batch 1,8 --tokens 64 --rounds 7 --out results/frontier_base.json
+    python benchmarks/frontier.py --openvino --batch 1,8 --tokens 64 --rounds 9 --out results/frontier_openvino.json    # needs the extra openvino
 
 With --base the network has the shape of BERT-base, random weights, and 70 % of its units are taken out by random scores.
 The structures are those of seed 0 on STS-B in results/structured.jsonl. Time depends on shapes alone, so nothing is trained:
