@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['ridge', 'most_scale', 'rearrange', 'rearranged', 'tune_gates', 'post_training']
 
-# %% ../nbs/api/06_posttraining.ipynb #f5c7929f
+# %% ../nbs/api/06_posttraining.ipynb #60ef6f14
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 from .fisher import choose_units, gated, summed_squares, unit_gradients
@@ -77,10 +79,14 @@ class _Equations:
         scales = ones+torch.linalg.solve(a, self.b-self.a@ones)
         return ones if scales.abs().max()>most_scale or not scales.isfinite().all() else scales
 
-# %% ../nbs/api/06_posttraining.ipynb #d4c66ff8
+# %% ../nbs/api/06_posttraining.ipynb #36b4f609
+class _Enough(Exception): "What is asked of a pass has been seen: the layers above need not run"
+
 def _watch(base, units, seen):
-    "Hooks that note what a layer reads, what it gives, and its residual"
-    def out(m, args, got): seen.update(x=args[0], y=got)
+    "Hooks that note what a layer reads, what it gives, and its residual, and end the pass there"
+    def out(m, args, got):
+        seen.update(x=args[0], y=got)
+        raise _Enough
     def source(m, args): seen['residual'] = args[0]
     return [base.get_submodule(units.out).register_forward_hook(out),
         base.get_submodule(units.sources[0].name).register_forward_pre_hook(source)]
@@ -98,9 +104,9 @@ def _equations(model, units, gates, batches, loss_fn, post_norm):
     try:
         for b in batches_on(model, batches, loss_fn):
             mask = b['attention_mask'].bool()
-            loss_fn(model, b)
+            with suppress(_Enough): loss_fn(model, b)
             want = _tokens(seen, mask)
-            with gated(base, {n: g for n,g in gates.items() if n!=units.out}): loss_fn(model, b)
+            with gated(base, {n: g for n,g in gates.items() if n!=units.out}), suppress(_Enough): loss_fn(model, b)
             got = _tokens(seen, mask)
             bias = base.get_submodule(units.out).bias
             target = want['y'] if bias is None else want['y']-bias.detach().cpu()
