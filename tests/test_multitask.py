@@ -491,10 +491,11 @@ def test_from_a_folder_with_the_base(tiny, tokens, tmp_path):
 
 @pytest.mark.weights
 def test_minilm_named_by_the_file(tmp_path):
-    from adaptprune.head import load_encoder, minilm_id, minilm_revision
+    from adaptprune.head import load_encoder
+    from adaptprune.published import published
     enc = load_encoder('minilm')
     task = adapted(enc, 1, 2)
-    task.base.update(model=minilm_id, revision=minilm_revision)
+    task.base.update(model=published['minilm'].id, revision=published['minilm'].revision)
     task.save_pretrained(tmp_path/'task')
     with MultiTask.from_pretrained([tmp_path/'task']) as many:
         x = dict(input_ids=torch.tensor([[101, 2023, 102]]), attention_mask=torch.ones(1, 3, dtype=torch.long))

@@ -33,7 +33,7 @@ def test_the_cosine_of_an_untouched_encoder():
     assert found['cosine']['dev']['spearman']==pytest.approx(.768, abs=.002)
 
 def test_few_labels_read_only_the_rows_that_are_given(folder):
-    s = set_up('mini-sentiment', folder)
+    s = set_up('mini-similarity', folder)
     x = text_features(s)
     rows = list(range(120))
     few = linear_baseline(s, x, rows)

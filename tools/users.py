@@ -54,7 +54,8 @@ def make_tables(folder):
 
 def make_model(folder):
     "Somebody's classifier, as `save_pretrained` left it: MiniLM with a head for two classes"
-    from adaptprune.head import load_tokenizer, model_path
+    from adaptprune.head import load_tokenizer
+    from adaptprune.published import model_path
     from transformers import AutoModelForSequenceClassification
     names = dict(id2label={0: 'bad', 1: 'good'}, label2id={'bad': 0, 'good': 1})
     AutoModelForSequenceClassification.from_pretrained(model_path('minilm'), num_labels=2, **names).save_pretrained(folder/'my-classifier')

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from adaptprune import evaluate, load_task
-from adaptprune.head import load_tokenizer, model_path
+from adaptprune.head import load_tokenizer
+from adaptprune.published import model_path
 from adaptprune.tasks import get_task, make_loaders
 
 def fine_tune(name, out, epochs=4):
