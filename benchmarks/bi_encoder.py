@@ -1,0 +1,156 @@
+"""Pairs of texts by a bi-encoder: each text alone, the mean of its tokens' vectors, the cosine of two. Tuned, masked, and smaller.
+
+    python benchmarks/bi_encoder.py --glue-dir PATH --choose    # the losses and rates of tuning, on held-out train: results/bi_encoder_study.json
+    python benchmarks/bi_encoder.py --glue-dir PATH             # what was chosen there, on dev: adds what is missing to results/bi_encoder.json
+
+STS-B, two epochs of batches of 16 pairs, as the cross-encoders of sweeps/cpu.toml. A mask learns from the labels and from the hidden states
+of the tuned bi-encoder of the same seed. Without any training, the cosine of the untouched encoder is in results/frozen.json."""
+import json, time
+from pathlib import Path
+
+import torch
+from torch import nn
+from sentence_transformers.losses import CoSENTLoss, CosineSimilarityLoss
+from torch.utils.data import DataLoader
+
+from adaptprune.cli import script
+from adaptprune.compaction import compact
+from adaptprune.files import write_file
+from adaptprune.fisher import choose_units, unit_scores
+from adaptprune.head import load_encoder, load_tokenizer
+from adaptprune.loop import adapt
+from adaptprune.loss import distil_hidden
+from adaptprune.tasks import compute_metrics, get_task, holdout, load_task
+from adaptprune.timing import machine
+from adaptprune.units import find_units
+
+root = Path(__file__).resolve().parent.parent
+task = get_task('stsb')
+hidden_weight = 30.     # as in the recipe `distilled`
+n_scored = 64           # batches that units are scored on
+
+class BiEncoder(nn.Module):
+    "The cosine of two texts' mean vectors. A batch has both texts of each pair as rows: first all the one, then all the other"
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def base_model(self): return self.encoder
+
+    def forward(self, labels=None, **inputs):
+        states = self.encoder(**inputs, output_hidden_states=True).hidden_states
+        mask = inputs['attention_mask'][...,None].float()
+        vectors = (states[-1]*mask).sum(1)/mask.sum(1)
+        return nn.functional.normalize(vectors).chunk(2), states
+
+def loader(rows, tokenizer, batch_size, seed=None):
+    "Batches of both texts, in a new order each epoch where there is a seed"
+    def collate(some):
+        texts = [r['text_a'] for r in some]+[r['text_b'] for r in some]
+        batch = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors='pt')
+        return dict(batch, labels=torch.tensor([r['label']/5 for r in some]))
+    order = dict(shuffle=True, generator=torch.Generator().manual_seed(seed)) if seed is not None else {}
+    return DataLoader(list(rows), batch_size, collate_fn=collate, **order)
+
+def make_loss(name, teacher=None):
+    "(model, batch) -> a loss of sentence-transformers, and the distance to a teacher's hidden states where there is one"
+    of = dict(cosent=CoSENTLoss, mse=CosineSimilarityLoss)[name](None)
+    def loss(model, batch):
+        vectors,states = model(**batch)
+        total = of.compute_loss_from_embeddings(list(vectors), batch['labels'])
+        if teacher is None: return total
+        with torch.no_grad(): theirs = teacher(**batch)[1]
+        return total+hidden_weight*distil_hidden(states, theirs, batch['attention_mask'])
+    return loss
+
+@torch.no_grad()
+def score(model, batches):
+    "Spearman's and Pearson's correlation of cosines and labels"
+    model.eval()
+    found = [((u*v).sum(1), b['labels']) for b in batches for (u, v) in [model(**b)[0]]]
+    cosines,labels = (torch.cat(x) for x in zip(*found))
+    return compute_metrics(task, cosines[:,None], labels)
+
+class Bench:
+    "Runs on one split of the data; tuned models serve as teachers"
+    def __init__(self, model, data, split, steps):
+        self.model,self.steps,self.split = model,steps,split
+        self.tokenizer,self.rows = load_tokenizer(model),data['train']
+        self.scored = loader(data[split], self.tokenizer, 64)
+        self.tuned = {}
+
+    def fresh(self): return BiEncoder(load_encoder(self.model))
+    def batches(self, seed): return loader(self.rows, self.tokenizer, 16, seed)
+    def learn(self, model, cell, loss, recipe, **how):
+        seed = cell['seed']
+        return adapt(model, self.batches(seed), loss, recipe=recipe, max_steps=self.steps, seed=seed, progress=False, **how)
+
+    def finetune(self, cell):
+        "All weights tuned; a tuned model is kept"
+        key = cell['loss'], cell['lr'], cell['dropout'], cell['seed']
+        if key in self.tuned: return self.tuned[key]
+        model = self.fresh()
+        self.learn(model, cell, make_loss(cell['loss']), 'finetune', lr=cell['lr'], dropout=None if cell['dropout'] else 0.)
+        self.tuned[key] = model.eval()
+        return model
+
+    def masked(self, cell, remove=0.):
+        "A mask over the frozen encoder, or over what is left of it"
+        teacher,student = self.finetune(cell),self.fresh()
+        how = dict(reach=cell['reach']) if 'reach' in cell else {}
+        if remove:
+            train = (b for b,_ in zip(self.batches(cell['seed']), range(n_scored)))
+            structure = choose_units(find_units(teacher), unit_scores(teacher, train, make_loss(cell['loss'])), remove)
+            student,how = compact(student, structure), dict(how, weights='encoder')
+        res = self.learn(student, cell, make_loss(cell['loss'], teacher), 'default', sparsity=cell['sparsity'], **how)
+        return student, round(res.mask.sparsity, 4)
+
+    def run(self, cell):
+        "Metrics, and what there is to say of the network"
+        began,about = time.perf_counter(),{}
+        if cell['method']=='finetune': model = self.finetune(cell)
+        else:
+            model,about['sparsity'] = self.masked(cell, cell.get('remove', 0.))
+        metrics = score(model, self.scored)
+        return dict(metrics=metrics, split=self.split, seconds=round(time.perf_counter()-began, 1), **about)
+
+tuning = dict(loss='cosent', lr=1e-4, dropout=False)
+
+def study():
+    "What there is to choose from, on held-out train"
+    rates = [dict(tuning, method='finetune', seed=0, loss=loss, lr=lr) for loss in ('cosent', 'mse') for lr in (2e-5, 5e-5, 1e-4, 2e-4)]
+    drop = [dict(tuning, method='finetune', seed=0, dropout=True)]
+    small = [dict(tuning, method='structured', seed=0, remove=.7, sparsity=s, reach=r) for s,r in ((.2, 2.), (.4, 4.))]
+    return rates+drop+small
+
+def chosen():
+    "What is measured on dev"
+    ways = [dict(method='finetune'), dict(method='mask', sparsity=.5), *(dict(method='structured', remove=r, sparsity=.4, reach=4.) for r in (.5, .7))]
+    return [dict(tuning, **w, seed=s) for s in range(3) for w in ways]
+
+def main(
+    glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
+    model:str='minilm', # 'minilm', 'mpnet', a folder, or a Hub id
+    choose:bool=False, # the study on held-out train, in place of the chosen settings on dev
+    steps:int=719, # optimiser steps of each run
+    limit:int=None, # use so many training rows and cells, to see that it works
+    out:str=None # adds the rows that it lacks; by default results/bi_encoder.json, or bi_encoder_study.json with --choose
+):
+    "Run what is missing"
+    data = load_task(task, glue_dir)
+    if choose: data = holdout(data)
+    if limit: data['train'] = data['train'].select(range(limit))
+    out = Path(out or root/f"results/bi_encoder{'_study' if choose else ''}.json")
+    rows = json.loads(out.read_text()) if out.exists() else []
+    bench = Bench(model, data, 'validation' if choose else 'dev', steps)
+    for cell in (study() if choose else chosen())[:limit]:
+        cell = dict(cell, model=model, steps=steps)
+        if any(r['cell']==cell for r in rows): continue
+        found = bench.run(cell)
+        print(cell, found, flush=True)
+        command = f"python benchmarks/bi_encoder.py --glue-dir PATH --model {model} --steps {steps}"+' --choose'*choose
+        rows.append(dict(cell=cell, **found, command=command, machine=machine(), date=time.strftime('%Y-%m-%d')))
+        write_file(out, json.dumps(rows, indent=1).encode())
+
+if __name__=='__main__': script(main)
