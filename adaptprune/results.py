@@ -133,14 +133,14 @@ def summarise(
     groups = frame.dropna(subset=[value]).groupby(list(by), sort=False)[value]
     return groups.agg(['mean', 'std', 'count']).reset_index()
 
-# %% ../nbs/api/25_results.ipynb #deb62e66
+# %% ../nbs/api/25_results.ipynb #5b31dcf3
 def untouched(
     path # file of results, as from `benchmarks/frozen.py`
-): # a pandas `DataFrame`: task, model, method, labels (how many were used), sample, metric, value
+): # a pandas `DataFrame`: task, model, method, labels (how many were used), sample, metric, value on dev, of MNLI on the matched one
     "What linear models and cosines on an untouched encoder's vectors reach"
     import pandas as pd
     rows = json.loads(Path(path).read_text())
-    def row(r): return dict(model=r['model'], **r['cell'], metric=r['metric'], value=r['metrics']['dev'][r['metric']])
+    def row(r): return dict(model=r['model'], **r['cell'], metric=r['metric'], value=next(iter(r['metrics'].values()))[r['metric']])
     return pd.DataFrame(map(row, rows))
 
 # %% ../nbs/api/25_results.ipynb #db11f509

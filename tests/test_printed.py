@@ -60,3 +60,9 @@ def test_links_between_pages_lead_to_notebooks(page):
     "A link to another page names its notebook, which is there; the site makes the address"
     links = re.findall(r'\]\(([^)#\s:]+\.(?:html|ipynb))(?:#[^)]*)?\)', printed.markdown(page))
     assert [l for l in links if l.endswith('.html') or not (page.parent/l).exists()]==[]
+
+def test_answers_fold_wherever_a_notebook_is_read():
+    "Fenced divs fold on the site alone: in Jupyter, in Colab and on GitHub they are three colons and an open answer"
+    raw = [(p.name, l) for p in sorted((root/'nbs').rglob('*.ipynb')) for c in json.loads(p.read_text())['cells'] if c['cell_type']=='markdown'
+        for l in ''.join(c['source']).splitlines() if l.startswith(':::')]
+    assert not raw
