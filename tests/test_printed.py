@@ -1,5 +1,5 @@
 "Every command that the documentation prints is one that the command line takes; `make users` runs them too."
-import re,sys
+import json,re,sys
 from pathlib import Path
 import pytest
 from adaptprune import cli
