@@ -374,9 +374,9 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #6b267511
+# %% ../nbs/api/21_predict.ipynb #4cd452cd
 _problems = dict(regression='regression', classification='single_label_classification',
-    multilabel='multi_label_classification')          # tags, spans and vectors have no pipeline
+    multilabel='multi_label_classification')
 
 def _hf_config(model, card):
     "The config of the model with the names of the classes"
@@ -384,7 +384,7 @@ def _hf_config(model, card):
     names = card.classes or ('score',)
     config.id2label = dict(enumerate(names))
     config.label2id = {n: i for i,n in enumerate(names)}
-    config.problem_type = _problems[card.kind]
+    config.problem_type = _problems.get(card.kind)
     return config
 
 class Predictor(_Portable):
@@ -394,19 +394,22 @@ class Predictor(_Portable):
     ): # a `TextClassificationPipeline`; pairs are given as dict(text=..., text_pair=...)
         "The same model as a transformers pipeline; pairs, for a tokenizer without separators, raise `ValueError`"
         from transformers import TextClassificationPipeline
-        class Pipeline(TextClassificationPipeline):
-            def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"
-        if self.card.kind=='tokens': raise ValueError("A pipeline is for labels and scores: use `predict` for tags.")
-        if self.card.kind not in _problems: raise ValueError("A pipeline is for labels and scores: use `predict`.")
+        if self.card.kind not in _problems: raise ValueError("A pipeline is for labels, scores and tags: use `predict`.")
         if self.reader.gap and len(self.card.text)==2:
             raise ValueError("This tokenizer puts nothing between the texts of a pair, so a pipeline would answer "
                 "otherwise than `predict`: use that.")
+        how = dict(truncation=True, max_length=self.reader.max_length, **kwargs)
+        if self._several: how.setdefault('top_k', None)
+        return self._in_pipeline(TextClassificationPipeline, copy.deepcopy(self.reader.tokenizer), how)
+
+    def _in_pipeline(self, kind, tokenizer, how):
+        "A pipeline around a model that shares the weights"
+        class Pipeline(kind):
+            def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"
         net = copy.copy(self.model)
         net.config = _hf_config(self.model, self.card)
         if not hasattr(net, 'device'): net.device = self.device
-        how = dict(truncation=True, max_length=self.reader.max_length, device=self.device, **kwargs)
-        if self._several: how.setdefault('top_k', None)
-        return Pipeline(model=net, tokenizer=copy.deepcopy(self.reader.tokenizer), **how)
+        return Pipeline(model=net, tokenizer=tokenizer, device=self.device, **how)
 
 # %% ../nbs/api/21_predict.ipynb #2e1744b9
 def words_in(
@@ -450,9 +453,9 @@ def read_words(
     _check_words(rows)
     return rows, one
 
-# %% ../nbs/api/21_predict.ipynb #66495105
+# %% ../nbs/api/21_predict.ipynb #cb9dbf98
 class TokenPredictor(Predictor):
-    "A model that tags words: `predict`, `predict_proba`, `evaluate`, `to`"
+    "A model that tags words: `predict`, `predict_proba`, `evaluate`, `pipeline`, `to`"
     def _word_logits(self, words, batch_size, progress):
         "The logits of each row's words, NaN for words beyond the length"
         if type(batch_size) is not int or batch_size<1:
@@ -510,6 +513,18 @@ class TokenPredictor(Predictor):
     ) -> list: # for each text (words, tags), in the order of `card.classes`; NaN for a word beyond `max_length`
         "The probabilities of the tags of each word"
         return self._read(texts, batch_size, progress)[2]
+
+    def pipeline(self,
+        **kwargs # for the pipeline, such as batch_size; aggregation_strategy is 'first' unless you say otherwise
+    ): # a `TokenClassificationPipeline`
+        "The same model as a transformers pipeline. Tags with E- or S-, which it cannot read, raise `ValueError`"
+        from transformers import TokenClassificationPipeline
+        other = next((t for t in self.card.classes if t[:2] in ('E-', 'S-')), None)
+        if other and are_entities(self.card.classes):
+            raise ValueError(f"The pipelines of transformers know B- and I-, and not {other!r}: use `predict`.")
+        tokenizer = copy.deepcopy(self.reader.tokenizer)
+        tokenizer.model_max_length = self.reader.max_length       # where the pipeline cuts
+        return self._in_pipeline(TokenClassificationPipeline, tokenizer, dict(dict(aggregation_strategy='first'), **kwargs))
 
 # %% ../nbs/api/21_predict.ipynb #eb5315ec
 class VectorPredictor(Predictor):
