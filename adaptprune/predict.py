@@ -12,14 +12,15 @@ import copy, re, sys, warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
-# %% ../nbs/api/21_predict.ipynb #f11a797b
+# %% ../nbs/api/21_predict.ipynb #eef5b16d
 import numpy as np, torch
 from torch import nn
 from tqdm.auto import tqdm
 from .artifact import TaskMask
 from .multilabel import with_label_sets
 from .sentence import is_sentence_model
-from .spans import answer_scores, best_answer, context_tokens, encode_questions
+from .spans import answer_f1, answer_scores, best_answer, best_threshold, context_tokens, encode_questions
+from .spans import no_answer_gap, null_token
 from .tables import is_missing, open_table
 from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
@@ -597,11 +598,12 @@ class VectorPredictor(Predictor):
 
 _pair_metrics = 'spearman','pearson'
 
-# %% ../nbs/api/21_predict.ipynb #86317ef3
+# %% ../nbs/api/21_predict.ipynb #f6021d24
 def _true_answers(v):
     "The true answers of a row: a text, a list of them, or a dict as in SQuAD"
     if isinstance(v, Mapping): v = v['text']
-    return [v] if isinstance(v, str) else list(v)
+    if isinstance(v, str): return [v]
+    return None if np.isscalar(v) or v is None else list(v)
 
 def _answer(text, found):
     "A part of a text as a dict; None where there is none"
@@ -609,7 +611,12 @@ def _answer(text, found):
     start,end,score = found
     return dict(text=text[start:end], start=start, end=end, score=score)
 
-# %% ../nbs/api/21_predict.ipynb #f0e2089f
+def _answer_or_none(answer, gap, threshold):
+    "An answer with its gap; without text where there is none"
+    if gap>threshold: answer = dict(text='', start=None, end=None, score=None)
+    return dict(answer, no_answer=gap)
+
+# %% ../nbs/api/21_predict.ipynb #7636401e
 class QuestionPredictor(Predictor):
     "A model that finds answers in texts: `predict`, `evaluate`, `to`"
     gives = 'a part of the text'
@@ -625,36 +632,33 @@ class QuestionPredictor(Predictor):
 
     @torch.no_grad()
     def _windows(self, encoded, batch_size, bar):
-        "For each window the number of its row; logits of start and end, -inf outside the text; the places of its tokens"
+        "For each window its number; logits of start and end for all tokens"
         names = [k for k in encoded if k not in ('offset_mapping', 'overflow_to_sample_mapping')]
         out = [None]*len(encoded['input_ids'])
         for part,batch in self.reader.batches({k: encoded[k] for k in names}, batch_size):
             got = self.model(**{k: v.to(self.device) for k,v in batch.items()})
             for j,i in enumerate(part):
-                inside = context_tokens(encoded, i)
-                both = [x[j,:len(inside)].float().cpu().numpy() for x in (got.start_logits, got.end_logits)]
-                _check_finite(np.stack(both))
-                out[i] = (*(np.where(inside, x, -np.inf) for x in both), encoded['offset_mapping'][i])
+                both = [x[j,:len(encoded['input_ids'][i])].float().cpu().numpy() for x in (got.start_logits, got.end_logits)]
+                out[i] = _check_finite(np.stack(both))
             bar.update(len(part))
-        return list(zip(encoded['overflow_to_sample_mapping'], out))
+        return enumerate(out)
 
-    def _answers(self, pairs, batch_size, most, bar):
+    def _answers(self, pairs, batch_size, most, threshold, bar):
         "The answers to some questions"
         encoded = encode_questions(self.reader.tokenizer, *map(list, zip(*pairs)), self.reader.max_length)
-        windows = [[] for _ in pairs]
+        windows,nulls = [[[] for _ in pairs] for _ in range(2)]
         bar.total += len(encoded['input_ids'])-len(pairs)
-        for row,w in self._windows(encoded, batch_size, bar): windows[row].append(w)
-        return [_answer(text, best_answer(w, most)) for (_,text),w in zip(pairs, windows)]
+        for i,both in self._windows(encoded, batch_size, bar):
+            row = encoded['overflow_to_sample_mapping'][i]
+            inside = np.where(context_tokens(encoded, i), both, -np.inf)
+            windows[row].append((*inside, encoded['offset_mapping'][i]))
+            if threshold is not None: nulls[row].append(both[:,null_token(encoded, i)])
+        found = [_answer(text, best_answer(w, most)) for (_,text),w in zip(pairs, windows)]
+        if threshold is None: return found
+        return [a and _answer_or_none(a, no_answer_gap(w, n, most), threshold) for a,w,n in zip(found, windows, nulls)]
 
-    def predict(self,
-        texts, # a pair of a question and a text, a list of pairs, a table, or a list of dicts
-        batch_size:int=32, # windows that are computed at once
-        as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
-        progress=None, # show a progress bar; None: where there is much to do, in a terminal
-        most:int=30 # tokens of an answer
-    ): # for each question a dict of text, start, end and score; for one question its answer alone
-        "Answers to questions, in their order. A row without a question or a text gets None, and one warning says how many there are"
-        columns,one = read_texts(texts, self.card)
+    def _predict(self, columns, batch_size, progress, most, threshold):
+        "The answer to each row; None for one without a question or a text"
         pairs = list(zip(*columns))
         full = [i for i,p in enumerate(pairs) if not any(is_missing(t, words=False) for t in p)]
         got = [None]*len(pairs)
@@ -662,11 +666,24 @@ class QuestionPredictor(Predictor):
         with tqdm(total=len(full), disable=not progress, unit=' windows', leave=False) as bar:
             for at in range(0, len(full), portion*batch_size):
                 rows = full[at:at+portion*batch_size]
-                for i,answer in zip(rows, self._answers([pairs[i] for i in rows], batch_size, most, bar)): got[i] = answer
+                answers = self._answers([pairs[i] for i in rows], batch_size, most, threshold, bar)
+                for i,answer in zip(rows, answers): got[i] = answer
         _warn(len(pairs)-len(full), 0, len(pairs), self.reader.max_length)
+        return got
+
+    def predict(self,
+        texts, # a pair of a question and a text, a list of pairs, a table, or a list of dicts
+        batch_size:int=32, # windows that are computed at once
+        as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
+        progress=None, # show a progress bar; None: where there is much to do, in a terminal
+        most:int=30 # tokens of an answer
+    ): # for each question a dict of text, start, end and score (where there may be no answer also the gap); for one its answer alone
+        "Answers to questions, in their order. A row without a question or a text gets None, and one warning says how many there are"
+        columns,one = read_texts(texts, self.card)
+        got = self._predict(columns, batch_size, progress, most, self.card.no_answer)
         if not as_frame: return got[0] if one else got
         import pandas as pd
-        names = 'text','start','end','score'
+        names = ['text', 'start', 'end', 'score', *([] if self.card.no_answer is None else ['no_answer'])]
         return pd.DataFrame([{n: (a or {}).get(n) for n in names} for a in got], texts.index if hasattr(texts, 'iloc') else None, names)
 
     def evaluate(self,
@@ -676,11 +693,30 @@ class QuestionPredictor(Predictor):
     ) -> dict: # f1, exact_match
         "How good the answers are, as SQuAD counts. No column of answers raises `ValueError`"
         data = _in_columns(data)
+        true = self._true(data, path)
+        return answer_scores([a and a['text'] for a in self.predict(data, batch_size)], true)
+
+    def _true(self, data, path):
+        "The true answers of each row"
         have = columns_in(data)
         name = next((n for n in (self.card.label, 'answers', 'answer', 'label') if n in have), None)
         if name is None: raise ValueError(f"{path} has no column of answers; it has {', '.join(map(repr, have))}.")
-        said = [a and a['text'] for a in self.predict(data, batch_size)]
-        return answer_scores(said, [_true_answers(v) for v in column(data, name)])
+        return [_true_answers(v) for v in column(data, name)]
+
+    def find_threshold(self,
+        data, # as in `evaluate`; without a question that has no answer `ValueError`
+        batch_size:int=64, # windows that are computed at once
+        most:int=30 # tokens of an answer
+    ) -> float: # for `load(..., no_answer=...)`, or for the card
+        "The threshold for no answer with the highest F1"
+        data = _in_columns(data)
+        true = self._true(data, 'the data')
+        if all(t is None or any(t) for t in true):
+            raise ValueError("Each row has an answer (none has an empty list), so no threshold can be found.")
+        found = self._predict(read_texts(data, self.card)[0], batch_size, None, most, np.inf)
+        rows = [(a, t) for a,t in zip(found, true) if a is not None]
+        said,true = [a['text'] for a,_ in rows],[t for _,t in rows]
+        return best_threshold([a['no_answer'] for a,_ in rows], answer_f1(said, true), answer_f1([None]*len(true), true))
 
 # %% ../nbs/api/21_predict.ipynb #c6616efa
 def predictor_for(
