@@ -200,7 +200,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #7b3a03ab
+# %% ../nbs/api/27_cli.ipynb #9c59b42b
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -210,7 +210,7 @@ def adapt(
     recipe:str=None, # 'distilled' (default), 'structured' (default with --remove), 'default' (faster), 'paper', 'movement'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
-    train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl, .json, .parquet, .gz of these, or 'part-*.csv'
+    train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl, .json, .parquet, .conll, .gz of these, or 'part-*.csv'
     dev:str=None, # your own dev set (default: a tenth of --train)
     test:str=None, # your own test set, scored once, at the end
     text:str=None, # one or two text columns of your data, comma-separated (default: by the usual names)

@@ -33,9 +33,9 @@ def _check_same(a, b):
         raise ValueError("The folder does not give the same model back: "
             f"{differ[0]!r} differs, so nothing was written.")
 
-# %% ../nbs/api/23_export.ipynb #798d99fb
+# %% ../nbs/api/23_export.ipynb #ca89dcb2
 def save_plain(
-    model:nn.Module, # an encoder, a model with a `base_model` or a `SentenceTransformer`, pruned (as by `load_model` or `adapt`)
+    model:nn.Module, # an encoder, a model with a `base_model` or a `SentenceTransformer`; pruned, as by `load_model`
     folder, # folder to make
     tokenizer=None, # saved beside it
     force:bool=False # replace a model that is there; else `FileExistsError`
@@ -59,7 +59,7 @@ def _onnx():
             f"installed ({e.name}): pip install 'adaptprune[onnx]'.") from e
     return onnx, onnxruntime
 
-# %% ../nbs/api/23_export.ipynb #6dd31e47
+# %% ../nbs/api/23_export.ipynb #69bc815a
 outputs = ('logits',),('start_logits', 'end_logits'),('sentence_embedding',),('last_hidden_state',)
 
 def read_outputs(
@@ -74,7 +74,7 @@ def read_outputs(
 
 def read_output(
     out # what a model returned
-) -> tuple: # the name of the output, 'logits' or 'last_hidden_state', and its tensor; neither of them there raises `ValueError`
+) -> tuple: # name and tensor of the output, 'logits' or 'last_hidden_state'; neither of them there raises `ValueError`
     "The logits of a model with a head, the last layer's vectors of a bare encoder"
     for name in ('logits', 'last_hidden_state'):
         t = getattr(out, name, None)
@@ -158,14 +158,14 @@ class OnnxRunner:
         names = [o.name for o in self.session.get_outputs()]
         return dict(zip(names, self.session.run(names, feed(self.names, batch))))
 
-# %% ../nbs/api/23_export.ipynb #0cb4135b
+# %% ../nbs/api/23_export.ipynb #cca58853
 class _Vectors(nn.Module):
     "A sentence encoder as a model of transformers: its config, its encoder as the base, and outputs with names"
     def __init__(self, model):
         super().__init__()
         if any(getattr(p, 'include_prompt', True) is False for p in model):
-            raise ValueError("This sentence encoder leaves the tokens of a prompt out of the vector (include_prompt=False), "
-                "and a file does not know which tokens these are: export it with include_prompt=True.")
+            raise ValueError("This sentence encoder leaves the tokens of a prompt out (include_prompt=False), and a file "
+                "does not know which tokens these are: export it with include_prompt=True.")
         self.model = model
 
     @property
@@ -351,7 +351,7 @@ def _trace(model, names, path, large):
     finally:
         if cache: config.use_cache = cache
 
-# %% ../nbs/api/23_export.ipynb #47b150fa
+# %% ../nbs/api/23_export.ipynb #dc748674
 def _strip(onnx, path):
     "Take out which source file each node came from: others cannot use it, and it names folders of this machine"
     made = onnx.load(str(path), load_external_data=False)
@@ -360,18 +360,20 @@ def _strip(onnx, path):
 
 def _for_first_token(model, names):
     if _output_names(model, names)[0] in ('logits', 'last_hidden_state'): return first_token_only(model)
-    raise ValueError("Answers within a text and vectors of sentences are made from all tokens: leave out first_token (--first-token).")
+    raise ValueError("Answers within a text and vectors of sentences are made from all tokens: "
+        "leave out first_token (--first-token).")
 
 def _check_can_export(model):
     "Refuse what is no transformer, another precision or another device"
     if not hasattr(model, 'config'):
-        raise ValueError(f"{type(model).__name__} has no config: give an `AdaptModel`, a Hugging Face model or a `SentenceTransformer`.")
+        raise ValueError(f"{type(model).__name__} has no config: give an `AdaptModel`, a Hugging Face model or a "
+            "`SentenceTransformer`.")
     bad = [n for n,p in model.named_parameters() if p.dtype!=torch.float32 or p.device.type!='cpu']
     if bad: raise ValueError(f"Export in float32 and from the CPU ({bad[0]} is not): `model.float().cpu()`.")
 
-# %% ../nbs/api/23_export.ipynb #74afcc6b
+# %% ../nbs/api/23_export.ipynb #f079585f
 def export_onnx(
-    model:nn.Module, # an `AdaptModel` with the mask written in, a Hugging Face model or a `SentenceTransformer`; on the CPU, in float32
+    model:nn.Module, # an `AdaptModel`, a Hugging Face model or a `SentenceTransformer`; pruned, on the CPU, in float32
     path, # .onnx file to make; a model of more than 1.5 GB gets its weights in a second file, path.data
     tokenizer=None, # decides which inputs there are, as in `input_names`
     tol:float=1e-4, # largest difference from PyTorch that is let through; a larger one raises `ValueError`

@@ -454,7 +454,7 @@ def read_words(
     _check_words(rows)
     return rows, one
 
-# %% ../nbs/api/21_predict.ipynb #cb9dbf98
+# %% ../nbs/api/21_predict.ipynb #90eb65b4
 class TokenPredictor(Predictor):
     "A model that tags words: `predict`, `predict_proba`, `evaluate`, `pipeline`, `to`"
     def _word_logits(self, words, batch_size, progress):
@@ -525,7 +525,8 @@ class TokenPredictor(Predictor):
             raise ValueError(f"The pipelines of transformers know B- and I-, and not {other!r}: use `predict`.")
         tokenizer = copy.deepcopy(self.reader.tokenizer)
         tokenizer.model_max_length = self.reader.max_length       # where the pipeline cuts
-        return self._in_pipeline(TokenClassificationPipeline, tokenizer, dict(dict(aggregation_strategy='first'), **kwargs))
+        how = dict(dict(aggregation_strategy='first'), **kwargs)
+        return self._in_pipeline(TokenClassificationPipeline, tokenizer, how)
 
 # %% ../nbs/api/21_predict.ipynb #eb5315ec
 class VectorPredictor(Predictor):
@@ -616,7 +617,7 @@ def _answer_or_none(answer, gap, threshold):
     if gap>threshold: answer = dict(text='', start=None, end=None, score=None)
     return dict(answer, no_answer=gap)
 
-# %% ../nbs/api/21_predict.ipynb #7636401e
+# %% ../nbs/api/21_predict.ipynb #45925826
 class QuestionPredictor(Predictor):
     "A model that finds answers in texts: `predict`, `evaluate`, `to`"
     gives = 'a part of the text'
@@ -677,7 +678,7 @@ class QuestionPredictor(Predictor):
         as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
         progress=None, # show a progress bar; None: where there is much to do, in a terminal
         most:int=30 # tokens of an answer
-    ): # for each question a dict of text, start, end and score (where there may be no answer also the gap); for one its answer alone
+    ): # for each question a dict of text, start, end, score (and no_answer, the gap, if the card asks); for one its answer alone
         "Answers to questions, in their order. A row without a question or a text gets None, and one warning says how many there are"
         columns,one = read_texts(texts, self.card)
         got = self._predict(columns, batch_size, progress, most, self.card.no_answer)

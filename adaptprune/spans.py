@@ -65,7 +65,7 @@ def best_answer(
     score = np.exp(total-_log_sum([s for s,*_ in windows])-_log_sum([e for _,e,_ in windows]))
     return int(offsets[first][0]), int(offsets[last][1]), float(score)
 
-# %% ../nbs/api/09_spans.ipynb #aeb95844
+# %% ../nbs/api/09_spans.ipynb #948149ac
 def null_token(
     encoded, # as from `encode_questions`
     i:int # number of a window
@@ -73,16 +73,18 @@ def null_token(
     "The token that stands for no answer: the first special one. A tokenizer that adds none raises `ValueError`"
     ids = encoded.sequence_ids(i)
     if None in ids: return ids.index(None)
-    raise ValueError("This tokenizer adds no special token to its inputs, so none can stand for 'no answer': use another model.")
+    raise ValueError("This tokenizer adds no special token to its inputs, so none can stand for 'no answer': "
+        "use another model.")
 
-# %% ../nbs/api/09_spans.ipynb #d359e0e4
+# %% ../nbs/api/09_spans.ipynb #c65f91db
 def _place(context, answer, row):
     "Begin and end of an answer in its text; None where there is none"
     if not answer['text']: return None
     said,at = answer['text'][0],answer['answer_start'][0]
     found = context[at:at+len(said)]
     if said.strip() and found==said: return at, at+len(said)
-    raise ValueError(f"Row {row}: the answer {said[:60]!r} should begin at character {at} of the text, and there stands {found[:60]!r}.")
+    raise ValueError(f"Row {row}: the answer {said[:60]!r} should begin at character {at} of the text, "
+        f"and there stands {found[:60]!r}.")
 
 def _tokens_of(encoded, i, place):
     "First and last token of an answer in a window; None where the window does not hold all of it"
@@ -98,15 +100,16 @@ def answer_tokens(
     encoded, # as from `encode_questions`
     contexts:list, # the texts of the questions
     answers:list # for each question a dict of text and answer_start, lists as in SQuAD; empty ones for no answer
-) -> list: # for each window the numbers of the first and the last token of its answer; twice `null_token` where it holds none
-    "Labels to learn from, start_positions and end_positions. An answer that is not there, or in no window, raises `ValueError`"
+) -> list: # for each window the first and the last token of its answer; twice `null_token` where it holds none
+    "Labels, start_positions and end_positions. An answer that is not there, or in no window, raises `ValueError`"
     places = [_place(c, a, i) for i,(c,a) in enumerate(zip(contexts, answers, strict=True))]
     rows = encoded['overflow_to_sample_mapping']
     found = [places[r] and _tokens_of(encoded, i, places[r]) for i,r in enumerate(rows)]
     lost = {r for r,p in enumerate(places) if p}-{r for r,f in zip(rows, found) if f}
     if lost:
         row = min(lost)
-        raise ValueError(f"Row {row}: no window holds all of the answer {answers[row]['text'][0][:60]!r}: give a larger max_length.")
+        said = answers[row]['text'][0]
+        raise ValueError(f"Row {row}: no window holds all of the answer {said[:60]!r}: give a larger max_length.")
     return [f or (null_token(encoded, i),)*2 for i,f in enumerate(found)]
 
 # %% ../nbs/api/09_spans.ipynb #c3c8aba6
@@ -134,7 +137,7 @@ def best_threshold(
     apart = np.concatenate([[True], gaps[:-1]>gaps[1:], [True]])
     return float(edges[np.where(apart, total, -np.inf).argmax()])
 
-# %% ../nbs/api/09_spans.ipynb #e2874099
+# %% ../nbs/api/09_spans.ipynb #4b8146cf
 def plain_answer(
     text:str # an answer
 ) -> list: # words
@@ -149,7 +152,8 @@ def _word_f1(said, true):
 
 def _true_words(texts, row):
     "The words of the true answers; no words where there is none"
-    if texts is None: raise ValueError(f"Row {row} has no true answer to compare with: give an empty list where there is no answer.")
+    if texts is None:
+        raise ValueError(f"Row {row} has no true answer to compare with: give an empty list where there is no answer.")
     return [w for w in map(plain_answer, texts) if w] or [[]]
 
 def answer_f1(
@@ -163,13 +167,13 @@ def answer_f1(
 def answer_scores(
     said:list, # as in `answer_f1`
     true:list # as in `answer_f1`; no row at all raises `ValueError`
-) -> dict: # f1, exact_match: 0 to 1; where some rows have no answer also those of rows with one, and how many of the others were right
+) -> dict: # f1, exact_match: 0 to 1; where some rows have no answer, both for the others too, and no_answer_exact_match
     "How good answers are"
     if not true: raise ValueError("There is no true answer to compare with, as there are no rows.")
     f1 = np.array(answer_f1(said, true))
     exact = np.array([plain_answer(s or '') in _true_words(t, i) for i,(s,t) in enumerate(zip(said, true))])
     scores = dict(f1=float(f1.mean()), exact_match=float(exact.mean()))
     has = np.array([any(t) for t in true])
-    if has.any() and not has.all(): scores |= dict(has_answer_f1=float(f1[has].mean()), has_answer_exact_match=float(exact[has].mean()))
-    if not has.all(): scores['no_answer_exact_match'] = float(exact[~has].mean())
-    return scores
+    if has.all(): return scores
+    if has.any(): scores |= dict(has_answer_f1=float(f1[has].mean()), has_answer_exact_match=float(exact[has].mean()))
+    return dict(scores, no_answer_exact_match=float(exact[~has].mean()))

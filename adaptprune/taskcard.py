@@ -24,7 +24,7 @@ _checks = dict(kind=_text, n_out=_number(2**20), name=_or_none(_text), text=_tex
     labels=_texts(2**20), metrics=_texts(100), max_length=_or_none(_number(2**24)), pooling=_or_none(_text),
     source=_or_none(_text), label_sep=_or_none(_text), no_answer=_or_none(_finite))
 
-# %% ../nbs/api/20_taskcard.ipynb #1db43626
+# %% ../nbs/api/20_taskcard.ipynb #4cbfa77b
 kinds_with_classes = 'classification','multilabel','tokens'
 whole_kinds = 'question-answering','masked-lm','causal-lm' # of a class of transformers
 
@@ -42,7 +42,7 @@ class TaskCard:
     pooling:str=None # token that the head reads, as in `AdaptModel`
     source:str=None # 'glue', 'mini' (in the package) or 'files' (your own data)
     label_sep:str=None # what separates several labels in a text
-    no_answer:float=None # answers in texts: the threshold above which there is none, as `no_answer_gap`; None: there always is one
+    no_answer:float=None # answers in texts: the `no_answer_gap` above which there is none; None: there always is one
 
     def __post_init__(self):
         for n,ok in _checks.items():

@@ -15,7 +15,7 @@ from .loop import taught_loss
 from .optim import MaskOptimizer
 from .recipe import get_recipe
 
-# %% ../nbs/api/14_trainer.ipynb #4473e647
+# %% ../nbs/api/14_trainer.ipynb #21444480
 _best = 'best_metric','best_model_checkpoint','best_global_step'
 
 class _Watching(TrainerCallback):
@@ -36,7 +36,8 @@ class _Watching(TrainerCallback):
         if self.opt.done: control.should_training_stop = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs is not None and self.opt is not None: logs['sparsity'] = state.log_history[-1]['sparsity'] = self.opt.sparsity()
+        if logs is None or self.opt is None: return
+        logs['sparsity'] = state.log_history[-1]['sparsity'] = self.opt.sparsity()
 
     def on_train_end(self, args, state, control, **kwargs):
         with warnings.catch_warnings():
@@ -74,14 +75,15 @@ class MaskCallback(_Watching):
         if state.global_step and self._off_target():
             for n in _best: setattr(state, n, None)
 
-# %% ../nbs/api/14_trainer.ipynb #3cdf4e14
+# %% ../nbs/api/14_trainer.ipynb #091dac49
 _no_func = "its compute_loss_func (or label smoothing) is not read beside a teacher: leave it out"
 
 def _check_loss(trainer):
     "Refuse a `Trainer` whose own loss would be lost"
     kind = type(trainer)
     if kind.compute_loss is not Trainer.compute_loss:
-        raise ValueError(f"{kind.__name__} computes a loss of its own, which a teacher would replace: use a plain `Trainer`.")
+        raise ValueError(f"{kind.__name__} computes a loss of its own, which a teacher would replace: "
+            "use a plain `Trainer`.")
     if trainer.compute_loss_func is not None or trainer.label_smoother is not None:
         raise ValueError(f"This Trainer changes the loss of the model: {_no_func}.")
 
@@ -92,7 +94,7 @@ def _check_apart(model, teacher):
         raise ValueError("The teacher shares weights with the model that it teaches: give a copy (copy.deepcopy), "
             "fine-tuned for the task.")
 
-# %% ../nbs/api/14_trainer.ipynb #13fe04f3
+# %% ../nbs/api/14_trainer.ipynb #da988dd4
 def learn_from(
     trainer:Trainer, # with a model whose output holds a loss and logits; one with a loss of its own raises `ValueError`
     teacher_model:nn.Module, # trained for the task, with the same outputs; it moves to the `Trainer`'s device
@@ -101,7 +103,8 @@ def learn_from(
 ) -> Trainer: # the same
     "Let a `Trainer` learn from labels and a teacher"
     recipe = get_recipe(recipe, **changes)
-    if not recipe.teacher: raise ValueError("This recipe learns without a teacher: use 'distilled', or give teacher='finetune' too.")
+    if not recipe.teacher:
+        raise ValueError("This recipe learns without a teacher: use 'distilled', or give teacher='finetune' too.")
     _check_loss(trainer)
     _check_apart(trainer.model, teacher_model)
     taught,plain = taught_loss(teacher_model, recipe, trainer.accelerator),trainer.compute_loss
@@ -109,7 +112,7 @@ def learn_from(
         if model.training: return taught(model, inputs)
         return plain(model, inputs, *args, **kwargs)
     trainer.compute_loss = compute_loss
-    trainer.model_accepts_loss_kwargs = False       # the loss is a mean over a batch: the Trainer divides it where batches accumulate
+    trainer.model_accepts_loss_kwargs = False       # the loss is a mean: the Trainer divides it where batches accumulate
     return trainer
 
 # %% ../nbs/api/14_trainer.ipynb #57adfd25
