@@ -375,7 +375,7 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #4cd452cd
+# %% ../nbs/api/21_predict.ipynb #763837a5
 _problems = dict(regression='regression', classification='single_label_classification',
     multilabel='multi_label_classification')
 
@@ -395,7 +395,7 @@ class Predictor(_Portable):
     ): # a `TextClassificationPipeline`; pairs are given as dict(text=..., text_pair=...)
         "The same model as a transformers pipeline; pairs, for a tokenizer without separators, raise `ValueError`"
         from transformers import TextClassificationPipeline
-        if self.card.kind not in _problems: raise ValueError("A pipeline is for labels, scores and tags: use `predict`.")
+        if self.card.kind not in _problems: raise ValueError("A pipeline is for labels and scores, or for tags: use `predict`.")
         if self.reader.gap and len(self.card.text)==2:
             raise ValueError("This tokenizer puts nothing between the texts of a pair, so a pipeline would answer "
                 "otherwise than `predict`: use that.")
