@@ -200,7 +200,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #7b3a03ab
+# %% ../nbs/api/27_cli.ipynb #9c59b42b
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -210,7 +210,7 @@ def adapt(
     recipe:str=None, # 'distilled' (default), 'structured' (default with --remove), 'default' (faster), 'paper', 'movement'
     out:str='adapted', # folder for the mask (and, while running, the checkpoint)
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
-    train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl, .json, .parquet, .gz of these, or 'part-*.csv'
+    train:str=None, # your own data instead of a task: .csv, .tsv, .jsonl, .json, .parquet, .conll, .gz of these, or 'part-*.csv'
     dev:str=None, # your own dev set (default: a tenth of --train)
     test:str=None, # your own test set, scored once, at the end
     text:str=None, # one or two text columns of your data, comma-separated (default: by the usual names)
@@ -629,7 +629,7 @@ def compress(
     res = run(model, data, out, **asked, progress=watch, **how, **extras)
     _tell(dict(res.report, out=out), json, _smaller(res.report, out))
 
-# %% ../nbs/api/27_cli.ipynb #0a7a7091
+# %% ../nbs/api/27_cli.ipynb #d9c29ecf
 _formats = dict(onnx='model.onnx', model='whole-model', plain='plain-model')
 
 def _export_model(tm, model, out, dtype, force):
@@ -648,7 +648,7 @@ def export(
     model:str=None, # base model (default: the one that the mask names)
     dtype:str=None, # --format model: precision of the encoder, 'fp32', 'fp16' or 'bf16' (default: the base's)
     first_token:bool=False, # ONNX: compute the last layer for the first token only; the same answers, a little faster
-    tol:float=1e-4, # ONNX: largest difference from PyTorch's logits that is let through
+    tol:float=1e-4, # ONNX: largest difference from PyTorch's outputs that is let through
     revision:str=None, # branch, tag or commit of a mask on the Hub
     force:bool=False, # replace --out if it is there
     json:bool=False, # print JSON
@@ -668,7 +668,7 @@ def export(
         return _tell(report, json, f"{out}: the encoder and its tokenizer, without the head")
     difference = export_onnx(net.float(), out, tok, tol, force, first_token)
     report.update(difference=difference, labels=tm.info.get('labels'))
-    _tell(report, json, f"{out}; its logits differ from PyTorch's by at most {difference:.1e}")
+    _tell(report, json, f"{out}; its outputs differ from PyTorch's by at most {difference:.1e}")
 
 # %% ../nbs/api/27_cli.ipynb #15fcd11c
 def push(

@@ -642,7 +642,12 @@ def check_base(
     raise ValueError(f"The base is quantised ({whole}): masks are learnt on floating-point weights. Load it in float32, "
         "float16 or bfloat16, and quantise the model that you get.")
 
-# %% ../nbs/api/13_loop.ipynb #049478b6
+# %% ../nbs/api/13_loop.ipynb #646380c8
+def _said(out):
+    "The logits of a model; of one that finds answers those of begin and end, one below the other"
+    if 'start_logits' in out: return torch.cat([out.start_logits, out.end_logits])
+    return out.logits
+
 def taught_loss(
     teacher:nn.Module, # trained, with the same outputs as the model
     recipe:Recipe, # says the mixture
@@ -658,7 +663,7 @@ def taught_loss(
         with torch.no_grad(), acc.autocast(): ref = teacher(**batch, **more)
         total = (1-recipe.distil)*out.loss
         if recipe.distil:
-            answers = [scaled(o.logits) for o in (out, ref)]
+            answers = [scaled(_said(o)) for o in (out, ref)]
             if answers[0].ndim==3: answers = [a[batch['labels']!=-100] for a in answers]          # a tag for each word
             total = total+recipe.distil*distil_logits(*answers, recipe.distil_t, are_several(batch.get('labels')))
         if not more: return total

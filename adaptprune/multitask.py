@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['dense', 'word_of', 'pack_planes', 'write_masked', 'rows_of', 'n_rows', 'MultiTask']
 
-# %% ../nbs/api/22_multitask.ipynb #64b1c8c5
-import functools, sys, threading, warnings, weakref
+# %% ../nbs/api/22_multitask.ipynb #d48894c4
+import copy, functools, sys, threading, warnings, weakref
 from collections import namedtuple
 from pathlib import Path
 
@@ -232,10 +232,31 @@ class _Switching(_Closing):
         self._now.update(task=name, masked=bool(planes), compact=self._tasks[name].small is not None)
         self._whole = True
 
-# %% ../nbs/api/22_multitask.ipynb #7a51fb8b
+# %% ../nbs/api/22_multitask.ipynb #c42764a9
+def _has_class(task):
+    "Does a file hold the head of a class of transformers, and its base beside it?"
+    return 'model_class' in task.info and not task.info.get('whole')
+
+def _class_model(base, task):
+    "A model of the class that a file names, around the modules of a base; a pooler that only it has stays its own"
+    model = task.class_model(base)
+    inner = base_of(model)
+    if type(inner) is not type(base):
+        raise BaseMismatch(f"A {type(model).__name__} is built around a {type(inner).__name__}, "
+            f"and this base is a {type(base).__name__}: give model=, a model around this base.")
+    ours = {n: m and (getattr(base, n, None) or m) for n,m in inner._modules.items()}
+    shared = copy.copy(base)                # parameters and hooks are those of the base
+    shared._modules = ours
+    for n in ours: vars(shared).pop(n, None)                        # None, where the base has no pooler
+    for n in base._modules.keys()-ours.keys(): vars(shared)[n] = None       # and where the class reads none
+    setattr(model, model.base_model_prefix, shared)
+    return model.to(next(base.parameters()).device).train(base.training)
+
+# %% ../nbs/api/22_multitask.ipynb #7a6595dc
 def _head_model(base, task):
-    "An `AdaptModel` on a base, of the size of a task's head"
+    "A model with a task's head on a base: an `AdaptModel`, or of a class of transformers"
     from adaptprune.head import AdaptModel
+    if _has_class(task): return _class_model(base, task)
     if 'head.mlp.4.bias' not in task.head:
         raise ValueError("This task's head is not that of an AdaptModel: give "
             "model=, a model with such a head around this base.")
@@ -252,7 +273,7 @@ def _head_model(base, task):
 def _check_tracked(n, p):
     if p.is_inference(): raise ValueError(f"{n!r} was made under torch.inference_mode: load the base outside of it.")
 
-# %% ../nbs/api/22_multitask.ipynb #1691ff8d
+# %% ../nbs/api/22_multitask.ipynb #545df0c9
 class _Packing(_Switching):
     "What a task needs to be held: planes, pristine copies, a model"
     def _checked(self, task, check, kwargs):
@@ -306,6 +327,7 @@ class _Packing(_Switching):
         "The compact model that answers for a task: it shares with the base what is neither cut nor masked"
         for n,p in self._live().items(): _check_tracked(n, p)
         with torch.inference_mode(False), torch.no_grad():
+            if model is None and _has_class(task): model = _class_model(self.base, task)
             small = task.compact(self.base if model is None else model, check, share=True)
         base = base_of(small)
         if model is None and task.head: small = _head_model(base, task)

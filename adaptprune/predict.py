@@ -12,14 +12,15 @@ import copy, re, sys, warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
-# %% ../nbs/api/21_predict.ipynb #f11a797b
+# %% ../nbs/api/21_predict.ipynb #eef5b16d
 import numpy as np, torch
 from torch import nn
 from tqdm.auto import tqdm
 from .artifact import TaskMask
 from .multilabel import with_label_sets
 from .sentence import is_sentence_model
-from .spans import answer_scores, best_answer, context_tokens, encode_questions
+from .spans import answer_f1, answer_scores, best_answer, best_threshold, context_tokens, encode_questions
+from .spans import no_answer_gap, null_token
 from .tables import is_missing, open_table
 from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
@@ -374,9 +375,9 @@ class _Portable(_Measured):
     "A model that can be pickled"
     def __getstate__(self): return dict(vars(self), model=without_hooks(self.model))
 
-# %% ../nbs/api/21_predict.ipynb #6b267511
+# %% ../nbs/api/21_predict.ipynb #763837a5
 _problems = dict(regression='regression', classification='single_label_classification',
-    multilabel='multi_label_classification')          # tags, spans and vectors have no pipeline
+    multilabel='multi_label_classification')
 
 def _hf_config(model, card):
     "The config of the model with the names of the classes"
@@ -384,7 +385,7 @@ def _hf_config(model, card):
     names = card.classes or ('score',)
     config.id2label = dict(enumerate(names))
     config.label2id = {n: i for i,n in enumerate(names)}
-    config.problem_type = _problems[card.kind]
+    config.problem_type = _problems.get(card.kind)
     return config
 
 class Predictor(_Portable):
@@ -394,19 +395,22 @@ class Predictor(_Portable):
     ): # a `TextClassificationPipeline`; pairs are given as dict(text=..., text_pair=...)
         "The same model as a transformers pipeline; pairs, for a tokenizer without separators, raise `ValueError`"
         from transformers import TextClassificationPipeline
-        class Pipeline(TextClassificationPipeline):
-            def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"
-        if self.card.kind=='tokens': raise ValueError("A pipeline is for labels and scores: use `predict` for tags.")
-        if self.card.kind not in _problems: raise ValueError("A pipeline is for labels and scores: use `predict`.")
+        if self.card.kind not in _problems: raise ValueError("A pipeline is for labels and scores, or for tags: use `predict`.")
         if self.reader.gap and len(self.card.text)==2:
             raise ValueError("This tokenizer puts nothing between the texts of a pair, so a pipeline would answer "
                 "otherwise than `predict`: use that.")
+        how = dict(truncation=True, max_length=self.reader.max_length, **kwargs)
+        if self._several: how.setdefault('top_k', None)
+        return self._in_pipeline(TextClassificationPipeline, copy.deepcopy(self.reader.tokenizer), how)
+
+    def _in_pipeline(self, kind, tokenizer, how):
+        "A pipeline around a model that shares the weights"
+        class Pipeline(kind):
+            def check_model_type(self, supported): "No list of transformers knows an `AdaptModel`"
         net = copy.copy(self.model)
         net.config = _hf_config(self.model, self.card)
         if not hasattr(net, 'device'): net.device = self.device
-        how = dict(truncation=True, max_length=self.reader.max_length, device=self.device, **kwargs)
-        if self._several: how.setdefault('top_k', None)
-        return Pipeline(model=net, tokenizer=copy.deepcopy(self.reader.tokenizer), **how)
+        return Pipeline(model=net, tokenizer=tokenizer, device=self.device, **how)
 
 # %% ../nbs/api/21_predict.ipynb #2e1744b9
 def words_in(
@@ -450,9 +454,9 @@ def read_words(
     _check_words(rows)
     return rows, one
 
-# %% ../nbs/api/21_predict.ipynb #66495105
+# %% ../nbs/api/21_predict.ipynb #90eb65b4
 class TokenPredictor(Predictor):
-    "A model that tags words: `predict`, `predict_proba`, `evaluate`, `to`"
+    "A model that tags words: `predict`, `predict_proba`, `evaluate`, `pipeline`, `to`"
     def _word_logits(self, words, batch_size, progress):
         "The logits of each row's words, NaN for words beyond the length"
         if type(batch_size) is not int or batch_size<1:
@@ -510,6 +514,19 @@ class TokenPredictor(Predictor):
     ) -> list: # for each text (words, tags), in the order of `card.classes`; NaN for a word beyond `max_length`
         "The probabilities of the tags of each word"
         return self._read(texts, batch_size, progress)[2]
+
+    def pipeline(self,
+        **kwargs # for the pipeline, such as batch_size; aggregation_strategy is 'first' unless you say otherwise
+    ): # a `TokenClassificationPipeline`
+        "The same model as a transformers pipeline. Tags with E- or S-, which it cannot read, raise `ValueError`"
+        from transformers import TokenClassificationPipeline
+        other = next((t for t in self.card.classes if t[:2] in ('E-', 'S-')), None)
+        if other and are_entities(self.card.classes):
+            raise ValueError(f"The pipelines of transformers know B- and I-, and not {other!r}: use `predict`.")
+        tokenizer = copy.deepcopy(self.reader.tokenizer)
+        tokenizer.model_max_length = self.reader.max_length       # where the pipeline cuts
+        how = dict(dict(aggregation_strategy='first'), **kwargs)
+        return self._in_pipeline(TokenClassificationPipeline, tokenizer, how)
 
 # %% ../nbs/api/21_predict.ipynb #eb5315ec
 class VectorPredictor(Predictor):
@@ -582,11 +599,12 @@ class VectorPredictor(Predictor):
 
 _pair_metrics = 'spearman','pearson'
 
-# %% ../nbs/api/21_predict.ipynb #86317ef3
+# %% ../nbs/api/21_predict.ipynb #f6021d24
 def _true_answers(v):
     "The true answers of a row: a text, a list of them, or a dict as in SQuAD"
     if isinstance(v, Mapping): v = v['text']
-    return [v] if isinstance(v, str) else list(v)
+    if isinstance(v, str): return [v]
+    return None if np.isscalar(v) or v is None else list(v)
 
 def _answer(text, found):
     "A part of a text as a dict; None where there is none"
@@ -594,7 +612,12 @@ def _answer(text, found):
     start,end,score = found
     return dict(text=text[start:end], start=start, end=end, score=score)
 
-# %% ../nbs/api/21_predict.ipynb #f0e2089f
+def _answer_or_none(answer, gap, threshold):
+    "An answer with its gap; without text where there is none"
+    if gap>threshold: answer = dict(text='', start=None, end=None, score=None)
+    return dict(answer, no_answer=gap)
+
+# %% ../nbs/api/21_predict.ipynb #45925826
 class QuestionPredictor(Predictor):
     "A model that finds answers in texts: `predict`, `evaluate`, `to`"
     gives = 'a part of the text'
@@ -610,36 +633,33 @@ class QuestionPredictor(Predictor):
 
     @torch.no_grad()
     def _windows(self, encoded, batch_size, bar):
-        "For each window the number of its row; logits of start and end, -inf outside the text; the places of its tokens"
+        "For each window its number; logits of start and end for all tokens"
         names = [k for k in encoded if k not in ('offset_mapping', 'overflow_to_sample_mapping')]
         out = [None]*len(encoded['input_ids'])
         for part,batch in self.reader.batches({k: encoded[k] for k in names}, batch_size):
             got = self.model(**{k: v.to(self.device) for k,v in batch.items()})
             for j,i in enumerate(part):
-                inside = context_tokens(encoded, i)
-                both = [x[j,:len(inside)].float().cpu().numpy() for x in (got.start_logits, got.end_logits)]
-                _check_finite(np.stack(both))
-                out[i] = (*(np.where(inside, x, -np.inf) for x in both), encoded['offset_mapping'][i])
+                both = [x[j,:len(encoded['input_ids'][i])].float().cpu().numpy() for x in (got.start_logits, got.end_logits)]
+                out[i] = _check_finite(np.stack(both))
             bar.update(len(part))
-        return list(zip(encoded['overflow_to_sample_mapping'], out))
+        return enumerate(out)
 
-    def _answers(self, pairs, batch_size, most, bar):
+    def _answers(self, pairs, batch_size, most, threshold, bar):
         "The answers to some questions"
         encoded = encode_questions(self.reader.tokenizer, *map(list, zip(*pairs)), self.reader.max_length)
-        windows = [[] for _ in pairs]
+        windows,nulls = [[[] for _ in pairs] for _ in range(2)]
         bar.total += len(encoded['input_ids'])-len(pairs)
-        for row,w in self._windows(encoded, batch_size, bar): windows[row].append(w)
-        return [_answer(text, best_answer(w, most)) for (_,text),w in zip(pairs, windows)]
+        for i,both in self._windows(encoded, batch_size, bar):
+            row = encoded['overflow_to_sample_mapping'][i]
+            inside = np.where(context_tokens(encoded, i), both, -np.inf)
+            windows[row].append((*inside, encoded['offset_mapping'][i]))
+            if threshold is not None: nulls[row].append(both[:,null_token(encoded, i)])
+        found = [_answer(text, best_answer(w, most)) for (_,text),w in zip(pairs, windows)]
+        if threshold is None: return found
+        return [a and _answer_or_none(a, no_answer_gap(w, n, most), threshold) for a,w,n in zip(found, windows, nulls)]
 
-    def predict(self,
-        texts, # a pair of a question and a text, a list of pairs, a table, or a list of dicts
-        batch_size:int=32, # windows that are computed at once
-        as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
-        progress=None, # show a progress bar; None: where there is much to do, in a terminal
-        most:int=30 # tokens of an answer
-    ): # for each question a dict of text, start, end and score; for one question its answer alone
-        "Answers to questions, in their order. A row without a question or a text gets None, and one warning says how many there are"
-        columns,one = read_texts(texts, self.card)
+    def _predict(self, columns, batch_size, progress, most, threshold):
+        "The answer to each row; None for one without a question or a text"
         pairs = list(zip(*columns))
         full = [i for i,p in enumerate(pairs) if not any(is_missing(t, words=False) for t in p)]
         got = [None]*len(pairs)
@@ -647,11 +667,24 @@ class QuestionPredictor(Predictor):
         with tqdm(total=len(full), disable=not progress, unit=' windows', leave=False) as bar:
             for at in range(0, len(full), portion*batch_size):
                 rows = full[at:at+portion*batch_size]
-                for i,answer in zip(rows, self._answers([pairs[i] for i in rows], batch_size, most, bar)): got[i] = answer
+                answers = self._answers([pairs[i] for i in rows], batch_size, most, threshold, bar)
+                for i,answer in zip(rows, answers): got[i] = answer
         _warn(len(pairs)-len(full), 0, len(pairs), self.reader.max_length)
+        return got
+
+    def predict(self,
+        texts, # a pair of a question and a text, a list of pairs, a table, or a list of dicts
+        batch_size:int=32, # windows that are computed at once
+        as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
+        progress=None, # show a progress bar; None: where there is much to do, in a terminal
+        most:int=30 # tokens of an answer
+    ): # for each question a dict of text, start, end, score (and no_answer, the gap, if the card asks); for one its answer alone
+        "Answers to questions, in their order. A row without a question or a text gets None, and one warning says how many there are"
+        columns,one = read_texts(texts, self.card)
+        got = self._predict(columns, batch_size, progress, most, self.card.no_answer)
         if not as_frame: return got[0] if one else got
         import pandas as pd
-        names = 'text','start','end','score'
+        names = ['text', 'start', 'end', 'score', *([] if self.card.no_answer is None else ['no_answer'])]
         return pd.DataFrame([{n: (a or {}).get(n) for n in names} for a in got], texts.index if hasattr(texts, 'iloc') else None, names)
 
     def evaluate(self,
@@ -661,11 +694,30 @@ class QuestionPredictor(Predictor):
     ) -> dict: # f1, exact_match
         "How good the answers are, as SQuAD counts. No column of answers raises `ValueError`"
         data = _in_columns(data)
+        true = self._true(data, path)
+        return answer_scores([a and a['text'] for a in self.predict(data, batch_size)], true)
+
+    def _true(self, data, path):
+        "The true answers of each row"
         have = columns_in(data)
         name = next((n for n in (self.card.label, 'answers', 'answer', 'label') if n in have), None)
         if name is None: raise ValueError(f"{path} has no column of answers; it has {', '.join(map(repr, have))}.")
-        said = [a and a['text'] for a in self.predict(data, batch_size)]
-        return answer_scores(said, [_true_answers(v) for v in column(data, name)])
+        return [_true_answers(v) for v in column(data, name)]
+
+    def find_threshold(self,
+        data, # as in `evaluate`; without a question that has no answer `ValueError`
+        batch_size:int=64, # windows that are computed at once
+        most:int=30 # tokens of an answer
+    ) -> float: # for `load(..., no_answer=...)`, or for the card
+        "The threshold for no answer with the highest F1"
+        data = _in_columns(data)
+        true = self._true(data, 'the data')
+        if all(t is None or any(t) for t in true):
+            raise ValueError("Each row has an answer (none has an empty list), so no threshold can be found.")
+        found = self._predict(read_texts(data, self.card)[0], batch_size, None, most, np.inf)
+        rows = [(a, t) for a,t in zip(found, true) if a is not None]
+        said,true = [a['text'] for a,_ in rows],[t for _,t in rows]
+        return best_threshold([a['no_answer'] for a,_ in rows], answer_f1(said, true), answer_f1([None]*len(true), true))
 
 # %% ../nbs/api/21_predict.ipynb #c6616efa
 def predictor_for(

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, IterableDataset, List
 
-# %% ../nbs/api/09_tables.ipynb #5f13175d
+# %% ../nbs/api/09_tables.ipynb #02d9c9cd
 @dataclass
 class Table:
     "Named columns, and where each row comes from"
@@ -29,6 +29,7 @@ class Table:
     where:object # function: -> list of the rows' places, such as 'a.csv, line 7'
     classes:dict = field(default_factory=dict) # column -> names of its classes, where the source declares them
     notes:list = field(default_factory=list) # what was found about the source, such as "separated by ';'"
+    kind:str=None # kind of task that the form of the source says: 'tokens' for CoNLL
 
     def check(self,
         columns # names
@@ -219,9 +220,61 @@ def _parquet(path):
     def column(c): return file.read(columns=None if '.' in c else [c]).column(c).to_pylist()
     return Table(str(path), names, column, _numbered(path, 'row', range(1, file.metadata.num_rows+1)))
 
-# %% ../nbs/api/09_tables.ipynb #df440b0f
+# %% ../nbs/api/09_tables.ipynb #2c9f044d
+_entity_tag = re.compile('O|[BIES]-.+')
+
+def _line_fields(line, sep=None):
+    "The fields of a line; none for a blank one"
+    line = line.strip(' \t\r')
+    if not line: return []
+    return [f.strip() for f in (line.split(sep or '\t') if sep or '\t' in line else re.split(' +', line))]
+
+def _is_conll(text):
+    "Do the first lines hold words and tags of entities?"
+    rows = [_line_fields(s) for s in text[:10_000].split('\n')[:50]]
+    rows = [r for r in rows if r and r[0]!='-DOCSTART-']
+    return bool(rows) and all(len(r)==len(rows[0])>1 and _entity_tag.fullmatch(r[-1]) for r in rows)
+
+def _sentences(path, text, sep):
+    "The sentences of a file, each a list of line number and fields"
+    lines = [(i, _line_fields(s, sep)) for i,s in enumerate(text.split('\n'), 1)]
+    counts = Counter(len(f) for _,f in lines if f and f[0]!='-DOCSTART-')
+    if not counts: raise ValueError(f"{path} holds no rows.")
+    n,groups = counts.most_common(1)[0][0],[[]]
+    for i,f in lines:
+        if not f: groups.append([])
+        elif len(f)==n and all(f): groups[-1] += [(i, f)] if f[0]!='-DOCSTART-' else []
+        elif f[0]!='-DOCSTART-' and (groups[-1] or not f[0].startswith('#')):
+            raise ValueError(f"{path}, line {i}: {len(list(filter(None, f)))} fields found, {n} expected: give each word "
+                "its tag, and put a blank line between sentences.")
+    return [g for g in groups if g]
+
+# %% ../nbs/api/09_tables.ipynb #292087ec
+def _check_entity_tags(path, found, what):
+    "Refuse single tags that are no entity's (`ValueError`); found are pairs of line number and tag"
+    odd = [(i, t) for i,t in found if not _entity_tag.fullmatch(t)]
+    if not odd or 2*len(odd)>=sum(t!='O' for _,t in found): return
+    line,tag = odd[0]
+    raise ValueError(f"{path}, line {line}: {tag!r:.40} in {what!r} is neither 'O' nor begins with B-, I-, E- or S-, "
+        f"as the others do ({len(odd):,} such): correct it; a comment begins with '#' and has another number of fields.")
+
+def _conll(path, text, sep=None):
+    "A table of words and tags"
+    groups = _sentences(path, text, as_separator(sep))
+    n,words = len(groups[0][0][1]),sum(map(len, groups))
+    if len(groups)==1 and words>500:
+        raise ValueError(f"{path} has {words:,} words and no blank line among them: put one between sentences.")
+    names = ['tokens', *(f'column_{k}' for k in range(2, n)), 'tags'][:n]
+    for k,name in enumerate(names[1:], 1): _check_entity_tags(path, [(i, f[k]) for g in groups for i,f in g], name)
+    def column(c):
+        at = names.index(c)
+        return [[f[at] for _,f in g] for g in groups]
+    notes = [f'tags in the last of {n} columns'] if n>2 else []
+    return Table(str(path), names, column, _numbered(path, 'line', [g[0][0] for g in groups]), notes=notes, kind='tokens')
+
+# %% ../nbs/api/09_tables.ipynb #13b97b5f
 _readers = {'.csv': _delimited, '.tsv': _delimited, '.jsonl': _jsonl, '.parquet': _parquet, '.json': _of_json,
-    '.txt': _delimited}
+    '.txt': _delimited, '.conll': _conll, '.bio': _conll}
 
 def stem(
     path # of a file
@@ -240,6 +293,8 @@ def _of_file(path, sep, encoding):
         use = f"use one of {', '.join(_readers)} (each may end in .gz)"
         raise ValueError(f"{path}: unknown extension {path.suffix!r}, {use}.")
     if not path.is_file(): raise FileNotFoundError(f"There is no file {path}.")
+    tagged = _readers[kind] is _conll or kind=='.txt' and _is_conll(_text(path, encoding))
+    if tagged: return _conll(path, _text(path, encoding), sep)
     if kind in _seps: return _delimited(path, kind, sep, encoding)
     if sep: raise ValueError(f"{path} has no separator: leave out sep ({sep!r}).")
     return _parquet(path) if kind=='.parquet' else _readers[kind](path, _text(path, encoding))
@@ -252,7 +307,7 @@ def _joined(tables):
     def column(c): return [v for t in tables for v in t.column(c)]
     def where(): return [w for t in tables for w in t.where()]
     source = f'{first.source} and {len(tables)-1} more'
-    return Table(source, first.names, column, where, first.classes, [f'{len(tables)} files'])
+    return Table(source, first.names, column, where, first.classes, [f'{len(tables)} files'], first.kind)
 
 # %% ../nbs/api/09_tables.ipynb #e68be903
 def _of_frame(df):

@@ -13,17 +13,18 @@ from dataclasses import asdict, dataclass, fields
 # %% ../nbs/api/20_taskcard.ipynb #203d4b1b
 from .codec import MaskFileError
 
-# %% ../nbs/api/20_taskcard.ipynb #2858591a
+# %% ../nbs/api/20_taskcard.ipynb #3ca2c353
 def _text(v): return type(v) is str and 0<len(v)<=1000
 def _texts(most): return lambda v: type(v) is tuple and len(v)<=most and all(type(t) is str and len(t)<=1000 for t in v)
 def _number(most): return lambda v: type(v) is int and 1<=v<=most
+def _finite(v): return type(v) in (int, float) and abs(v)<1e6
 def _or_none(test): return lambda v: v is None or test(v)
 
 _checks = dict(kind=_text, n_out=_number(2**20), name=_or_none(_text), text=_texts(100), label=_or_none(_text),
     labels=_texts(2**20), metrics=_texts(100), max_length=_or_none(_number(2**24)), pooling=_or_none(_text),
-    source=_or_none(_text), label_sep=_or_none(_text))
+    source=_or_none(_text), label_sep=_or_none(_text), no_answer=_or_none(_finite))
 
-# %% ../nbs/api/20_taskcard.ipynb #a19a39b8
+# %% ../nbs/api/20_taskcard.ipynb #4cbfa77b
 kinds_with_classes = 'classification','multilabel','tokens'
 whole_kinds = 'question-answering','masked-lm','causal-lm' # of a class of transformers
 
@@ -41,6 +42,7 @@ class TaskCard:
     pooling:str=None # token that the head reads, as in `AdaptModel`
     source:str=None # 'glue', 'mini' (in the package) or 'files' (your own data)
     label_sep:str=None # what separates several labels in a text
+    no_answer:float=None # answers in texts: the `no_answer_gap` above which there is none; None: there always is one
 
     def __post_init__(self):
         for n,ok in _checks.items():

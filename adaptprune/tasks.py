@@ -555,14 +555,14 @@ def _tagged(tables, text, label, name, metrics, missing, duplicates, seed):
     task = Task(name, text, label, names, metrics, 'tokens')
     return task, _assembled(task, tables, splits, notes, seed)
 
-# %% ../nbs/api/09_tasks.ipynb #02ae0ac5
+# %% ../nbs/api/09_tasks.ipynb #654b564e
 def load_data(
     train, # what `open_table` reads: file, glob, DataFrame, `Dataset`, list, ...; or a `DatasetDict`, or a dict of splits
     dev=None, # the same for the dev set; by default that of `train`, else a tenth of its rows
     test=None, # the same for a test set, which is scored at the end
     text=None, # name of the text column, or of two: 'question, answer'; by default found by the usual names
     label=None, # name of the label column, or of several with 0 and 1: 'toxic, rude'; by default found by the usual names
-    kind:str=None, # 'classification', 'regression' or 'multilabel', by default as the labels look; 'tokens': a tag for each word
+    kind:str=None, # 'classification', 'regression' or 'multilabel', by default as the data look; 'tokens': a tag for each word
     metrics=None, # a metric's name, or a function (labels, logits) -> float, or a tuple of these; the first one decides
     sep:str=None, # separator of a text file; by default found by looking
     encoding:str=None, # of a text file, such as 'latin-1'; by default by its byte-order mark, else UTF-8
@@ -576,6 +576,7 @@ def load_data(
     "A task from your own data. What is wrong or unclear raises `ValueError` with file and line"
     if kind not in (None, *default_metrics): raise ValueError(f"kind must be {_kinds}, got {kind!r}.")
     tables = split_tables(train, dev, test, sep, encoding)
+    kind = kind or tables['train'].kind
     if kind=='tokens':
         if class_weights is not None or label_sep is not None:
             raise ValueError("class_weights and label_sep are not for tags: leave them out.")

@@ -191,7 +191,33 @@ def test_gaps_cuts_and_wrong_rows(ner):
     with pytest.warns(CutText): assert np.isnan(ner.predict_proba([['a']*30])[0][:,0]).sum()==8
     for bad in ([3], [['a', 3]], [['a', None]], [['a', ' ']]):
         with pytest.raises(ValueError, match='Row 0'): ner.predict(bad)
-    with pytest.raises(ValueError, match='use `predict`'): ner.pipeline()
+
+def test_a_pipeline_for_tags(ner):
+    "The same entities at the same places with the same probabilities, from texts and from lists of words"
+    pipe = ner.pipeline()
+    assert type(pipe).__mro__[1].__name__=='TokenClassificationPipeline'
+    def plain(found): return [(f['entity_group'], f['start'], f['end'], pytest.approx(f['score'], abs=1e-5)) for f in found]
+    def ours(found): return [(f['label'], f['start'], f['end'], f['probability']) for f in found]
+    texts = [' '.join(words(i)) for i in range(20)]+['d  a b,\n e (c)', 'e']
+    assert [plain(f) for f in pipe(texts)]==[ours(f) for f in ner.predict(texts)]==[plain(f) for f in pipe(texts, batch_size=4)]
+    assert sum(map(len, pipe(texts)))>10
+    assert [plain(f) for f in pipe([words(i) for i in range(5)], is_split_into_words=True)]==[ours(f) for f in ner.predict(texts[:5])]
+    long = ' '.join(['d']*21+['a', 'b', 'c', 'c'])          # 24 tokens are read, and two are not words
+    with pytest.warns(CutText): want = ours(ner.predict(long))
+    assert plain(pipe(long))==want
+    assert {f['entity'] for f in ner.pipeline(aggregation_strategy='none', ignore_labels=[])(texts[0])}<=set(names)
+
+def test_a_pipeline_without_entities(folder):
+    "Tags that spell nothing are the pipeline's groups; E- and S- are refused"
+    rows = [dict(tokens=words(i), tags=[('X' if w in 'abc' else 'Y') for w in words(i)]) for i in range(20)]
+    def made(rows): return load(TaskMask.from_adapted(adapt_task('pos', folder, data=rows, dev=rows, kind='tokens', say=str, **dict(quick, max_steps=3))), folder)
+    p = made(rows)
+    text = 'a d b b'
+    want = [s['label'] for s in p.predict(text)]
+    got = [f['entity_group'] for f in p.pipeline()(text) for _ in text[f['start']:f['end']].split()]
+    assert got==want
+    ends = made([dict(r, tags=[dict(X='S-X', Y='O')[t] for t in r['tags']]) for r in rows])
+    with pytest.raises(ValueError, match="not 'S-X': use `predict`"): ends.pipeline()
 
 def test_multitask(made, ner):
     tasks = MultiTask.from_pretrained({n: made[n].folder for n in ('ner', 'plain')}, made['ner'].folder.parent/Path(made['ner'].report['model']).name)
