@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from .taskcard import TaskCard
     from .tasks import load_data, load_files, load_task
     from .tolerance import find_sparsity
-    from .trainer import MaskCallback
+    from .trainer import MaskCallback, MaskTrainer, learn_from
     from .units import Structure, base_of, find_units
     from .watch import KeepBest, Log, LogCSV, LogTensorBoard, LogText, LogWandb
 
 __all__ = [
     'KeepBest', 'Log', 'LogCSV', 'LogTensorBoard', 'LogText', 'LogWandb', 'Mask', 'MaskCallback',
-    'MaskOptimizer', 'MultiTask', 'Predictor', 'Recipe', 'Structure', 'TaskCard', 'TaskMask',
+    'MaskOptimizer', 'MaskTrainer', 'MultiTask', 'Predictor', 'Recipe', 'Structure', 'TaskCard', 'TaskMask',
     'activation_scores', 'adapt', 'adapt_task', 'base_of', 'choose_units', 'compact', 'compress', 'evaluate',
-    'export_onnx', 'find_sparsity', 'find_units', 'get_recipe', 'load', 'load_compact', 'load_data',
-    'load_files', 'load_task', 'save_compact', 'save_model', 'save_plain', 'set_up', 'unit_scores']
+    'export_onnx', 'find_sparsity', 'find_units', 'get_recipe', 'learn_from', 'load', 'load_compact',
+    'load_data', 'load_files', 'load_task', 'save_compact', 'save_model', 'save_plain', 'set_up', 'unit_scores']
 
 _rooms = dict(
     artifact=['TaskMask'], compaction=['compact'], compression=['compress'], export=['export_onnx', 'save_plain'],
@@ -43,7 +43,7 @@ _rooms = dict(
     mask=['Mask'], multitask=['MultiTask'], optim=['MaskOptimizer'], predict=['Predictor', 'load'],
     recipe=['Recipe', 'get_recipe'], scores=['activation_scores'], setup=['evaluate', 'set_up'], task=['adapt_task'],
     taskcard=['TaskCard'], tasks=['load_data', 'load_files', 'load_task'], tolerance=['find_sparsity'],
-    trainer=['MaskCallback'], units=['Structure', 'base_of', 'find_units'],
+    trainer=['MaskCallback', 'MaskTrainer', 'learn_from'], units=['Structure', 'base_of', 'find_units'],
     watch=['KeepBest', 'Log', 'LogCSV', 'LogTensorBoard', 'LogText', 'LogWandb'])
 _home = {name: room for room, names in _rooms.items() for name in names}
 

@@ -416,7 +416,7 @@ def _around(base, named, said, head):
         "is it another kind of base?")
     return net
 
-# %% ../nbs/api/21_artifact.ipynb #8b779e3e
+# %% ../nbs/api/21_artifact.ipynb #4a43400d
 class _WithHead(_OnDisk):
     "Putting the head on a model"
     def load_head(self,
@@ -462,6 +462,12 @@ class _WithHead(_OnDisk):
         else: net = self.compact(net, check, share=encoder is not model)
         return self.load_head(net).eval(), place
 
+    def class_model(self,
+        base:nn.Module # the whole base; stays as it is
+    ) -> nn.Module: # of the class of transformers that the file names, with copies of the base's weights
+        "A model for the head, before mask and head are put on. What neither base nor file holds raises `BaseMismatch`"
+        return _around(base, self.info.get('model_class'), self.info.get('model_config') or {}, self.head)
+
     def _model_on(self, encoder, n_out, place):
         "A model of the file's kind on a base, before mask and head are put on"
         from adaptprune.head import AdaptModel
@@ -469,7 +475,7 @@ class _WithHead(_OnDisk):
         if said is not None: return sentence_model(base_of(encoder), first_part(encoder, place, said), said)
         named = self.info.get('model_class')
         if self.info.get('whole') and type(unwrap(encoder)).__name__==named: return encoder
-        if named is not None: return _around(base_of(encoder), named, self.info.get('model_config') or {}, self.head)
+        if named is not None: return self.class_model(base_of(encoder))
         net = AdaptModel(encoder, n_out, self.info.get('pooling'))
         if 'head.scale' in self.head: net.head.standardise()        # its numbers are loaded later
         return net

@@ -173,9 +173,10 @@ def encoder_of(
     both = getattr(getattr(base, 'config', None), 'is_encoder_decoder', False) and hasattr(base, 'decoder')
     return base.get_encoder() if both else base
 
-# %% ../nbs/api/10_head.ipynb #8985d9cb
+# %% ../nbs/api/10_head.ipynb #7b010994
 class AdaptModel(_Remembering):
     "An encoder and the paper's head. `forward` takes what the tokenizer gives, and `labels`; it returns loss and logits"
+    accepts_loss_kwargs = False         # for the `Trainer`: the loss is a mean, to be divided where batches accumulate
     def __init__(self,
         encoder:nn.Module, # a Hugging Face model that returns hidden states; else `ValueError`
         n_out:int, # classes, or 1 for a score
