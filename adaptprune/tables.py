@@ -19,7 +19,12 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, IterableDataset, List
 
-# %% ../nbs/api/09_tables.ipynb #5f13175d
+# %% ../nbs/api/09_tables.ipynb #99096c30
+def _listed(names):
+    "Names for a message, the first dozen of them"
+    more = f' and {len(names)-12:,} more' if len(names)>12 else ''
+    return ', '.join(f'{n!r:.60}' for n in names[:12])+more
+
 @dataclass
 class Table:
     "Named columns, and where each row comes from"
@@ -36,7 +41,7 @@ class Table:
         "Refuse columns that are not there (`ValueError` with those that are)"
         for c in columns:
             if c in self.names: continue
-            have = ', '.join(map(repr, self.names)) or 'none: is the file empty?'
+            have = _listed(self.names) or 'none: is the file empty?'
             odd = next((s for s in ';\t|' if len(self.names)==1 and s in self.names[0]), None)
             hint = f" (Separated by {odd!r}? Give sep={odd!r}.)" if odd else ''
             raise ValueError(f"{self.source} has no column {c!r}; it has {have}{hint}")
@@ -102,7 +107,7 @@ def _text(path, encoding):
         raise ValueError(f"{path} looks like UTF-16: give encoding='utf-16'.")
     return text.removeprefix('\ufeff')
 
-# %% ../nbs/api/09_tables.ipynb #0a30152c
+# %% ../nbs/api/09_tables.ipynb #68677a8c
 def _csv_rows(path, text, sep):
     "Rows with quotes: pairs of line number and fields"
     rows = csv.reader(io.StringIO(text, newline=''), delimiter=sep, strict=True)
@@ -126,6 +131,7 @@ def _unquoted(field): return field[1:-1].replace('""', '"') if field.startswith(
 
 def _tab_rows(path, text):
     "Rows between tabs, with quotes only where all of them are closed"
+    if '\n' not in text: text = text.replace('\r', '\n')                # as old Macs write
     plain = [(i, s.split('\t')) for i,line in enumerate(text.split('\n'), 1) if (s := line.rstrip('\r'))]
     opened = [f for _,r in plain for f in r if f.startswith('"')] if '"' in text else []
     if not opened: return plain
@@ -179,9 +185,16 @@ def _delimited(path, kind, sep, encoding):
     notes = [] if sep==_seps[kind][0] else [f'separated by {sep!r}']
     return Table(str(path), names, column, _numbered(path, 'line', [i for i,_ in lines]), notes=notes)
 
-# %% ../nbs/api/09_tables.ipynb #ffd705b0
+# %% ../nbs/api/09_tables.ipynb #6596e909
+def _once(pairs):
+    "A JSON object, whose keys occur once"
+    d = dict(pairs)
+    if len(d)==len(pairs): return d
+    twice = next(k for k,n in Counter(k for k,_ in pairs).items() if n>1)
+    raise ValueError(f"an object has the key {twice!r} twice, and which one counts is not clear")
+
 def _json(line, where):
-    try: return json.loads(line)
+    try: return json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError) as e: raise ValueError(f"{where}: not JSON: {e}.") from e
 
 def _jsonl(path, text):
@@ -197,7 +210,7 @@ def _are(values, kind): return bool(values) and all(isinstance(v, kind) for v in
 
 def _of_json(path, text):
     "A table of a whole JSON file"
-    try: data = json.loads(text)
+    try: data = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as e:
         if 'Extra data' in str(e): return _jsonl(path, text)
         raise ValueError(f"{path}: not JSON: {e}.") from e
@@ -356,7 +369,7 @@ def split_tables(
     tables['train'].notes = [*tables['train'].notes, *notes]
     return tables
 
-# %% ../nbs/api/09_tables.ipynb #e76c9457
+# %% ../nbs/api/09_tables.ipynb #2b56dd2f
 _pairs = (('sentence1', 'sentence2'), ('text_a', 'text_b'), ('text1', 'text2'), ('premise', 'hypothesis'),
     ('question1', 'question2'), ('question', 'sentence'), ('question', 'answer'), ('query', 'passage'))
 _texts = 'text', 'sentence', 'review', 'content', 'body', 'comment', 'message', 'tweet', 'utterance', 'document'
@@ -367,7 +380,18 @@ def columns_of(
     text # 'review', 'question, answer', or a tuple of names
 ) -> tuple: # names
     "Names of columns, as people give them"
+    if isinstance(text, int): text = str(text)                          # as a DataFrame without a header has them
     return tuple(c.strip() for c in text.split(',')) if isinstance(text, str) else tuple(text)
+
+def _by_lower(source, names):
+    "Names by their small letters. Two that differ only in capitals raise `ValueError`"
+    lower = {}
+    for n in names:
+        other = lower.setdefault(n.lower(), n)
+        if other==n or n.lower() in _ids: continue
+        raise ValueError(f"{source} has the columns {other!r} and {n!r}: say which ones hold text and label, "
+            "such as text='text', label='label' (--text text --label label).")
+    return lower
 
 def _usual_text(lower):
     if 'text' in lower: return ('text',)
@@ -382,16 +406,16 @@ def text_columns(
     label=None # the one that holds the label
 ) -> tuple: # one or two names
     "The columns that hold the text. More than one reading raises `ValueError`"
-    if text: return (text,) if isinstance(text, str) and text in names else columns_of(text)
-    lower = {n.lower(): n for n in names if n!=label}
+    if text not in (None, '', ()): return (text,) if isinstance(text, str) and text in names else columns_of(text)
+    lower = _by_lower(source, [n for n in names if n!=label])
     usual = _usual_text(lower)
     if usual: return tuple(lower[u] for u in usual)
     others = tuple(n for k,n in lower.items() if k not in _ids and (label or k not in _labels))
     if len(others)==1: return others
-    raise ValueError(f"{source} has the columns {', '.join(map(repr, names))}: say which one or two hold the text, "
+    raise ValueError(f"{source} has the columns {_listed(names)}: say which one or two hold the text, "
         "text='review' (--text review) or text='question,answer'.")
 
-# %% ../nbs/api/09_tables.ipynb #33df587e
+# %% ../nbs/api/09_tables.ipynb #9ab2dba1
 _no_multi = "for several labels a row (multi-label) give kind='multilabel' (--kind multilabel)."
 
 def label_column(
@@ -402,15 +426,16 @@ def label_column(
 ) -> str: # a name
     "The column that holds the label. More than one reading raises `ValueError`"
     if isinstance(label, (list, tuple)) and len(label)==1: label = label[0]
+    if isinstance(label, int): label = str(label)
     if label is not None and not isinstance(label, str):
         raise ValueError(f"One column holds the label, got {label!r}: {_no_multi}")
     if label and label in text: raise ValueError(f"The column {label!r} cannot be text and label at once.")
     if label: return label
-    lower = {n.lower(): n for n in names if n not in text}
+    lower = _by_lower(source, [n for n in names if n not in text])
     found = [lower[k] for k in _labels if k in lower] or [n for k,n in lower.items() if k not in _ids and text]
     if 'label' in lower: return lower['label']
     if len(found)==1: return found[0]
-    raise ValueError(f"{source} has the columns {', '.join(map(repr, names))}: say which one holds the label, "
+    raise ValueError(f"{source} has the columns {_listed(names)}: say which one holds the label, "
         "label='stars' (--label stars).")
 
 def find_columns(
@@ -426,7 +451,7 @@ def find_columns(
     table.check([label])
     return text, label
 
-# %% ../nbs/api/09_tables.ipynb #d31752a0
+# %% ../nbs/api/09_tables.ipynb #15e49098
 _no_label = {'', 'nan', 'NaN', '<NA>', 'None', 'null', 'NULL', 'NaT', '#N/A'}
 
 def is_missing(
@@ -460,6 +485,7 @@ def _single(source, values):
 def _number(text):
     try: x = float(text)
     except ValueError: return None
+    if '_' in text: return None                                         # Python's own way to write a number
     return x if math.isfinite(x) else None
 
 def as_whole(
@@ -468,7 +494,7 @@ def as_whole(
     "A whole number as the name of a class"
     return str(int(label.partition('.')[0])) if re.fullmatch(r'[+-]?\d+\.0*', label) else label
 
-# %% ../nbs/api/09_tables.ipynb #48e226ae
+# %% ../nbs/api/09_tables.ipynb #652003e6
 _ask = "give kind='classification' (--kind classification) if these are classes"
 
 def _check_guess(source, names, numbers, n):
@@ -476,6 +502,9 @@ def _check_guess(source, names, numbers, n):
     some = ', '.join(sorted(names)[:5])
     fractions = any(x is not None and x!=int(x) for x in numbers)
     numeric = None not in numbers
+    endless = [x for x in names if re.fullmatch('[+-]?inf(inity)?', x, re.I)]
+    if endless and any(x is not None for x in numbers):
+        raise ValueError(f"{source}: the labels hold {endless[0]!r} beside numbers: leave such rows out, or {_ask}.")
     if not numeric and fractions:
         raise ValueError(f"{source}: the labels mix numbers with fractions and words ({some}, ...): {_ask}.")
     truth = {x.lower() for x in names} & {'true', 'false'}
@@ -505,7 +534,8 @@ def infer_labels(
     if not kind: kind = 'regression' if None not in numbers and not whole else 'classification'
     if kind=='regression': return kind, ()
     if whole: names = {as_whole(x) for x in names}
-    return kind, tuple(sorted(names, key=None if None in numbers else float))
+    if None in numbers: return kind, tuple(sorted(names))
+    return kind, tuple(sorted(sorted(names), key=float))
 
 # %% ../nbs/api/09_tables.ipynb #e42c25ce
 def _lacks(row, words):
