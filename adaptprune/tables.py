@@ -504,7 +504,7 @@ def _check_guess(source, names, numbers, n):
     numeric = None not in numbers
     endless = [x for x in names if re.fullmatch('[+-]?inf(inity)?', x, re.I)]
     if endless and any(x is not None for x in numbers):
-        raise ValueError(f"{source}: the labels hold {endless[0]!r} beside numbers: leave such rows out, or {_ask}.")
+        raise ValueError(f"{source}: the labels mix numbers with {endless[0]!r}: leave such rows out, or {_ask}.")
     if not numeric and fractions:
         raise ValueError(f"{source}: the labels mix numbers with fractions and words ({some}, ...): {_ask}.")
     truth = {x.lower() for x in names} & {'true', 'false'}

@@ -33,7 +33,7 @@ def cases(rng, n):
         constant=Case(['same']*n, 'only one class'),
         mixed=Case(pick(['low', 1.5, 'high']), 'mix numbers'),
         truths=Case(pick([True, 0, 1]), 'mix truth values'),
-        endless=Case(pick([1., 2., float('inf')]), "'inf' beside numbers"),
+        endless=Case(pick([1., 2., float('inf')]), "mix numbers with 'inf'"),
         sentences=Case([f'sentence {i}' for i in range(n)], 'different labels'),
         lists=Case(pick([['x'], ['x', 'y'], ['y']]), 'multilabel', file='not one label'),
         nested=Case(pick([[['x']], [['y']]]), 'expected a list of names', file='not one label'),
