@@ -559,7 +559,7 @@ def _answer(texts, got):
     said = [f'{v:.3f}' if isinstance(v, float) else str(v) for v in got if v is not None and v==v]
     return f"{'  '.join(said) or '(no answer)'}  {' | '.join(map(str, texts))}"
 
-# %% ../nbs/api/27_cli.ipynb #3d6c6ba5
+# %% ../nbs/api/27_cli.ipynb #7f66fd7a
 def apply(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     first:str=None, # a text to judge
@@ -576,7 +576,9 @@ def apply(
 ):
     "Predict with a saved mask: for one text, or for a file of them"
     from adaptprune.files import new_path
+    from adaptprune.loop import check_writable
     _free(out, force)
+    if out: check_writable(Path(out).parent)
     tm = _mask(mask, revision)
     table,card = _examples(_card(tm), first, second, input, text, sep=sep, encoding=encoding)
     _check_pairs(tm.card, card)

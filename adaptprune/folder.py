@@ -276,7 +276,7 @@ def _write_headed(folder, model, weights, dtype):
     with quiet(): again = headed_class(compact_class(encoder) if is_cut else encoder).from_pretrained(folder)
     _check_weights(weights, again.state_dict())
 
-# %% ../nbs/api/23_folder.ipynb #60dbe335
+# %% ../nbs/api/23_folder.ipynb #563f06cb
 def _known(model, tokenizer, labels):
     "A model, its tokenizer and its classes, from a `Predictor` too"
     card = getattr(model, 'card', None)
@@ -304,6 +304,8 @@ def save_model(
     force:bool=False # replace a model that is there; else `FileExistsError`
 ) -> Path: # the folder
     "Write a model with its head for `from_pretrained`. One that does not come back the same raises `ValueError`"
+    if not isinstance(model, nn.Module) and not hasattr(model, 'reader'):
+        raise TypeError(f"save_model takes a model or a predictor, and got {type(model).__name__}: for a mask file, give load(...).")
     model,tokenizer,labels = _known(model, tokenizer, labels)
     dtype = _precision(dtype)
     if not isinstance(model, AdaptModel): return _save_usual(model, folder, tokenizer, dtype, force)

@@ -7,10 +7,10 @@ __all__ = ['portion', 'columns_in', 'column', 'text_columns', 'read_texts', 'Rea
            'check_classes', 'without_hooks', 'Predictor', 'words_in', 'read_words', 'TokenPredictor', 'VectorPredictor',
            'QuestionPredictor', 'predictor_for', 'load']
 
-# %% ../nbs/api/21_predict.ipynb #67553566
+# %% ../nbs/api/21_predict.ipynb #bb47d933
 import copy, re, sys, warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 # %% ../nbs/api/21_predict.ipynb #f11a797b
 import numpy as np, torch
@@ -85,7 +85,7 @@ def _width(rows, card):
     "How many texts a row holds"
     return len(card.text) or max((len(r) for r in rows if isinstance(r, (list, tuple))), default=1)
 
-# %% ../nbs/api/21_predict.ipynb #89987a52
+# %% ../nbs/api/21_predict.ipynb #68800f19
 def read_texts(
     data, # a text, a list of texts or of pairs, a table, or a list of dicts
     card # a `TaskCard`
@@ -95,6 +95,8 @@ def read_texts(
     one = isinstance(data, str) or pair
     rows = [data] if one else data
     if columns_in(rows) is None:
+        if not hasattr(rows, '__iter__'):
+            raise ValueError(f"Give a text, a list of texts or a table, got {rows!r:.60}, which is {type(rows).__name__}.")
         rows = list(rows)
         if rows and all(isinstance(r, Mapping) for r in rows):
             names = text_columns(list(dict.fromkeys(k for r in rows for k in r)), card)
@@ -160,7 +162,7 @@ def _warn(empty, cut, n, max_length):
 
 portion = 100 # batches whose texts are sorted together
 
-# %% ../nbs/api/21_predict.ipynb #e45db41e
+# %% ../nbs/api/21_predict.ipynb #dc45da52
 def _check_finite(x):
     if np.isfinite(x).all(): return x
     raise FloatingPointError("The model's outputs are not finite numbers: use float32, or another base.")
@@ -181,10 +183,12 @@ class _Computing:
         if card.kind not in _answered:
             known = ', '.join(_answered)
             raise ValueError(f"This version predicts for {known}, and the task is {card.kind!r}: update adaptprune.")
+        from adaptprune.tasks import check_room
         if len(card.text)>2: raise ValueError(f"The task has {len(card.text)} text columns: give one or two.")
         self.model = model.eval()
         self.card = card
         self.reader = Reader(tokenizer, card.max_length or old_length)
+        check_room(self.reader.tokenizer, self.reader.max_length, len(card.text)==2)
 
     @property
     def device(self) -> torch.device: return next(self.model.parameters()).device
@@ -677,7 +681,7 @@ def predictor_for(
     known = {'tokens': TokenPredictor, 'vectors': VectorPredictor, 'question-answering': QuestionPredictor}
     return known.get(card.kind, Predictor)(model, tokenizer, card)
 
-# %% ../nbs/api/21_predict.ipynb #a5750f05
+# %% ../nbs/api/21_predict.ipynb #10391f94
 def load(
     mask, # folder of a mask file, its id on the Hub, or a `TaskMask`
     model=None, # the base: 'minilm', a folder, a Hub id, an encoder or a `SentenceTransformer`; by default `find_base` looks for it
@@ -693,6 +697,9 @@ def load(
     if not isinstance(mask, TaskMask): mask = TaskMask.from_pretrained(mask, **(dict(revision=revision) if revision else {}))
     if mask.card is None:
         raise ValueError("The file does not say what the outputs of its head are, so nothing can answer with it: use `load_model`.")
+    unknown = sorted(changes.keys()-{f.name for f in fields(mask.card)})
+    if unknown: raise TypeError(f"load has no option {unknown[0]!r}, and a task card no such field: it has "
+        f"{', '.join(f.name for f in fields(mask.card))}.")
     net,place = mask.open_model(model)
     if tokenizer is None: tokenizer = copy.deepcopy(net.tokenizer) if is_sentence_model(net) else load_tokenizer(*place)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')

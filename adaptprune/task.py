@@ -12,14 +12,14 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #077e8420
+# %% ../nbs/api/18_task.ipynb #8181d0a3
 from .anatomy import maskable
 from .compaction import compact
 from .fisher import choose_units, even_layers, score_units
 from .identity import base_tensors
 from .layer import fingerprint
 from .artifact import TaskMask
-from .loop import Adapted, Checkpoint, adapt, check_base, check_length, check_writable, count_steps, only_run
+from .loop import Adapted, Checkpoint, adapt, check_base, check_hooks, check_length, check_writable, count_steps, only_run
 from .loss import model_loss
 from .mask import check_sparsity
 from .methods import Lora, get_method
@@ -43,7 +43,7 @@ def check_prunes(
     if method in (*phases, 'l0') and not s:
         raise ValueError(f"The method {method!r} needs a sparsity above 0; for none use the recipe 'features'.")
 
-# %% ../nbs/api/18_task.ipynb #bb8afd4d
+# %% ../nbs/api/18_task.ipynb #35ddc476
 def _check_call(recipe, sparsity, kwargs):
     "Refuse what `adapt` would refuse, before a model is loaded"
     m = recipe.method
@@ -55,6 +55,7 @@ def _check_call(recipe, sparsity, kwargs):
             f"resume{remedy}.")
     if recipe.teacher and kwargs.get('loss_fn', model_loss) is not model_loss:
         raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
+    check_hooks(kwargs.get('hooks', ()), recipe, kwargs.get('eval_every', 0))
     for asked in (kwargs.get('max_steps'), kwargs.get('teacher_steps')):
         if asked is not None: count_steps(recipe, [0], asked)
     if kwargs.get('teacher_steps') and not recipe.teacher:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['lower_is_better', 'default_metrics', 'GLUE', 'MINI', 'data_options', 'Task', 'metric_name', 'get_task',
            'compute_metrics', 'read_rows', 'to_dataset', 'load_folder', 'load_hub', 'load_task', 'holdout', 'load_data',
-           'load_files', 'fit_data', 'task_and_data', 'BucketBatchSampler', 'TokenisedDataset', 'with_padding',
-           'make_loaders']
+           'load_files', 'fit_data', 'task_and_data', 'BucketBatchSampler', 'check_room', 'TokenisedDataset',
+           'with_padding', 'make_loaders']
 
 # %% ../nbs/api/09_tasks.ipynb #26e35e06
 import csv, math, os, re, warnings
@@ -281,7 +281,7 @@ def read_rows(
     if not out: raise ValueError(f"{path} holds no rows.")
     return out
 
-# %% ../nbs/api/09_tasks.ipynb #fc14e2fb
+# %% ../nbs/api/09_tasks.ipynb #e1b844be
 _largest = float(np.finfo(np.float32).max)
 
 def _code(task, codes, label, where):
@@ -293,8 +293,8 @@ def _code(task, codes, label, where):
     try: v = float(s)
     except ValueError: v = math.nan
     if not math.isfinite(v): raise ValueError(f"{where}: the label {s!r} is not a number, as regression needs.")
-    if abs(v)>_largest: raise ValueError(f"{where}: the label {s!r} is beyond what a network computes with: take its logarithm, or scale it.")
-    return v
+    if abs(v)<=_largest: return v
+    raise ValueError(f"{where}: the label {s!r} is beyond what a network computes with: take its logarithm, or scale it.")
 
 def _code_set(task, codes, labels, where):
     "A one for each label of a row, and zeros"
@@ -717,7 +717,7 @@ class BucketBatchSampler(Sampler):
         yield from batches.tolist()
         if full<n: yield rows[full:].tolist()
 
-# %% ../nbs/api/09_tasks.ipynb #f8e474a8
+# %% ../nbs/api/09_tasks.ipynb #8244205a
 def _n_cut(got, texts, tokenizer, max_length):
     "How many examples are longer than was read of them"
     full = [i for i,ids in enumerate(got['input_ids']) if len(ids)>=max_length]
@@ -725,6 +725,17 @@ def _n_cut(got, texts, tokenizer, max_length):
     if got.encodings: return sum(bool(got.encodings[i].overflowing) for i in full)
     whole = tokenizer(*([t[i] for i in full] for t in texts))['input_ids']
     return sum(len(ids)>max_length for ids in whole)
+
+def check_room(
+    tokenizer, # of a Hugging Face model
+    max_length:int, # tokens that are read of an example
+    pair:bool=False # do examples have two texts?
+):
+    "Refuse a length that holds no token of a text beside those that the tokenizer adds (`ValueError`)"
+    added = tokenizer.num_special_tokens_to_add(pair=pair)
+    if max_length>added: return
+    raise ValueError(f"max_length={max_length} leaves no token for the text, as the tokenizer adds {added} of its own: "
+        f"give {added+1} or more.")
 
 class TokenisedDataset(torch.utils.data.Dataset):
     "Rows of a split as token ids and labels"
@@ -736,6 +747,7 @@ class TokenisedDataset(torch.utils.data.Dataset):
         _positive(max_length=max_length)
         if not len(ds): raise ValueError("There are no rows to tokenise.")
         max_length,text = min(max_length, tokenizer.model_max_length),[c for c in ('text_a', 'text_b') if c in ds.column_names]
+        check_room(tokenizer, max_length, len(text)==2)
         gap = '' if tokenizer.num_special_tokens_to_add(pair=True) else '\n'
         self.n_cut,self.max_length = 0,max_length
         words = isinstance(ds.features['text_a'], List)
