@@ -806,7 +806,7 @@ def _report(run, recipe, base, mark):
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #4bb1b1d7
+# %% ../nbs/api/13_loop.ipynb #3921d890
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -831,6 +831,9 @@ def adapt(
     **changes # fields of the recipe to change; `method` may be a `Method` of your own
 ) -> Adapted:
     "Adapting by pruning: Algorithm 1, for any module, loss and batches"
+    if not isinstance(model, nn.Module): raise TypeError(f"model must be a module of torch, got {model!r:.60}.")
+    if not callable(loss_fn): raise TypeError(f"loss_fn must be a function (model, batch) -> loss, got {loss_fn!r:.60}: leave it out "
+        "for the loss that the model gives itself.")
     method,recipe = _checked(recipe, changes, max_steps)
     check_hooks(hooks, recipe, eval_every)
     seed = _whole('seed', seed)

@@ -7,12 +7,13 @@ __all__ = ['portion', 'columns_in', 'column', 'text_columns', 'read_texts', 'Rea
            'check_classes', 'without_hooks', 'Predictor', 'words_in', 'read_words', 'TokenPredictor', 'VectorPredictor',
            'QuestionPredictor', 'predictor_for', 'load']
 
-# %% ../nbs/api/21_predict.ipynb #bb47d933
+# %% ../nbs/api/21_predict.ipynb #ecb2ab82
 import copy, re, sys, warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 
-# %% ../nbs/api/21_predict.ipynb #f11a797b
+# %% ../nbs/api/21_predict.ipynb #5351d50a
 import numpy as np, torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -20,11 +21,11 @@ from .artifact import TaskMask
 from .multilabel import with_label_sets
 from .sentence import is_sentence_model
 from .spans import answer_scores, best_answer, context_tokens, encode_questions
-from .tables import is_missing, open_table
+from .tables import as_whole, is_missing, open_table
 from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
 
-# %% ../nbs/api/21_predict.ipynb #657bbd03
+# %% ../nbs/api/21_predict.ipynb #77be6186
 def columns_in(
     data # anything
 ): # list of names; None for what is not a table
@@ -35,9 +36,14 @@ def columns_in(
     return None if names is None else list(names)
 
 def _in_columns(data):
-    "A table, of which a list of dicts becomes a dict of columns"
+    "A table, of which a file or a list of dicts becomes a dict of columns"
     if columns_in(data) is not None: return data
+    if isinstance(data, (str, Path)):
+        table = open_table(data)
+        return {n: table.column(n) for n in table.names}
     rows = list(data)
+    odd = next((r for r in rows if not isinstance(r, Mapping)), None)
+    if odd is not None: raise ValueError(f"Give a file, a table or a list of dicts with texts and labels, got a row {odd!r:.60}.")
     return {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
 
 # %% ../nbs/api/21_predict.ipynb #662e2f6c
@@ -296,7 +302,7 @@ class _Answering(_Computing):
         name = self.card.name or 'a task'
         return f"{type(self).__name__}({name!r}: {', '.join(self.card.classes[:10]) or self.gives}; on {self.device})"
 
-# %% ../nbs/api/21_predict.ipynb #6a4ac2d2
+# %% ../nbs/api/21_predict.ipynb #3db6cd03
 def _label_column(have, card):
     for n in (card.label, 'label'):
         if n in have: return n
@@ -315,8 +321,13 @@ def _tag_rows(data, card):
     label = card.label or 'tags'
     return with_tags(table, text, label).rows([text, label])
 
+def _class_in(value, labels):
+    "A label as the classes write it: '1' for 1.0"
+    said = as_whole(str(value).strip())
+    return said if said in labels else value
+
 def read_labelled(
-    data, # a table, or a list of dicts, with texts and labels
+    data, # a file, a table or a list of dicts, with texts and labels
     card # a `TaskCard`
 ) -> list: # (row number, [one or two texts, label])
     "Labelled examples, as `to_dataset` takes them"
@@ -328,6 +339,7 @@ def read_labelled(
     values = column(data, label)
     names = getattr(getattr(data, 'features', {}).get(label), 'names', None)
     if names: values = [names[v] for v in values]
+    elif card.labels: values = [_class_in(v, card.labels) for v in values]
     columns = [column(data, n) for n in text_columns(have, card)]
     return [(i, list(row)) for i,row in enumerate(zip(*columns, values, strict=True))]
 
@@ -339,11 +351,11 @@ def check_classes(
     raise ValueError(f"The file does not say what its {card.n_out} classes are called, because an older version wrote it: "
         "give them in their order, such as load(mask, labels=('bad', 'good')).")
 
-# %% ../nbs/api/21_predict.ipynb #651ec483
+# %% ../nbs/api/21_predict.ipynb #4e6ca432
 class _Measured(_Answering):
     "A model that is measured"
     def evaluate(self,
-        data, # a table or a list of dicts with the card's columns, or rows as from `read_file`
+        data, # a file, a table or a list of dicts with the card's columns, or rows as from `read_file`
         batch_size:int=64, # examples that are computed at once
         path='the data' # where the data come from, for messages
     ) -> dict: # metric -> value
@@ -515,7 +527,7 @@ class TokenPredictor(Predictor):
         "The probabilities of the tags of each word"
         return self._read(texts, batch_size, progress)[2]
 
-# %% ../nbs/api/21_predict.ipynb #eb5315ec
+# %% ../nbs/api/21_predict.ipynb #b9939d22
 class VectorPredictor(Predictor):
     "A sentence encoder: `predict`, `encode`, `evaluate`, `to`"
     gives = 'a vector'
@@ -569,7 +581,7 @@ class VectorPredictor(Predictor):
         return pd.DataFrame(dict(vector=pd.Series([v.tolist() if v[0]==v[0] else None for v in got], index, dtype=object)), index=index)
 
     def evaluate(self,
-        data, # a table or a list of dicts with pairs of texts and a score, or rows as from `read_file`
+        data, # a file, a table or a list of dicts with pairs of texts and a score, or rows as from `read_file`
         batch_size:int=64, # texts that are computed at once
         path='the data' # where the data come from, for messages
     ) -> dict: # metric -> value
@@ -598,7 +610,7 @@ def _answer(text, found):
     start,end,score = found
     return dict(text=text[start:end], start=start, end=end, score=score)
 
-# %% ../nbs/api/21_predict.ipynb #f0e2089f
+# %% ../nbs/api/21_predict.ipynb #878cf25c
 class QuestionPredictor(Predictor):
     "A model that finds answers in texts: `predict`, `evaluate`, `to`"
     gives = 'a part of the text'
@@ -659,7 +671,7 @@ class QuestionPredictor(Predictor):
         return pd.DataFrame([{n: (a or {}).get(n) for n in names} for a in got], texts.index if hasattr(texts, 'iloc') else None, names)
 
     def evaluate(self,
-        data, # a table or a list of dicts with questions, texts and true answers (a text, a list, or as in SQuAD)
+        data, # a file, a table or a list of dicts with questions, texts and true answers (a text, a list, or as in SQuAD)
         batch_size:int=64, # windows that are computed at once
         path='the data' # where the data come from, for messages
     ) -> dict: # f1, exact_match

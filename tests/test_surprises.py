@@ -88,3 +88,53 @@ def test_an_unknown_option_of_load_is_named(mask):
 def test_a_mask_in_the_place_of_a_model(mask):
     with pytest.raises(TypeError, match='got TaskMask: for a mask file, give load'): save_model(TaskMask.from_pretrained(mask[0]), 'x')
     with pytest.raises(ValueError, match='is a mask file, and no model: .*adaptprune adapt --remove 0.7'): load_subject(str(mask[0]))
+
+def test_a_file_can_be_evaluated(mask, tmp_path):
+    p = load(*mask)
+    rows = dict(sentence=['a c d', 'b c d', 'a d e'], label=['negative', 'positive', 'negative'])
+    want = p.evaluate(rows)
+    path = tmp_path/'a.csv'
+    path.write_text('sentence,label\n'+''.join(f'{t},{l}\n' for t,l in zip(*rows.values())))
+    assert p.evaluate(path)==p.evaluate(str(path))==want
+    with pytest.raises(ValueError, match="a list of dicts .*got a row 'a'"): p.evaluate(['a'])
+
+def test_classes_that_a_table_made_floats_of(folder, tmp_path):
+    task,data = load_data([(f'{"abcd"[i%4]} e', i%2) for i in range(40)])
+    res = adapt_task(task, folder, recipe='default', data=data, max_steps=2, max_length=16, progress=False, say=str)
+    p = load(TaskMask.from_adapted(res), folder)
+    table = dict(text=['a e', 'b e'], label=[0, 1])
+    assert p.evaluate(table)==p.evaluate(dict(table, label=[0., 1.]))==p.evaluate(dict(table, label=['0', '1.0']))
+    with pytest.raises(ValueError, match="unknown label '0.5'"): p.evaluate(dict(table, label=[.5, 1.]))
+
+@pytest.mark.parametrize('model, loss, words', [(None, None, 'model must be a module'), (0, 0, 'loss_fn must be a function')])
+def test_what_is_no_model_and_no_loss(model, loss, words):
+    from adaptprune.loop import adapt
+    from toy import Toy,loader
+    with pytest.raises(TypeError, match=words): adapt(Toy() if model==0 else model, loader(), loss, max_steps=2)
+
+def test_a_folder_of_several_labels_answers_as_the_mask(folder, tmp_path, command):
+    "Its pipeline gave probabilities that sum to 1, of classes without names"
+    import transformers
+    rows = [dict(text=f'{"abcd"[i%4]} {"efg"[i%3]}', labels=[['red'], ['red', 'blue'], [], ['blue']][i%4]) for i in range(40)]
+    res = adapt_task('colours', folder, recipe='default', data=rows, max_steps=2, max_length=16, progress=False, say=str)
+    out = TaskMask.from_adapted(res).save_pretrained(tmp_path/'m')
+    want = load(out, folder).predict('a e')['probabilities']
+    save_model(load(out, folder), tmp_path/'python')
+    command('export', out, '--model', folder, '--format', 'model', '--out', tmp_path/'shell')
+    for made in ('python', 'shell'):
+        pipe = transformers.pipeline('text-classification', str(tmp_path/made), trust_remote_code=True, top_k=None, device='cpu')
+        assert {a['label']: a['score'] for a in pipe(['a e'])[0]}==pytest.approx(want, abs=1e-5)
+    assert set(want)=={'red', 'blue'} and sum(want.values())!=pytest.approx(1, abs=1e-4)
+
+def test_a_place_is_named_once(mask, tmp_path, command):
+    path = tmp_path/'a.csv'
+    path.write_text('sentence,label\na,negative\nb,odd\n')
+    said = command('evaluate', mask[0], '--model', mask[1], '--dev', path, fails=True)
+    assert f"{path}, line 3: unknown label 'odd', the classes of" in said and said.count('line')==1
+
+@pytest.mark.parametrize('name', ['a.xlsx', 'a.csv.gz', 'a.html'])
+def test_answers_are_what_their_file_is_called(mask, command, name, monkeypatch):
+    "Others were JSON lines in disguise"
+    from adaptprune import cli
+    monkeypatch.setattr(cli, '_mask', never)
+    assert 'answers are written as .csv, .tsv, .parquet or .jsonl, and not as' in command('apply', mask[0], '--first', 'a', '--out', name, fails=True)
