@@ -174,7 +174,7 @@ class Hook:
     def reported(self, run, report): "After a run that came to its end: `run.metrics` and the report are there"
     def counts(self, run): "What a row of the history gets from this hook: name -> number"; return {}
 
-# %% ../nbs/api/13_loop.ipynb #08585b12
+# %% ../nbs/api/13_loop.ipynb #0813b743
 def check_hooks(
     hooks, # as for `adapt`
     recipe=None, # of the run, for hooks that ask for something of it
@@ -189,6 +189,7 @@ def check_hooks(
         raise ValueError(f"{name:.80} is no hook: give an object whose class is made from `Hook`, such as KeepBest().")
     for h in hooks: getattr(h, 'check', lambda *_: None)(recipe, eval_every)
 
+# %% ../nbs/api/13_loop.ipynb #910918bc
 class Course:
     "Where a run stands"
     step = 0                    # optimiser steps done

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
-# %% ../nbs/api/21_predict.ipynb #5351d50a
+# %% ../nbs/api/21_predict.ipynb #de15f022
 import numpy as np, torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -21,7 +21,7 @@ from .artifact import TaskMask
 from .multilabel import with_label_sets
 from .sentence import is_sentence_model
 from .spans import answer_scores, best_answer, context_tokens, encode_questions
-from .tables import as_whole, is_missing, open_table
+from .tables import as_whole, is_missing, is_whole_text, open_table
 from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
 
@@ -71,7 +71,7 @@ def text_columns(
     raise ValueError(f"The table has no column {lacks!r}; it has {', '.join(map(repr, have)) or 'none'}. "
         "Rename the column, or give the texts as a list.")
 
-# %% ../nbs/api/21_predict.ipynb #15b37284
+# %% ../nbs/api/21_predict.ipynb #8325b48f
 _words = {1: 'one text', 2: 'two texts'}
 
 def _fit(row, i, width, name):
@@ -86,6 +86,10 @@ def _check_texts(columns):
         bad = next((i for i,v in enumerate(c) if not isinstance(v, str) and not is_missing(v, words=False)), None)
         if bad is None: continue
         raise ValueError(f"Row {bad} holds {c[bad]!r:.60}, which is {type(c[bad]).__name__} and not a text: use str.")
+    for c in columns:
+        torn = next((i for i,v in enumerate(c) if isinstance(v, str) and not is_whole_text(v)), None)
+        if torn is not None: raise ValueError(f"Row {torn} holds half a character, in {c[torn]!r:.60}: mend it, such as "
+            "text.encode('utf-8', 'replace').decode().")
 
 def _width(rows, card):
     "How many texts a row holds"

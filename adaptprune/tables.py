@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Table', 'find_separator', 'as_separator', 'stem', 'open_table', 'read_file', 'split_tables', 'columns_of',
-           'text_columns', 'label_column', 'find_columns', 'is_missing', 'is_list_text', 'as_whole', 'infer_labels',
-           'full_rows', 'texts_of', 'duplicates_in', 'without_duplicates', 'leaks', 'shown_metric', 'Reading',
-           'imbalance']
+           'text_columns', 'label_column', 'find_columns', 'is_missing', 'is_whole_text', 'is_list_text', 'as_whole',
+           'infer_labels', 'full_rows', 'texts_of', 'duplicates_in', 'without_duplicates', 'leaks', 'shown_metric',
+           'Reading', 'imbalance']
 
 # %% ../nbs/api/09_tables.ipynb #d47d42b6
 import codecs, csv, glob, gzip, io, json, math, re
@@ -451,7 +451,7 @@ def find_columns(
     table.check([label])
     return text, label
 
-# %% ../nbs/api/09_tables.ipynb #15e49098
+# %% ../nbs/api/09_tables.ipynb #bf54582a
 _no_label = {'', 'nan', 'NaN', '<NA>', 'None', 'null', 'NULL', 'NaT', '#N/A'}
 
 def is_missing(
@@ -462,6 +462,12 @@ def is_missing(
     if label is None or label is pd.NA or label is pd.NaT: return True
     if isinstance(label, (float, np.floating)): return bool(np.isnan(label))
     return isinstance(label, str) and label.strip() in (_no_label if words else {''})
+
+def is_whole_text(
+    text:str # any text
+) -> bool:
+    "Is a text free of halves of characters (lone surrogates), which no file can store and no tokenizer reads?"
+    return text.isascii() or not re.search('[\ud800-\udfff]', text)
 
 def is_list_text(
     text:str # a label

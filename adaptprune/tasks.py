@@ -17,7 +17,7 @@ from importlib import resources
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/09_tasks.ipynb #b81af8fc
+# %% ../nbs/api/09_tasks.ipynb #60ad88f1
 import numpy as np, pyarrow.compute as pc, torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
 from torch.utils.data import DataLoader, Sampler
@@ -25,7 +25,7 @@ from adaptprune.multilabel import (find_label_columns, has_several, label_column
     with_label_sets)
 from .tags import (PadTags, are_entities, encode_words, entity_scores, find_tag_columns, tag_names, tag_notes,
     token_labels, with_tags)
-from .tables import (Reading, as_whole, duplicates_in, full_rows, imbalance, infer_labels, is_missing, leaks,
+from .tables import (Reading, as_whole, duplicates_in, full_rows, imbalance, infer_labels, is_missing, is_whole_text, leaks,
     split_tables, stem, texts_of, without_duplicates)
 
 # %% ../nbs/api/09_tasks.ipynb #d016d34b
@@ -281,7 +281,7 @@ def read_rows(
     if not out: raise ValueError(f"{path} holds no rows.")
     return out
 
-# %% ../nbs/api/09_tasks.ipynb #e1b844be
+# %% ../nbs/api/09_tasks.ipynb #873e4479
 _largest = float(np.finfo(np.float32).max)
 
 def _code(task, codes, label, where):
@@ -317,8 +317,7 @@ def _label_feature(task):
 
 def _torn(rows):
     "The error of a text that holds half a character"
-    def whole(text): return str(text).isascii() or not re.search('[\ud800-\udfff]', str(text))
-    at,text = next((at, t) for at,v in rows for t in v[:-1] if not whole(t))
+    at,text = next((at, t) for at,v in rows for t in v[:-1] if not is_whole_text(str(t)))
     return ValueError(f"{at}: the text {text!r:.80} holds half a character, which no file can store: mend it, such as "
         "text.encode('utf-8', 'replace').decode().")
 
@@ -717,15 +716,7 @@ class BucketBatchSampler(Sampler):
         yield from batches.tolist()
         if full<n: yield rows[full:].tolist()
 
-# %% ../nbs/api/09_tasks.ipynb #8244205a
-def _n_cut(got, texts, tokenizer, max_length):
-    "How many examples are longer than was read of them"
-    full = [i for i,ids in enumerate(got['input_ids']) if len(ids)>=max_length]
-    if not full: return 0
-    if got.encodings: return sum(bool(got.encodings[i].overflowing) for i in full)
-    whole = tokenizer(*([t[i] for i in full] for t in texts))['input_ids']
-    return sum(len(ids)>max_length for ids in whole)
-
+# %% ../nbs/api/09_tasks.ipynb #98a53a3f
 def check_room(
     tokenizer, # of a Hugging Face model
     max_length:int, # tokens that are read of an example
@@ -736,6 +727,15 @@ def check_room(
     if max_length>added: return
     raise ValueError(f"max_length={max_length} leaves no token for the text, as the tokenizer adds {added} of its own: "
         f"give {added+1} or more.")
+
+# %% ../nbs/api/09_tasks.ipynb #1657c2d8
+def _n_cut(got, texts, tokenizer, max_length):
+    "How many examples are longer than was read of them"
+    full = [i for i,ids in enumerate(got['input_ids']) if len(ids)>=max_length]
+    if not full: return 0
+    if got.encodings: return sum(bool(got.encodings[i].overflowing) for i in full)
+    whole = tokenizer(*([t[i] for i in full] for t in texts))['input_ids']
+    return sum(len(ids)>max_length for ids in whole)
 
 class TokenisedDataset(torch.utils.data.Dataset):
     "Rows of a split as token ids and labels"

@@ -98,6 +98,9 @@ def test_a_file_can_be_evaluated(mask, tmp_path):
     assert p.evaluate(path)==p.evaluate(str(path))==want
     with pytest.raises(ValueError, match="a list of dicts .*got a row 'a'"): p.evaluate(['a'])
 
+def test_half_a_character_is_named(mask):
+    with pytest.raises(ValueError, match='Row 1 holds half a character.*replace'): load(*mask).predict(['a', 'b \ud800', 'ä'])
+
 def test_classes_that_a_table_made_floats_of(folder, tmp_path):
     task,data = load_data([(f'{"abcd"[i%4]} e', i%2) for i in range(40)])
     res = adapt_task(task, folder, recipe='default', data=data, max_steps=2, max_length=16, progress=False, say=str)
