@@ -315,7 +315,7 @@ def _with_label(card, table, label):
     table.check([label])
     return replace(card, label=label)
 
-# %% ../nbs/api/27_cli.ipynb #149320a7
+# %% ../nbs/api/27_cli.ipynb #cdb49626
 def _with_classes(card, table):
     "The card of an old file with the classes of its training file, as they were read then"
     from dataclasses import replace
@@ -351,7 +351,7 @@ def _own_rows(card, tables, missing, duplicates):
         for said in left: _to_stderr(f'adaptprune: {source}: {said}')
         rows = _as_classes(rows, card)
     if duplicates=='drop' and 'dev' not in tables: rows = without_duplicates(dict(train=rows))[0]['train']
-    ds = to_dataset(task_of(card), rows, source)
+    ds = to_dataset(task_of(card), rows)
     return ds if 'dev' in tables else holdout(dict(train=ds))['validation']
 
 # %% ../nbs/api/27_cli.ipynb #4ad0e13f
@@ -486,7 +486,7 @@ def _check_pairs(card, asked):
     given = ', '.join(asked.text)
     raise ValueError(f"The task {card.name!r} takes {takes} in each example, got {len(asked.text)} ({given}).")
 
-# %% ../nbs/api/27_cli.ipynb #4f96db6c
+# %% ../nbs/api/27_cli.ipynb #8b9bf67a
 def _free(out, force):
     if not out or force or not Path(out).exists(): return
     raise ValueError(f"{out!r} exists already: give another --out, or --force to replace it.")
@@ -504,6 +504,13 @@ def _json_rows(table):
     from adaptprune.tables import is_missing
     def cell(v): return None if not isinstance(v, str) and is_missing(v, words=False) else v
     return [plain_info({k: cell(v) for k,v in r.items()}) for r in table.to_dict('records')]
+
+_suffixes = '.csv','.tsv','.parquet','.jsonl','.json','.txt',''
+
+def _check_suffix(out):
+    "Refuse a file that would hold other things than its name says"
+    if not out or Path(out).suffix.lower() in _suffixes: return
+    raise ValueError(f"--out {out!r}: answers are written as .csv, .tsv, .parquet or .jsonl, and not as {Path(out).suffix}.")
 
 def _write(table, path):
     "Write a table as its name says"
@@ -559,7 +566,7 @@ def _answer(texts, got):
     said = [f'{v:.3f}' if isinstance(v, float) else str(v) for v in got if v is not None and v==v]
     return f"{'  '.join(said) or '(no answer)'}  {' | '.join(map(str, texts))}"
 
-# %% ../nbs/api/27_cli.ipynb #3d6c6ba5
+# %% ../nbs/api/27_cli.ipynb #9def46fb
 def apply(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     first:str=None, # a text to judge
@@ -576,7 +583,10 @@ def apply(
 ):
     "Predict with a saved mask: for one text, or for a file of them"
     from adaptprune.files import new_path
+    from adaptprune.loop import check_writable
+    _check_suffix(out)
     _free(out, force)
+    if out: check_writable(Path(out).parent)
     tm = _mask(mask, revision)
     table,card = _examples(_card(tm), first, second, input, text, sep=sep, encoding=encoding)
     _check_pairs(tm.card, card)
@@ -629,13 +639,13 @@ def compress(
     res = run(model, data, out, **asked, progress=watch, **how, **extras)
     _tell(dict(res.report, out=out), json, _smaller(res.report, out))
 
-# %% ../nbs/api/27_cli.ipynb #d9c29ecf
+# %% ../nbs/api/27_cli.ipynb #5eae00d2
 _formats = dict(onnx='model.onnx', model='whole-model', plain='plain-model')
 
 def _export_model(tm, model, out, dtype, force):
     "Write a model with its head, its tokenizer and the names of its classes; what to say of it"
     from adaptprune.folder import save_model
-    p = _predictor(tm, model, tm.card) if tm.card and tm.card.kind in ('classification', 'regression') else None
+    p = _predictor(tm, model, tm.card) if tm.card and tm.card.kind in ('classification', 'regression', 'multilabel') else None
     net,tok = (p, None) if p else _open(tm, model)
     save_model(net, out, tok, dtype=dtype, force=force)
     code = ', trust_remote_code=True' if any(Path(out).glob('*.py')) else ''

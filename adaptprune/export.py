@@ -371,7 +371,7 @@ def _check_can_export(model):
     bad = [n for n,p in model.named_parameters() if p.dtype!=torch.float32 or p.device.type!='cpu']
     if bad: raise ValueError(f"Export in float32 and from the CPU ({bad[0]} is not): `model.float().cpu()`.")
 
-# %% ../nbs/api/23_export.ipynb #f079585f
+# %% ../nbs/api/23_export.ipynb #cecb4d62
 def export_onnx(
     model:nn.Module, # an `AdaptModel`, a Hugging Face model or a `SentenceTransformer`; pruned, on the CPU, in float32
     path, # .onnx file to make; a model of more than 1.5 GB gets its weights in a second file, path.data
@@ -392,6 +392,7 @@ def export_onnx(
         raise FileExistsError(f"{data} exists already: give another path, or force=True (--force) to replace it.")
     with new_path(path, force) as new:
         try: _trace(model, names, new, large)
+        except OSError: raise
         except Exception as e:
             kind = type(getattr(model, 'base_model', model)).__name__
             raise ValueError(f"PyTorch cannot export {kind} to ONNX: {_why(e)}") from e

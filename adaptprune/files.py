@@ -5,15 +5,25 @@
 # %% auto #0
 __all__ = ['write_file', 'lock_of', 'new_path']
 
-# %% ../nbs/api/00_files.ipynb #eff5cc7e
-import os, tempfile
+# %% ../nbs/api/00_files.ipynb #a4d4f2d3
+import errno, os, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 # %% ../nbs/api/00_files.ipynb #bc6fdd1e
 from filelock import FileLock
 
-# %% ../nbs/api/00_files.ipynb #e6587fd4
+# %% ../nbs/api/00_files.ipynb #ac7530b3
+_no_room = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO
+
+@contextmanager
+def _names(path):
+    "Let an error of the disk say which file could not be written"
+    try: yield
+    except OSError as e:
+        if e.filename is not None or e.errno not in _no_room: raise
+        raise OSError(e.errno, e.strerror, str(path)) from e
+
 def write_file(
     path, # file to make or replace; its folder is made if need be
     data # bytes, or a function that writes them to the open file that it is given
@@ -24,7 +34,7 @@ def write_file(
     new = path.with_name(path.name+'.tmp')
     new.unlink(missing_ok=True)
     try:
-        with open(new, 'xb') as f:
+        with _names(path), open(new, 'xb') as f:
             data(f) if callable(data) else f.write(data)
             f.flush()
             os.fsync(f.fileno())
@@ -52,7 +62,7 @@ def _may_make(path, force):
     if path.is_dir() and not _holds_a_model(path):
         raise FileExistsError(f"{path} is a folder that holds other things than a model: give another path.")
 
-# %% ../nbs/api/00_files.ipynb #76fb4a10
+# %% ../nbs/api/00_files.ipynb #c185eadc
 @contextmanager
 def new_path(
     path, # file or folder to make
@@ -64,7 +74,7 @@ def new_path(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.export-', dir=path.parent) as d:
         new = Path(d)/path.name
-        yield new
+        with _names(path): yield new
         if path.exists() and path.is_dir()!=new.is_dir():
             raise FileExistsError(f"{path} is {'a folder' if path.is_dir() else 'a file'}: give another path.")
         if path.is_dir(): os.rename(path, Path(d)/'old')

@@ -216,7 +216,7 @@ def _headed_code(encoder, is_cut):
     classes = f'{name} = {base}\n{transformers_name(encoder)} = headed_class({name})\n'
     return '\n\n'.join([_needs_code, '\n'.join(imports), f'each_token = {each_token!r}', *cut, *used, classes])
 
-# %% ../nbs/api/23_folder.ipynb #89da66c4
+# %% ../nbs/api/23_folder.ipynb #3078b3f5
 def _about_head(net):
     "What `headed_class` has to know of an `AdaptModel`"
     about = dict(pooling=net.pooling, vectors=len(net.head.mix.a), standardises=net.head.standardises)
@@ -225,13 +225,14 @@ def _about_head(net):
     if isinstance(pooler, nn.Identity): about['pooler'] = 'identity'
     return about
 
-def _headed(net, labels):
+def _headed(net, labels, several=False):
     "An `AdaptModel` in a class of its own, around the same weights"
     encoder,config = net.encoder,copy.deepcopy(net.config)
     n_out = net.head.mlp[-1].out_features
     config.id2label = dict(enumerate(labels))
     config.label2id = {n: i for i,n in enumerate(labels)}
-    config.problem_type = 'regression' if n_out==1 else 'single_label_classification'
+    usual = 'regression' if n_out==1 else 'single_label_classification'
+    config.problem_type = 'multi_label_classification' if several else usual         # pipelines go by it
     about = dict(head=_about_head(net), emptied=[])
     setattr(config, record, about)
     with torch.device('meta'): whole = headed_class(type(encoder))(config)
@@ -276,7 +277,7 @@ def _write_headed(folder, model, weights, dtype):
     with quiet(): again = headed_class(compact_class(encoder) if is_cut else encoder).from_pretrained(folder)
     _check_weights(weights, again.state_dict())
 
-# %% ../nbs/api/23_folder.ipynb #60dbe335
+# %% ../nbs/api/23_folder.ipynb #d4a0e200
 def _known(model, tokenizer, labels):
     "A model, its tokenizer and its classes, from a `Predictor` too"
     card = getattr(model, 'card', None)
@@ -301,9 +302,13 @@ def save_model(
     tokenizer=None, # saved beside it; by default that of the `Predictor`
     labels=None, # names of the classes, in the order of the outputs; by default those of the `Predictor`
     dtype=None, # precision of the encoder in the folder: 'fp32', 'fp16' or 'bf16'; by default as it is
-    force:bool=False # replace a model that is there; else `FileExistsError`
+    force:bool=False, # replace a model that is there; else `FileExistsError`
+    several:bool=None # can a text have several labels? By default as the `Predictor` says, else no
 ) -> Path: # the folder
     "Write a model with its head for `from_pretrained`. One that does not come back the same raises `ValueError`"
+    if not isinstance(model, nn.Module) and not hasattr(model, 'reader'):
+        raise TypeError(f"save_model takes a model or a predictor, and got {type(model).__name__}: for a mask file, give load(...).")
+    if several is None: several = getattr(getattr(model, 'card', None), 'kind', None)=='multilabel'
     model,tokenizer,labels = _known(model, tokenizer, labels)
     dtype = _precision(dtype)
     if not isinstance(model, AdaptModel): return _save_usual(model, folder, tokenizer, dtype, force)
@@ -313,7 +318,7 @@ def save_model(
     if getattr(transformers, name, None) is not type(model.encoder):
         raise ValueError(f"{name} is no class of transformers that a folder can name: save the mask, or export to ONNX.")
     dtype = dtype or model.encoder.dtype
-    headed = _headed(model, _class_names(labels, model.head.mlp[-1].out_features))
+    headed = _headed(model, _class_names(labels, model.head.mlp[-1].out_features), several)
     with new_path(folder, force) as new:
         _write_headed(new, headed, _weights_in(headed, dtype), dtype)
         if tokenizer is not None: tokenizer.save_pretrained(new)

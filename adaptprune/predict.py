@@ -7,12 +7,13 @@ __all__ = ['portion', 'columns_in', 'column', 'text_columns', 'read_texts', 'Rea
            'check_classes', 'without_hooks', 'Predictor', 'words_in', 'read_words', 'TokenPredictor', 'VectorPredictor',
            'QuestionPredictor', 'predictor_for', 'load']
 
-# %% ../nbs/api/21_predict.ipynb #67553566
+# %% ../nbs/api/21_predict.ipynb #ecb2ab82
 import copy, re, sys, warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
-# %% ../nbs/api/21_predict.ipynb #eef5b16d
+# %% ../nbs/api/21_predict.ipynb #9576dabc
 import numpy as np, torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -21,11 +22,11 @@ from .multilabel import with_label_sets
 from .sentence import is_sentence_model
 from .spans import answer_f1, answer_scores, best_answer, best_threshold, context_tokens, encode_questions
 from .spans import no_answer_gap, null_token
-from .tables import is_missing, open_table
+from .tables import as_whole, is_missing, is_whole_text, open_table
 from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
 
-# %% ../nbs/api/21_predict.ipynb #657bbd03
+# %% ../nbs/api/21_predict.ipynb #77be6186
 def columns_in(
     data # anything
 ): # list of names; None for what is not a table
@@ -36,9 +37,14 @@ def columns_in(
     return None if names is None else list(names)
 
 def _in_columns(data):
-    "A table, of which a list of dicts becomes a dict of columns"
+    "A table, of which a file or a list of dicts becomes a dict of columns"
     if columns_in(data) is not None: return data
+    if isinstance(data, (str, Path)):
+        table = open_table(data)
+        return {n: table.column(n) for n in table.names}
     rows = list(data)
+    odd = next((r for r in rows if not isinstance(r, Mapping)), None)
+    if odd is not None: raise ValueError(f"Give a file, a table or a list of dicts with texts and labels, got a row {odd!r:.60}.")
     return {k: [r.get(k) for r in rows] for k in dict.fromkeys(k for r in rows for k in r)}
 
 # %% ../nbs/api/21_predict.ipynb #662e2f6c
@@ -66,7 +72,7 @@ def text_columns(
     raise ValueError(f"The table has no column {lacks!r}; it has {', '.join(map(repr, have)) or 'none'}. "
         "Rename the column, or give the texts as a list.")
 
-# %% ../nbs/api/21_predict.ipynb #15b37284
+# %% ../nbs/api/21_predict.ipynb #8325b48f
 _words = {1: 'one text', 2: 'two texts'}
 
 def _fit(row, i, width, name):
@@ -81,12 +87,16 @@ def _check_texts(columns):
         bad = next((i for i,v in enumerate(c) if not isinstance(v, str) and not is_missing(v, words=False)), None)
         if bad is None: continue
         raise ValueError(f"Row {bad} holds {c[bad]!r:.60}, which is {type(c[bad]).__name__} and not a text: use str.")
+    for c in columns:
+        torn = next((i for i,v in enumerate(c) if isinstance(v, str) and not is_whole_text(v)), None)
+        if torn is not None: raise ValueError(f"Row {torn} holds half a character, in {c[torn]!r:.60}: mend it, such as "
+            "text.encode('utf-8', 'replace').decode().")
 
 def _width(rows, card):
     "How many texts a row holds"
     return len(card.text) or max((len(r) for r in rows if isinstance(r, (list, tuple))), default=1)
 
-# %% ../nbs/api/21_predict.ipynb #89987a52
+# %% ../nbs/api/21_predict.ipynb #68800f19
 def read_texts(
     data, # a text, a list of texts or of pairs, a table, or a list of dicts
     card # a `TaskCard`
@@ -96,6 +106,8 @@ def read_texts(
     one = isinstance(data, str) or pair
     rows = [data] if one else data
     if columns_in(rows) is None:
+        if not hasattr(rows, '__iter__'):
+            raise ValueError(f"Give a text, a list of texts or a table, got {rows!r:.60}, which is {type(rows).__name__}.")
         rows = list(rows)
         if rows and all(isinstance(r, Mapping) for r in rows):
             names = text_columns(list(dict.fromkeys(k for r in rows for k in r)), card)
@@ -161,7 +173,7 @@ def _warn(empty, cut, n, max_length):
 
 portion = 100 # batches whose texts are sorted together
 
-# %% ../nbs/api/21_predict.ipynb #e45db41e
+# %% ../nbs/api/21_predict.ipynb #dc45da52
 def _check_finite(x):
     if np.isfinite(x).all(): return x
     raise FloatingPointError("The model's outputs are not finite numbers: use float32, or another base.")
@@ -182,10 +194,12 @@ class _Computing:
         if card.kind not in _answered:
             known = ', '.join(_answered)
             raise ValueError(f"This version predicts for {known}, and the task is {card.kind!r}: update adaptprune.")
+        from adaptprune.tasks import check_room
         if len(card.text)>2: raise ValueError(f"The task has {len(card.text)} text columns: give one or two.")
         self.model = model.eval()
         self.card = card
         self.reader = Reader(tokenizer, card.max_length or old_length)
+        check_room(self.reader.tokenizer, self.reader.max_length, len(card.text)==2)
 
     @property
     def device(self) -> torch.device: return next(self.model.parameters()).device
@@ -293,7 +307,7 @@ class _Answering(_Computing):
         name = self.card.name or 'a task'
         return f"{type(self).__name__}({name!r}: {', '.join(self.card.classes[:10]) or self.gives}; on {self.device})"
 
-# %% ../nbs/api/21_predict.ipynb #6a4ac2d2
+# %% ../nbs/api/21_predict.ipynb #3db6cd03
 def _label_column(have, card):
     for n in (card.label, 'label'):
         if n in have: return n
@@ -312,8 +326,13 @@ def _tag_rows(data, card):
     label = card.label or 'tags'
     return with_tags(table, text, label).rows([text, label])
 
+def _class_in(value, labels):
+    "A label as the classes write it: '1' for 1.0"
+    said = as_whole(str(value).strip())
+    return said if said in labels else value
+
 def read_labelled(
-    data, # a table, or a list of dicts, with texts and labels
+    data, # a file, a table or a list of dicts, with texts and labels
     card # a `TaskCard`
 ) -> list: # (row number, [one or two texts, label])
     "Labelled examples, as `to_dataset` takes them"
@@ -325,6 +344,7 @@ def read_labelled(
     values = column(data, label)
     names = getattr(getattr(data, 'features', {}).get(label), 'names', None)
     if names: values = [names[v] for v in values]
+    elif card.labels: values = [_class_in(v, card.labels) for v in values]
     columns = [column(data, n) for n in text_columns(have, card)]
     return [(i, list(row)) for i,row in enumerate(zip(*columns, values, strict=True))]
 
@@ -336,11 +356,11 @@ def check_classes(
     raise ValueError(f"The file does not say what its {card.n_out} classes are called, because an older version wrote it: "
         "give them in their order, such as load(mask, labels=('bad', 'good')).")
 
-# %% ../nbs/api/21_predict.ipynb #651ec483
+# %% ../nbs/api/21_predict.ipynb #4e6ca432
 class _Measured(_Answering):
     "A model that is measured"
     def evaluate(self,
-        data, # a table or a list of dicts with the card's columns, or rows as from `read_file`
+        data, # a file, a table or a list of dicts with the card's columns, or rows as from `read_file`
         batch_size:int=64, # examples that are computed at once
         path='the data' # where the data come from, for messages
     ) -> dict: # metric -> value
@@ -528,7 +548,7 @@ class TokenPredictor(Predictor):
         how = dict(dict(aggregation_strategy='first'), **kwargs)
         return self._in_pipeline(TokenClassificationPipeline, tokenizer, how)
 
-# %% ../nbs/api/21_predict.ipynb #eb5315ec
+# %% ../nbs/api/21_predict.ipynb #b9939d22
 class VectorPredictor(Predictor):
     "A sentence encoder: `predict`, `encode`, `evaluate`, `to`"
     gives = 'a vector'
@@ -582,7 +602,7 @@ class VectorPredictor(Predictor):
         return pd.DataFrame(dict(vector=pd.Series([v.tolist() if v[0]==v[0] else None for v in got], index, dtype=object)), index=index)
 
     def evaluate(self,
-        data, # a table or a list of dicts with pairs of texts and a score, or rows as from `read_file`
+        data, # a file, a table or a list of dicts with pairs of texts and a score, or rows as from `read_file`
         batch_size:int=64, # texts that are computed at once
         path='the data' # where the data come from, for messages
     ) -> dict: # metric -> value
@@ -617,7 +637,7 @@ def _answer_or_none(answer, gap, threshold):
     if gap>threshold: answer = dict(text='', start=None, end=None, score=None)
     return dict(answer, no_answer=gap)
 
-# %% ../nbs/api/21_predict.ipynb #45925826
+# %% ../nbs/api/21_predict.ipynb #89b3faa1
 class QuestionPredictor(Predictor):
     "A model that finds answers in texts: `predict`, `evaluate`, `to`"
     gives = 'a part of the text'
@@ -688,7 +708,7 @@ class QuestionPredictor(Predictor):
         return pd.DataFrame([{n: (a or {}).get(n) for n in names} for a in got], texts.index if hasattr(texts, 'iloc') else None, names)
 
     def evaluate(self,
-        data, # a table or a list of dicts with questions, texts and true answers (a text, a list, or as in SQuAD)
+        data, # a file, a table or a list of dicts with questions, texts and true answers (a text, a list, or as in SQuAD)
         batch_size:int=64, # windows that are computed at once
         path='the data' # where the data come from, for messages
     ) -> dict: # f1, exact_match
@@ -729,7 +749,7 @@ def predictor_for(
     known = {'tokens': TokenPredictor, 'vectors': VectorPredictor, 'question-answering': QuestionPredictor}
     return known.get(card.kind, Predictor)(model, tokenizer, card)
 
-# %% ../nbs/api/21_predict.ipynb #a5750f05
+# %% ../nbs/api/21_predict.ipynb #10391f94
 def load(
     mask, # folder of a mask file, its id on the Hub, or a `TaskMask`
     model=None, # the base: 'minilm', a folder, a Hub id, an encoder or a `SentenceTransformer`; by default `find_base` looks for it
@@ -745,6 +765,9 @@ def load(
     if not isinstance(mask, TaskMask): mask = TaskMask.from_pretrained(mask, **(dict(revision=revision) if revision else {}))
     if mask.card is None:
         raise ValueError("The file does not say what the outputs of its head are, so nothing can answer with it: use `load_model`.")
+    unknown = sorted(changes.keys()-{f.name for f in fields(mask.card)})
+    if unknown: raise TypeError(f"load has no option {unknown[0]!r}, and a task card no such field: it has "
+        f"{', '.join(f.name for f in fields(mask.card))}.")
     net,place = mask.open_model(model)
     if tokenizer is None: tokenizer = copy.deepcopy(net.tokenizer) if is_sentence_model(net) else load_tokenizer(*place)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')

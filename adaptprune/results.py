@@ -50,7 +50,7 @@ def _strict(x):
     if isinstance(x, (list, tuple)): return [_strict(v) for v in x]
     return str(x) if isinstance(x, float) and not math.isfinite(x) else x
 
-# %% ../nbs/api/25_results.ipynb #9fa7fa7a
+# %% ../nbs/api/25_results.ipynb #bf542ce3
 def append_line(
     path, # .jsonl file; made if need be
     row:dict # plain values
@@ -58,7 +58,8 @@ def append_line(
     "Add one line to a file of results; it is on the disk before this returns"
     with lock_beside(path, 'append'), open(path, 'ab+', buffering=0) as f:
         start = b'\n' if _ends_within_a_line(f) else b''
-        f.write(start + json.dumps(_strict(row)).encode() + b'\n')
+        data = start + json.dumps(_strict(row)).encode() + b'\n'
+        while data: data = data[f.write(data):]                         # a full disk takes a part without an error
         os.fsync(f.fileno())
 
 # %% ../nbs/api/25_results.ipynb #68985c69

@@ -103,7 +103,7 @@ def _pooling_of(folder):
     if len(modes)==1 and modes[0] in known: return known[modes[0]]
     raise ValueError(f"{folder}: sentence vectors by {', '.join(modes)} are not known here, only the mean or the first token.")
 
-# %% ../nbs/api/23_subject.ipynb #c1991e0c
+# %% ../nbs/api/23_subject.ipynb #06a6b033
 def _with_head(folder, name):
     "A classifier or regressor, all of it from its folder"
     with quiet():
@@ -115,8 +115,14 @@ def _with_head(folder, name):
     raise ValueError(f"{name} holds no trained head ({missing[0]} is missing): fine-tune it first, or give kind='encoder'.")
 
 def _config(folder, name):
+    if (Path(folder)/'adaptprune.json').exists() and not (Path(folder)/'config.json').exists():
+        raise ValueError(f"{name} is a mask file, and no model: give the fine-tuned model of your task, or adapt a smaller network "
+            "anew (adaptprune adapt --remove 0.7).")
     try: config = transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as e: raise OSError(f"{name} holds no model that can be read: {str(e).splitlines()[0]}") from e
+    if 'head' in (getattr(config, 'adaptprune', None) or {}):
+        raise ValueError(f"{name} has a head of adaptprune's own, and only models with one of transformers can be compressed: "
+            "adapt a smaller network anew (adaptprune adapt --remove 0.7).")
     if getattr(config, 'adaptprune', None): raise ValueError(f"{name} is compact already: start from the model that it was made from.")
     return config
 

@@ -14,11 +14,12 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-# %% ../nbs/api/26_sweep.ipynb #85bcda9e
+# %% ../nbs/api/26_sweep.ipynb #9d79b59f
 import torch
 from filelock import Timeout
 from tqdm.auto import tqdm
 from .artifact import TaskMask
+from .loop import check_writable
 from .mask import check_sparsity
 from .optim import fitted_reach
 from .recipe import Recipe, check_field, default_sparsity, get_recipe, parse_field, reads, recipes, retired, rules
@@ -294,12 +295,14 @@ def run_cells(
         _failures(_run_shown(cells, str(path), bar, workers, scheduler, ask), len(cells))
     return _lines_of(cells, path)
 
-# %% ../nbs/api/26_sweep.ipynb #cc1e60da
+# %% ../nbs/api/26_sweep.ipynb #77f08412
 def _run_shown(cells, path, bar, workers, scheduler, ask):
     "Run what is missing under a bar: the runs that diverged"
     def show(): _show(bar, cells, path, workers)
     show()
     if not _missing(cells, path): return {}
+    for folder in (Path(path).parent, ask['masks'], ask['cache']):
+        if folder: check_writable(folder)
     try:
         with _runner(workers, scheduler) as each: return _run_missing(each, cells, path, show, **ask)
     except KeyboardInterrupt: raise _interrupted(cells, path) from None

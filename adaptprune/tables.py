@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Table', 'find_separator', 'as_separator', 'stem', 'open_table', 'read_file', 'split_tables', 'columns_of',
-           'text_columns', 'label_column', 'find_columns', 'is_missing', 'is_list_text', 'as_whole', 'infer_labels',
-           'full_rows', 'texts_of', 'duplicates_in', 'without_duplicates', 'leaks', 'shown_metric', 'Reading',
-           'imbalance']
+           'text_columns', 'label_column', 'find_columns', 'is_missing', 'is_whole_text', 'is_list_text', 'as_whole',
+           'infer_labels', 'full_rows', 'texts_of', 'duplicates_in', 'without_duplicates', 'leaks', 'shown_metric',
+           'Reading', 'imbalance']
 
 # %% ../nbs/api/09_tables.ipynb #d47d42b6
 import codecs, csv, glob, gzip, io, json, math, re
@@ -19,7 +19,12 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, IterableDataset, List
 
-# %% ../nbs/api/09_tables.ipynb #02d9c9cd
+# %% ../nbs/api/09_tables.ipynb #fdbe46c8
+def _listed(names):
+    "Names for a message, the first dozen of them"
+    more = f' and {len(names)-12:,} more' if len(names)>12 else ''
+    return ', '.join(f'{n!r:.60}' for n in names[:12])+more
+
 @dataclass
 class Table:
     "Named columns, and where each row comes from"
@@ -37,7 +42,7 @@ class Table:
         "Refuse columns that are not there (`ValueError` with those that are)"
         for c in columns:
             if c in self.names: continue
-            have = ', '.join(map(repr, self.names)) or 'none: is the file empty?'
+            have = _listed(self.names) or 'none: is the file empty?'
             odd = next((s for s in ';\t|' if len(self.names)==1 and s in self.names[0]), None)
             hint = f" (Separated by {odd!r}? Give sep={odd!r}.)" if odd else ''
             raise ValueError(f"{self.source} has no column {c!r}; it has {have}{hint}")
@@ -103,7 +108,7 @@ def _text(path, encoding):
         raise ValueError(f"{path} looks like UTF-16: give encoding='utf-16'.")
     return text.removeprefix('\ufeff')
 
-# %% ../nbs/api/09_tables.ipynb #0a30152c
+# %% ../nbs/api/09_tables.ipynb #68677a8c
 def _csv_rows(path, text, sep):
     "Rows with quotes: pairs of line number and fields"
     rows = csv.reader(io.StringIO(text, newline=''), delimiter=sep, strict=True)
@@ -127,6 +132,7 @@ def _unquoted(field): return field[1:-1].replace('""', '"') if field.startswith(
 
 def _tab_rows(path, text):
     "Rows between tabs, with quotes only where all of them are closed"
+    if '\n' not in text: text = text.replace('\r', '\n')                # as old Macs write
     plain = [(i, s.split('\t')) for i,line in enumerate(text.split('\n'), 1) if (s := line.rstrip('\r'))]
     opened = [f for _,r in plain for f in r if f.startswith('"')] if '"' in text else []
     if not opened: return plain
@@ -180,9 +186,16 @@ def _delimited(path, kind, sep, encoding):
     notes = [] if sep==_seps[kind][0] else [f'separated by {sep!r}']
     return Table(str(path), names, column, _numbered(path, 'line', [i for i,_ in lines]), notes=notes)
 
-# %% ../nbs/api/09_tables.ipynb #ffd705b0
+# %% ../nbs/api/09_tables.ipynb #6596e909
+def _once(pairs):
+    "A JSON object, whose keys occur once"
+    d = dict(pairs)
+    if len(d)==len(pairs): return d
+    twice = next(k for k,n in Counter(k for k,_ in pairs).items() if n>1)
+    raise ValueError(f"an object has the key {twice!r} twice, and which one counts is not clear")
+
 def _json(line, where):
-    try: return json.loads(line)
+    try: return json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError) as e: raise ValueError(f"{where}: not JSON: {e}.") from e
 
 def _jsonl(path, text):
@@ -198,7 +211,7 @@ def _are(values, kind): return bool(values) and all(isinstance(v, kind) for v in
 
 def _of_json(path, text):
     "A table of a whole JSON file"
-    try: data = json.loads(text)
+    try: data = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as e:
         if 'Extra data' in str(e): return _jsonl(path, text)
         raise ValueError(f"{path}: not JSON: {e}.") from e
@@ -411,7 +424,7 @@ def split_tables(
     tables['train'].notes = [*tables['train'].notes, *notes]
     return tables
 
-# %% ../nbs/api/09_tables.ipynb #e76c9457
+# %% ../nbs/api/09_tables.ipynb #2b56dd2f
 _pairs = (('sentence1', 'sentence2'), ('text_a', 'text_b'), ('text1', 'text2'), ('premise', 'hypothesis'),
     ('question1', 'question2'), ('question', 'sentence'), ('question', 'answer'), ('query', 'passage'))
 _texts = 'text', 'sentence', 'review', 'content', 'body', 'comment', 'message', 'tweet', 'utterance', 'document'
@@ -422,7 +435,18 @@ def columns_of(
     text # 'review', 'question, answer', or a tuple of names
 ) -> tuple: # names
     "Names of columns, as people give them"
+    if isinstance(text, int): text = str(text)                          # as a DataFrame without a header has them
     return tuple(c.strip() for c in text.split(',')) if isinstance(text, str) else tuple(text)
+
+def _by_lower(source, names):
+    "Names by their small letters. Two that differ only in capitals raise `ValueError`"
+    lower = {}
+    for n in names:
+        other = lower.setdefault(n.lower(), n)
+        if other==n or n.lower() in _ids: continue
+        raise ValueError(f"{source} has the columns {other!r} and {n!r}: say which ones hold text and label, "
+            "such as text='text', label='label' (--text text --label label).")
+    return lower
 
 def _usual_text(lower):
     if 'text' in lower: return ('text',)
@@ -437,16 +461,16 @@ def text_columns(
     label=None # the one that holds the label
 ) -> tuple: # one or two names
     "The columns that hold the text. More than one reading raises `ValueError`"
-    if text: return (text,) if isinstance(text, str) and text in names else columns_of(text)
-    lower = {n.lower(): n for n in names if n!=label}
+    if text not in (None, '', ()): return (text,) if isinstance(text, str) and text in names else columns_of(text)
+    lower = _by_lower(source, [n for n in names if n!=label])
     usual = _usual_text(lower)
     if usual: return tuple(lower[u] for u in usual)
     others = tuple(n for k,n in lower.items() if k not in _ids and (label or k not in _labels))
     if len(others)==1: return others
-    raise ValueError(f"{source} has the columns {', '.join(map(repr, names))}: say which one or two hold the text, "
+    raise ValueError(f"{source} has the columns {_listed(names)}: say which one or two hold the text, "
         "text='review' (--text review) or text='question,answer'.")
 
-# %% ../nbs/api/09_tables.ipynb #33df587e
+# %% ../nbs/api/09_tables.ipynb #9ab2dba1
 _no_multi = "for several labels a row (multi-label) give kind='multilabel' (--kind multilabel)."
 
 def label_column(
@@ -457,15 +481,16 @@ def label_column(
 ) -> str: # a name
     "The column that holds the label. More than one reading raises `ValueError`"
     if isinstance(label, (list, tuple)) and len(label)==1: label = label[0]
+    if isinstance(label, int): label = str(label)
     if label is not None and not isinstance(label, str):
         raise ValueError(f"One column holds the label, got {label!r}: {_no_multi}")
     if label and label in text: raise ValueError(f"The column {label!r} cannot be text and label at once.")
     if label: return label
-    lower = {n.lower(): n for n in names if n not in text}
+    lower = _by_lower(source, [n for n in names if n not in text])
     found = [lower[k] for k in _labels if k in lower] or [n for k,n in lower.items() if k not in _ids and text]
     if 'label' in lower: return lower['label']
     if len(found)==1: return found[0]
-    raise ValueError(f"{source} has the columns {', '.join(map(repr, names))}: say which one holds the label, "
+    raise ValueError(f"{source} has the columns {_listed(names)}: say which one holds the label, "
         "label='stars' (--label stars).")
 
 def find_columns(
@@ -481,7 +506,7 @@ def find_columns(
     table.check([label])
     return text, label
 
-# %% ../nbs/api/09_tables.ipynb #d31752a0
+# %% ../nbs/api/09_tables.ipynb #bf54582a
 _no_label = {'', 'nan', 'NaN', '<NA>', 'None', 'null', 'NULL', 'NaT', '#N/A'}
 
 def is_missing(
@@ -492,6 +517,12 @@ def is_missing(
     if label is None or label is pd.NA or label is pd.NaT: return True
     if isinstance(label, (float, np.floating)): return bool(np.isnan(label))
     return isinstance(label, str) and label.strip() in (_no_label if words else {''})
+
+def is_whole_text(
+    text:str # any text
+) -> bool:
+    "Is a text free of halves of characters (lone surrogates), which no file can store and no tokenizer reads?"
+    return text.isascii() or not re.search('[\ud800-\udfff]', text)
 
 def is_list_text(
     text:str # a label
@@ -515,6 +546,7 @@ def _single(source, values):
 def _number(text):
     try: x = float(text)
     except ValueError: return None
+    if '_' in text: return None                                         # Python's own way to write a number
     return x if math.isfinite(x) else None
 
 def as_whole(
@@ -523,7 +555,7 @@ def as_whole(
     "A whole number as the name of a class"
     return str(int(label.partition('.')[0])) if re.fullmatch(r'[+-]?\d+\.0*', label) else label
 
-# %% ../nbs/api/09_tables.ipynb #48e226ae
+# %% ../nbs/api/09_tables.ipynb #652003e6
 _ask = "give kind='classification' (--kind classification) if these are classes"
 
 def _check_guess(source, names, numbers, n):
@@ -531,6 +563,9 @@ def _check_guess(source, names, numbers, n):
     some = ', '.join(sorted(names)[:5])
     fractions = any(x is not None and x!=int(x) for x in numbers)
     numeric = None not in numbers
+    endless = [x for x in names if re.fullmatch('[+-]?inf(inity)?', x, re.I)]
+    if endless and any(x is not None for x in numbers):
+        raise ValueError(f"{source}: the labels mix numbers with {endless[0]!r}: leave such rows out, or {_ask}.")
     if not numeric and fractions:
         raise ValueError(f"{source}: the labels mix numbers with fractions and words ({some}, ...): {_ask}.")
     truth = {x.lower() for x in names} & {'true', 'false'}
@@ -560,7 +595,8 @@ def infer_labels(
     if not kind: kind = 'regression' if None not in numbers and not whole else 'classification'
     if kind=='regression': return kind, ()
     if whole: names = {as_whole(x) for x in names}
-    return kind, tuple(sorted(names, key=None if None in numbers else float))
+    if None in numbers: return kind, tuple(sorted(names))
+    return kind, tuple(sorted(sorted(names), key=float))
 
 # %% ../nbs/api/09_tables.ipynb #e42c25ce
 def _lacks(row, words):

@@ -12,15 +12,14 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #83ad4577
-from accelerate.state import PartialState
+# %% ../nbs/api/18_task.ipynb #8181d0a3
 from .anatomy import maskable
 from .compaction import compact
 from .fisher import choose_units, even_layers, score_units
 from .identity import base_tensors
 from .layer import fingerprint
 from .artifact import TaskMask
-from .loop import Adapted, Checkpoint, adapt, check_base, check_length, check_writable, count_steps, only_run
+from .loop import Adapted, Checkpoint, adapt, check_base, check_hooks, check_length, check_writable, count_steps, only_run
 from .loss import model_loss
 from .mask import check_sparsity
 from .methods import Lora, get_method
@@ -44,7 +43,7 @@ def check_prunes(
     if method in (*phases, 'l0') and not s:
         raise ValueError(f"The method {method!r} needs a sparsity above 0; for none use the recipe 'features'.")
 
-# %% ../nbs/api/18_task.ipynb #bb8afd4d
+# %% ../nbs/api/18_task.ipynb #35ddc476
 def _check_call(recipe, sparsity, kwargs):
     "Refuse what `adapt` would refuse, before a model is loaded"
     m = recipe.method
@@ -56,6 +55,7 @@ def _check_call(recipe, sparsity, kwargs):
             f"resume{remedy}.")
     if recipe.teacher and kwargs.get('loss_fn', model_loss) is not model_loss:
         raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
+    check_hooks(kwargs.get('hooks', ()), recipe, kwargs.get('eval_every', 0))
     for asked in (kwargs.get('max_steps'), kwargs.get('teacher_steps')):
         if asked is not None: count_steps(recipe, [0], asked)
     if kwargs.get('teacher_steps') and not recipe.teacher:
@@ -121,7 +121,7 @@ class Cut:
         res.report.update(removed=about['removed'], macs=about['macs'], **layers, cut_seconds=round(self.seconds, 1))
         res.report.update(structure=self.structure.to_dict(), base=self.mark)
 
-# %% ../nbs/api/18_task.ipynb #ec609455
+# %% ../nbs/api/18_task.ipynb #d55291d2
 _for_teacher = 'mixed_precision','progress','accelerator','accumulate','checkpoint_every'
 
 def _writes():
@@ -142,7 +142,6 @@ def _taught(setup, recipe, cache, about, max_steps, teacher_steps=None, **kwargs
         cut = Cut(setup, teacher, recipe, kwargs['seed']) if recipe.remove else None
     own_recipe = replace(recipe, remove=0., units='fisher')
     res = _run(setup, own_recipe, max_steps=max_steps, teacher_model=teacher, resume=resume, **kwargs)
-    if own and PartialState().is_main_process: shutil.rmtree(own, ignore_errors=True)
     res.report.update(taught)
     if cut: cut.note(res)
     return res
@@ -187,7 +186,14 @@ def _writable(out, resume, checkpoint_every, force):
     Checkpoint(out, checkpoint_every, resume and not at_teacher)    # refuses a run that has nothing to resume
     if out: check_writable(out)
 
-# %% ../nbs/api/18_task.ipynb #99d18107
+# %% ../nbs/api/18_task.ipynb #01216273
+def _tidy(out):
+    "Remove what only a run that goes on needs, once its mask is there; half a teacher is never left"
+    (Path(out)/'checkpoint.pt').unlink(missing_ok=True)
+    teacher,old = Path(out)/'.teacher', Path(out)/'.teacher-old'
+    shutil.rmtree(old, ignore_errors=True)
+    if teacher.exists(): shutil.rmtree(teacher.rename(old), ignore_errors=True)
+
 def _save(res, out):
     "Write the mask of a run into its folder"
     if not out or not _writes(): return
@@ -198,7 +204,7 @@ def _save(res, out):
         warnings.warn(f"The mask could not be saved in {str(out)!r} ({res.report['save_error']}). It is in the result: "
             "save it elsewhere, TaskMask.from_adapted(res).save_pretrained(...).", stacklevel=3)
         return
-    (Path(out)/'checkpoint.pt').unlink(missing_ok=True)
+    _tidy(out)
 
 # %% ../nbs/api/18_task.ipynb #bf644b06
 def _saying(fresh, say):

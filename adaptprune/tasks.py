@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['lower_is_better', 'default_metrics', 'GLUE', 'MINI', 'data_options', 'Task', 'metric_name', 'get_task',
            'compute_metrics', 'read_rows', 'to_dataset', 'load_folder', 'load_hub', 'load_task', 'holdout', 'load_data',
-           'load_files', 'fit_data', 'task_and_data', 'BucketBatchSampler', 'TokenisedDataset', 'with_padding',
-           'make_loaders']
+           'load_files', 'fit_data', 'task_and_data', 'BucketBatchSampler', 'check_room', 'TokenisedDataset',
+           'with_padding', 'make_loaders']
 
 # %% ../nbs/api/09_tasks.ipynb #26e35e06
 import csv, math, os, re, warnings
@@ -17,7 +17,7 @@ from importlib import resources
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/09_tasks.ipynb #b81af8fc
+# %% ../nbs/api/09_tasks.ipynb #60ad88f1
 import numpy as np, pyarrow.compute as pc, torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
 from torch.utils.data import DataLoader, Sampler
@@ -25,7 +25,7 @@ from adaptprune.multilabel import (find_label_columns, has_several, label_column
     with_label_sets)
 from .tags import (PadTags, are_entities, encode_words, entity_scores, find_tag_columns, tag_names, tag_notes,
     token_labels, with_tags)
-from .tables import (Reading, as_whole, duplicates_in, full_rows, imbalance, infer_labels, is_missing, leaks,
+from .tables import (Reading, as_whole, duplicates_in, full_rows, imbalance, infer_labels, is_missing, is_whole_text, leaks,
     split_tables, stem, texts_of, without_duplicates)
 
 # %% ../nbs/api/09_tasks.ipynb #d016d34b
@@ -281,7 +281,9 @@ def read_rows(
     if not out: raise ValueError(f"{path} holds no rows.")
     return out
 
-# %% ../nbs/api/09_tasks.ipynb #fe325278
+# %% ../nbs/api/09_tasks.ipynb #873e4479
+_largest = float(np.finfo(np.float32).max)
+
 def _code(task, codes, label, where):
     s = '' if label is None else str(label).strip()
     if not s: raise ValueError(f"{where}: the label is missing.")
@@ -291,7 +293,8 @@ def _code(task, codes, label, where):
     try: v = float(s)
     except ValueError: v = math.nan
     if not math.isfinite(v): raise ValueError(f"{where}: the label {s!r} is not a number, as regression needs.")
-    return v
+    if abs(v)<=_largest: return v
+    raise ValueError(f"{where}: the label {s!r} is beyond what a network computes with: take its logarithm, or scale it.")
 
 def _code_set(task, codes, labels, where):
     "A one for each label of a row, and zeros"
@@ -312,6 +315,12 @@ def _label_feature(task):
     if task.kind=='multilabel': return List(Value('float32'))
     return ClassLabel(names=list(task.labels)) if task.labels else Value('float32')
 
+def _torn(rows):
+    "The error of a text that holds half a character"
+    at,text = next((at, t) for at,v in rows for t in v[:-1] if not is_whole_text(str(t)))
+    return ValueError(f"{at}: the text {text!r:.80} holds half a character, which no file can store: mend it, such as "
+        "text.encode('utf-8', 'replace').decode().")
+
 def to_dataset(
     task:Task, # says how labels are to be read
     rows:list, # (line number, [one or two texts, label]); the label is a list of names where rows have several
@@ -330,7 +339,8 @@ def to_dataset(
     cols = {c: [v[i] for _,v in rows] for i,c in enumerate(('text_a', 'text_b')[:len(task.text)])}
     of_text = List(Value('string')) if task.kind=='tokens' else Value('string')
     kinds = {c: of_text for c in cols} | {'label': _label_feature(task)}
-    return Dataset.from_dict(cols | {'label': label}, features=Features(kinds))
+    try: return Dataset.from_dict(cols | {'label': label}, features=Features(kinds))
+    except UnicodeEncodeError as e: raise _torn(rows) from e
 
 # %% ../nbs/api/09_tasks.ipynb #8c94454f
 _layout = dict(mrpc=('#1 String', '#2 String', 'Quality'), qqp=('question1', 'question2', 'is_duplicate'),
@@ -411,7 +421,7 @@ def holdout(
     stay,held = _held(ds['train'], share, seed)
     return DatasetDict({**ds, 'train': ds['train'].select(stay), 'validation': ds['train'].select(held)})
 
-# %% ../nbs/api/09_tasks.ipynb #ace0bdfc
+# %% ../nbs/api/09_tasks.ipynb #0042f05f
 def _as_metrics(metrics):
     "Metrics as people give them: one name, 'a, b', a function, or several"
     if metrics is None or callable(metrics): return metrics and (metrics,)
@@ -434,11 +444,20 @@ def _set_classes(sets, table, label, asked):
     declared = columns if len(columns)>1 else table.classes.get(label, ())
     return set_names(sets, declared, asked, f"{table.source}: the column {label!r}")
 
-def _case_notes(names):
-    "Classes that differ only in capitals"
+def _alike(names, key):
+    "Names of one key, joined, where there are several"
     by = {}
-    for n in names: by.setdefault(n.casefold(), []).append(n)
-    return [f"{' and '.join(map(repr, same))} differ only in case" for same in by.values() if len(same)>1]
+    for n in names: by.setdefault(key(n), []).append(n)
+    return [' and '.join(map(repr, same)) for same in by.values() if len(same)>1]
+
+def _value(name):
+    try: return float(name)
+    except ValueError: return name
+
+def _class_notes(names):
+    "Classes that differ only in capitals, or are one number"
+    cases = [f'{same} differ only in case' for same in _alike(names, str.casefold)]
+    return cases+[f'{same} are the same number' for same in _alike(names, _value)]
 
 def _numbered(names): return bool(names) and all(re.fullmatch('[+-]?[0-9]+', n) for n in names)
 
@@ -489,7 +508,7 @@ def _hold_out(ds, texts, seed):
     said = dict(train=[words[i] for i in stay], dev=[words[i] for i in held])
     return {**ds, **parts}, {**texts, **said}
 
-# %% ../nbs/api/09_tasks.ipynb #0c825f56
+# %% ../nbs/api/09_tasks.ipynb #410fcd48
 def _counts(rows, names):
     "Class -> number of rows"
     found = Counter(str(v[-1]).strip() for _,v in rows)
@@ -526,7 +545,7 @@ def _assembled(task, tables, splits, notes, seed, by_index=False):
     shown = task.labels or (min(scores), max(scores))
     lists = [v[-1] for _,v in splits['train']] if listed else []
     if listed: notes = [*(tag_notes if task.kind=='tokens' else set_notes)(lists, task.labels), *notes]
-    notes = [*tables['train'].notes, *_case_notes(task.labels), *notes, *leaks(texts)]
+    notes = [*tables['train'].notes, *_class_notes(task.labels), *notes, *leaks(texts)]
     rows = {s: len(ds[s]) for s in order}
     about = dict(text=task.text, label=task.label, metric=task.metric, imbalance=uneven, notes=notes)
     if listed: about.update(per_row=sum(map(len, lists))/len(lists))
@@ -698,7 +717,19 @@ class BucketBatchSampler(Sampler):
         yield from batches.tolist()
         if full<n: yield rows[full:].tolist()
 
-# %% ../nbs/api/09_tasks.ipynb #f8e474a8
+# %% ../nbs/api/09_tasks.ipynb #98a53a3f
+def check_room(
+    tokenizer, # of a Hugging Face model
+    max_length:int, # tokens that are read of an example
+    pair:bool=False # do examples have two texts?
+):
+    "Refuse a length that holds no token of a text beside those that the tokenizer adds (`ValueError`)"
+    added = tokenizer.num_special_tokens_to_add(pair=pair)
+    if max_length>added: return
+    raise ValueError(f"max_length={max_length} leaves no token for the text, as the tokenizer adds {added} of its own: "
+        f"give {added+1} or more.")
+
+# %% ../nbs/api/09_tasks.ipynb #1657c2d8
 def _n_cut(got, texts, tokenizer, max_length):
     "How many examples are longer than was read of them"
     full = [i for i,ids in enumerate(got['input_ids']) if len(ids)>=max_length]
@@ -717,6 +748,7 @@ class TokenisedDataset(torch.utils.data.Dataset):
         _positive(max_length=max_length)
         if not len(ds): raise ValueError("There are no rows to tokenise.")
         max_length,text = min(max_length, tokenizer.model_max_length),[c for c in ('text_a', 'text_b') if c in ds.column_names]
+        check_room(tokenizer, max_length, len(text)==2)
         gap = '' if tokenizer.num_special_tokens_to_add(pair=True) else '\n'
         self.n_cut,self.max_length = 0,max_length
         words = isinstance(ds.features['text_a'], List)

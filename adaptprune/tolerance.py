@@ -215,10 +215,11 @@ class _Search(_Levels):
     def _tell(self, text):
         if self.progress: print(text, flush=True)
 
-# %% ../nbs/api/24_tolerance.ipynb #6cb9adb2
+# %% ../nbs/api/24_tolerance.ipynb #9c2375ff
 def _check_levels(levels):
     "Levels from easy to hard"
     def bad(x): return isinstance(x, bool) or not isinstance(x, (int, float)) or not 0<x<1
+    if not isinstance(levels, (list, tuple)): raise ValueError(f"levels takes a list of fractions, such as (.5, .7), got {levels!r}.")
     wrong = [x for x in levels if bad(x)]
     if wrong: raise ValueError(f"A level must be a fraction above 0 and below 1, got {wrong[0]!r}.")
     if not levels: raise ValueError("levels=() leaves nothing to try: give one fraction or more.")

@@ -10,10 +10,11 @@ import csv, io, logging, math, time, warnings
 from numbers import Integral
 from pathlib import Path
 
-# %% ../nbs/api/13_watch.ipynb #440a9fb5
+# %% ../nbs/api/13_watch.ipynb #9cbfad67
 import torch
 from .files import write_file
 from .loop import Evaluate, Hook, Parts, check_metrics
+from .tasks import lower_is_better
 
 # %% ../nbs/api/13_watch.ipynb #4aa9e603
 def learning_rates(
@@ -198,35 +199,36 @@ class _State(Parts, Hook):
         run.opt.weights.t_l = math.inf          # what ships is the binary mask
         run.opt.weights.write()
 
-# %% ../nbs/api/13_watch.ipynb #7a04d92c
-def _check_best(run):
+# %% ../nbs/api/13_watch.ipynb #fecf25bf
+def _check_best(recipe, every, masks):
     "Refuse a run in which the best state cannot be found, before it begins"
-    looks = [h for h in run.hooks if isinstance(h, Evaluate)]
-    if not looks or not looks[0].every:
+    if not every:
         raise ValueError("KeepBest chooses among evaluations, and this run has none on the way: give evaluate=... "
             "and eval_every=...")
-    recipe = run.method.recipe
     if recipe.method=='l0':
         raise ValueError("KeepBest cannot keep a state of method 'l0', which draws its gates until the last step: "
             "leave it out.")
-    if not run.method.masks or looks[0].every%recipe.every==0: return looks[0]
+    if not masks or every%recipe.every==0: return
     raise ValueError(f"The sparsity is exact every {recipe.every} steps, where the threshold is set, so KeepBest needs "
-        f"an eval_every that {recipe.every} divides, got {looks[0].every}.")
+        f"an eval_every that {recipe.every} divides, got {every}.")
 
-# %% ../nbs/api/13_watch.ipynb #0686cc5a
+# %% ../nbs/api/13_watch.ipynb #6543337e
 class KeepBest(_State):
     "Keeps the best state among those at the target sparsity, and may stop early"
     def __init__(self,
         metric:str=None, # name of the metric to go by; by default the first that the evaluation gives
         patience:int=None, # evaluations at the target without a better one, after which the run ends; None: to its end
-        least:bool=False # the least value is the best, as for an error or a loss
+        least:bool=None # the least value is the best, as for a loss; by default for the metrics in `lower_is_better`
     ):
         self.metric = metric
         self.patience = None if patience is None else _steps('patience', patience)
         self.least = least
 
+    def check(self, recipe, eval_every): _check_best(recipe, eval_every, recipe.method=='mask')
+
     def begin(self, run):
-        self.look = _check_best(run)
+        self.look = next((h for h in run.hooks if isinstance(h, Evaluate)), None)
+        _check_best(run.method.recipe, self.look and self.look.every, run.method.masks)
         self.step = self.score = self.kept = None       # of the best
         self.since = 0                                  # evaluations since it
 
@@ -236,8 +238,10 @@ class KeepBest(_State):
         for k,v in state.items(): setattr(self, k, v)
 
     def _value(self, metrics):
+        "The score of an evaluation, the larger the better"
         name = self.metric or next(iter(metrics), None)
-        if name in metrics: return float(metrics[name])
+        least = name in lower_is_better if self.least is None else self.least
+        if name in metrics: return -float(metrics[name]) if least else float(metrics[name])
         raise ValueError(f"The evaluation gives no metric {name!r} to choose by: it gives "
             f"{', '.join(metrics) or 'none'}.")
 
@@ -257,7 +261,7 @@ class KeepBest(_State):
         run.notes['best_step'] = self.step
 
     def _compare(self, run, score):
-        better = self.score is None or (score<self.score if self.least else score>self.score)
+        better = score==score and (self.score is None or score>self.score)         # NaN is never better
         self.since = 0 if better else self.since+1
         if not better: return
         self.step = run.step
