@@ -200,7 +200,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #9c59b42b
+# %% ../nbs/api/27_cli.ipynb #eefd9fa5
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -230,15 +230,16 @@ def adapt(
     max_steps:int=None, # stop after this many steps instead
     seed:int=0, # random seed, for head initialisation, data order and dropout
     precision:str='no', # mixed precision: 'no', 'bf16' or 'fp16'
-    resume:bool=False, # continue an interrupted run in --out
+    resume:bool=False, # continue an interrupted run in --out, if there is one
     force:bool=False, # write into --out although it holds a mask
     dry_run:bool=False, # say what was read, what would be done and about how long it takes; train and write nothing
     json:bool=False, # print JSON
 ):
     "Adapt a pre-trained model to a task by pruning, and save the mask"
-    from adaptprune.task import adapt_task
+    from adaptprune.task import adapt_task, is_unfinished
     _check_asked(task, train)
     if resume and _is_finished(out): return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
+    if resume and not is_unfinished(out): _to_stderr(f"Nothing to resume in {out}: a new run begins")
     recipe = _mask_recipe(recipe or ('structured' if remove else 'distilled'), set, remove)
     own = dict(test=test, kind=kind, metric=metric, sep=sep, encoding=encoding, missing=missing, duplicates=duplicates)
     own.update(label_sep=label_sep)
@@ -249,7 +250,7 @@ def adapt(
     if dry_run: return _dry_run(t, model, sparsity, recipe, data, how, json)
     if tolerance is not None:
         return _within(t, model, recipe, tolerance, dict(how, data=data), dict(sparsity=sparsity, remove=remove), out, json)
-    watch = dict(out=out, resume=resume, checkpoint_every=200, progress=not json and sys.stderr.isatty(), force=force)
+    watch = dict(out=out, resume='auto' if resume else False, checkpoint_every=200, progress=not json and sys.stderr.isatty(), force=force)
     told = []
     watch.update(say=told.append if json else _to_stderr)
     res = adapt_task(t, model, sparsity, recipe, data=data, **how, **watch)
@@ -599,7 +600,7 @@ def apply(
     shown = map(_answer, table[list(card.text)].values.tolist(), _short(answers))
     _tell(json and _json_rows(full), json, '\n'.join(shown))
 
-# %% ../nbs/api/27_cli.ipynb #80343e31
+# %% ../nbs/api/27_cli.ipynb #5dade883
 def _smaller(r, out):
     "What `compress` tells, from its report"
     names = dict.fromkeys(k for row in r['stages'] for k in row)
@@ -625,14 +626,18 @@ def compress(
     sparsity:float=None, # fraction of the weights that are left which a mask turns off (default: 0.4 from 1,000 steps on, else 0.2)
     max_length:int=128, # tokens that are read of a text
     seed:int=0, # random seed
-    resume:bool=False, # go on with the unfinished run in --out
+    resume:bool=False, # go on with the unfinished run in --out, if there is one
     force:bool=False, # replace what is in --out
     json:bool=False, # print JSON
 ):
     "Make a fine-tuned model of your own smaller and faster; texts without labels are enough"
     if not data: raise ValueError("Say which texts to use: --data with a .csv, .tsv, .jsonl or .parquet file.")
-    from adaptprune.compression import compress as run
-    how = dict(steps=steps, sparsity=sparsity, max_length=max_length, seed=seed, resume=resume, force=force)
+    from adaptprune.compression import compress as run, is_half_made
+    begun = is_half_made(out)
+    done = (Path(out)/'report.json').exists() and not begun
+    if resume and done: return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
+    if resume and not begun: _to_stderr(f"Nothing to resume in {out}: a new run begins")
+    how = dict(steps=steps, sparsity=sparsity, max_length=max_length, seed=seed, resume='auto' if resume else False, force=force)
     extras = dict(formats=formats, vocabulary='texts' if trim else None, bound=bound)
     watch = not json and sys.stderr.isatty()
     asked = dict(remove=remove, keep=keep, speed=speed, labels=label, text=text, kind=kind)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['one_loss', 'Finite', 'rng_state', 'set_rng_state', 'Batches', 'Hook', 'check_hooks', 'Course', 'Run', 'Interrupt',
            'Modes', 'Wrapped', 'FrozenStay', 'check_metrics', 'Evaluate', 'History', 'save_state', 'check_writable',
-           'only_run', 'read_checkpoint', 'Parts', 'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base',
+           'only_run', 'read_checkpoint', 'Parts', 'goes_on', 'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base',
            'check_base', 'taught_loss', 'Adapted', 'open_accelerator', 'count_steps', 'check_length', 'adapt']
 
 # %% ../nbs/api/13_loop.ipynb #43ec21f7
@@ -542,6 +542,16 @@ class Parts:
         for name in ('epoch', 'at', 'start'): setattr(run.batches, name, at[name])
         run.batches.now = state['rng']
 
+# %% ../nbs/api/13_loop.ipynb #a6bb8c51
+def goes_on(
+    resume, # True, False or 'auto'; another value raises `ValueError`
+    found:bool # is there an unfinished run?
+) -> bool:
+    "Does a run go on from an earlier one?"
+    if resume=='auto': return found
+    if resume in (True, False): return bool(resume)
+    raise ValueError(f"resume must be True, False or 'auto', got {resume!r}.")
+
 # %% ../nbs/api/13_loop.ipynb #3891801b
 class Checkpoint(Parts, Hook):
     "Writes checkpoints, and goes on from one"
@@ -812,7 +822,7 @@ def _report(run, recipe, base, mark):
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #3921d890
+# %% ../nbs/api/13_loop.ipynb #c8098063
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -830,7 +840,7 @@ def adapt(
     teacher_model=None, # trained, with the same outputs, where the recipe has a teacher
     out=None, # folder for checkpoints
     checkpoint_every:int=0, # steps between two checkpoints; 0: only if interrupted
-    resume:bool=False, # continue from the checkpoint in `out`
+    resume=False, # continue from the checkpoint in `out`; 'auto': if there is one
     keep_checkpoint:bool=False, # leave the checkpoint in `out` when the run is over
     progress:bool=True, # show a progress bar
     hooks=(), # your own, each with the events of `Hook`
@@ -847,6 +857,7 @@ def adapt(
     _check_teacher(recipe, loss_fn, teacher_model)
     part = find_base(model, base)
     measure = [] if evaluate is None and eval_every==0 else [Evaluate(evaluate, eval_every)]
+    resume = goes_on(resume, bool(out) and (Path(out)/'checkpoint.pt').exists())
     saver = Checkpoint(out, checkpoint_every, resume)
     acc = open_accelerator(mixed_precision, accumulate, accelerator)
     steps = count_steps(recipe, loader, max_steps, acc.num_processes*acc.gradient_accumulation_steps)
