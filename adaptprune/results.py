@@ -234,7 +234,7 @@ def paired_tests(
     out['p_holm'] = holm(out.p)
     return out
 
-# %% ../nbs/api/25_results.ipynb #6c311776
+# %% ../nbs/api/25_results.ipynb #de020fb2
 class Folded:
     "A table under a line that opens, in a notebook and on the site"
     def __init__(self,
@@ -245,7 +245,9 @@ class Folded:
         self.summary = summary
     def __repr__(self): return f'{self.summary}\n{self.table}'
     def _repr_html_(self):
-        return f'<details><summary>{self.summary}</summary>\n{self.table.to_html()}\n</details>'
+        import pandas as pd
+        with pd.option_context('display.max_colwidth', None): html = self.table.to_html()
+        return f'<details><summary>{self.summary}</summary>\n{html}\n</details>'
 
 # %% ../nbs/api/25_results.ipynb #808e7cde
 def _hours(rows):
