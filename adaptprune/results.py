@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['engine_version', 'method_names', 'method_looks', 'environment', 'lock_beside', 'append_line', 'read_results',
-           'results_frame', 'summarise', 'mean_sd', 'method_name', 'untouched', 'holm', 'paired_tests', 'Folded',
-           'provenance']
+           'results_frame', 'summarise', 'mean_sd', 'method_name', 'untouched', 'holm', 'paired_tests', 'tidy',
+           'Folded', 'provenance']
 
 # %% ../nbs/api/25_results.ipynb #7eb241c7
 import json, math, os
@@ -233,6 +233,18 @@ def paired_tests(
     out = pd.DataFrame(rows, columns=['task', 'sparsity', 'against', 'difference', 'seeds', 'p'])
     out['p_holm'] = holm(out.p)
     return out
+
+# %% ../nbs/api/25_results.ipynb #fe46fd0d
+def tidy(
+    table, # a pandas `DataFrame`
+    digits:int=3 # digits after the point, of the values
+): # a `DataFrame` of text, with empty cells for missing values and plain numbers as labels of rows and columns
+    "A table as pages show it"
+    def value(v):
+        if v is None or v!=v: return ''
+        return f'{v:.{digits}f}' if isinstance(v, float) else v
+    def label(v): return f'{v:.4g}' if isinstance(v, float) else v
+    return table.map(value).rename(index=label, columns=label)
 
 # %% ../nbs/api/25_results.ipynb #de020fb2
 class Folded:
