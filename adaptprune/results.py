@@ -234,7 +234,7 @@ def paired_tests(
     out['p_holm'] = holm(out.p)
     return out
 
-# %% ../nbs/api/25_results.ipynb #fe46fd0d
+# %% ../nbs/api/25_results.ipynb #f431fa60
 def tidy(
     table, # a pandas `DataFrame`
     digits:int=3 # digits after the point, of the values
@@ -242,7 +242,7 @@ def tidy(
     "A table as pages show it"
     def value(v):
         if v is None or v!=v: return ''
-        return f'{v:.{digits}f}' if isinstance(v, float) else v
+        return f'{round(v, digits)+0.:.{digits}f}' if isinstance(v, float) else v       # + 0. makes -0 a 0
     def label(v): return f'{v:.4g}' if isinstance(v, float) else v
     return table.map(value).rename(index=label, columns=label)
 
