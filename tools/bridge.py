@@ -2,6 +2,7 @@
 import posixpath,re,sys
 from base64 import b64decode
 from hashlib import sha1
+from importlib import import_module
 from importlib.metadata import EntryPoint
 import yaml
 from nbformat.v4 import new_markdown_cell
@@ -17,6 +18,9 @@ pages = ['method','near_optimality','against_baselines','recipe','ablations','to
 def link_names():
     "Let nbdev link the names of this package, and of no other, whether it is installed or not"
     sys.path.insert(0, str(root))
+    syms = import_module(f'{cfg.lib_path.name}._modidx').d['syms']
+    for home in ('demo', 'cli'): syms[f'{cfg.lib_name}.{home}'] = syms.pop(f'{cfg.lib_name}.{home}')   # the first home of a name wins: `adapt` is no command
+    doclinks._re_backticks = re.compile(r'`([^`\s]+?)(?:\(\))?`(?![^\[\]]*\]\()')              # no link within a link
     doclinks.entry_points = lambda group: [EntryPoint(cfg.lib_name, f'{cfg.lib_path.name}._modidx:d', group)]
 
 def sidebar():
