@@ -127,7 +127,7 @@ def card(proc):
     im.paste(picture, (40, 590-picture.height))
     draw = ImageDraw.Draw(im)
     draw.text((48, 40), cfg.title, '#0b6e6e', font=ImageFont.load_default(96))
-    draw.text((50, 170), '\n'.join(wrap(cfg.description, 54)), '#333333', font=ImageFont.load_default(40), spacing=12)
+    draw.text((50, 170), '\n'.join(wrap(cfg.description, 54, break_on_hyphens=False)), '#333333', font=ImageFont.load_default(40), spacing=12)
     im.save(cache/'static'/'card.png', optimize=True)
 
 def problems(html, folder):
