@@ -19,7 +19,8 @@ html_static_path = ['_static','../.cache/static']
 html_css_files = ['site.css']
 html_copy_source,html_show_sphinx,html_show_sourcelink = False,False,False
 def colour(c): return {'color-brand-primary': c, 'color-brand-content': c}
-html_favicon,html_use_index = '_static/favicon.svg',False
+html_favicon = '_static/favicon.svg'
+html_use_index = False         # an empty page otherwise: nothing here makes entries for it
 html_baseurl = f"{cfg['doc_host'].rstrip('/')}/{cfg['doc_baseurl'].strip('/')}/"
 octocat = (here/'_static'/'github.svg').read_text(encoding='utf-8')
 html_theme_options = dict(light_css_variables=colour('#0b6e6e'), dark_css_variables=colour('#5ec8c0'),
@@ -39,9 +40,11 @@ def head_of_page(app, pagename, templatename, context, doctree):
     under = doctree and doctree.next_node(nodes.block_quote)
     title = f"{doctree.next_node(nodes.title).astext()}, {project}" if doctree and pagename!=root_doc else project
     about = ' '.join((under.astext() if under else cfg['description']).split())
-    told = {'name="description"': about, 'property="og:title"': title, 'property="og:description"': about, 'property="og:type"': 'website',
-        'property="og:url"': f'{html_baseurl}{pagename}.html', 'property="og:image"': f'{html_baseurl}_static/card.png', 'name="twitter:card"': 'summary_large_image'}
-    context['metatags'] = context.get('metatags', '')+''.join(f'<meta {k} content="{escape(v)}">\n' for k,v in told.items())
+    shown = dict(title=title, description=about, type='website', url=f'{html_baseurl}{pagename}.html', image=f'{html_baseurl}_static/card.png')
+    told = {'name="description"': about, 'name="twitter:card"': 'summary_large_image', **{f'property="og:{k}"': v for k,v in shown.items()}}
+    tags = [f'<meta {k} content="{escape(v)}">' for k,v in told.items()]
+    if doctree: tags.append(f'<link rel="alternate" type="text/markdown" href="{pagename.split("/")[-1]}.md">')
+    context['metatags'] = '\n'.join([context.get('metatags', ''), *tags, ''])
     if pagename==root_doc: context['meta'] = {**(context.get('meta') or {}), 'hide-toc': ''}      # the front page is its own contents
 
 def setup(app): app.connect('html-page-context', head_of_page, priority=400)      # before the theme's

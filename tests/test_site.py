@@ -3,13 +3,19 @@ import json,re,sys
 from configparser import ConfigParser
 from pathlib import Path
 import pytest,yaml
+from nbdev import doclinks
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
-import docs,printed
+import bridge,docs,printed
 
 readme = (root/'README.md').read_text(encoding='utf-8')
-front = json.loads((root/'nbs'/'index.ipynb').read_text(encoding='utf-8'))['cells']
+def cells(page): return json.loads((root/'nbs'/page).read_text(encoding='utf-8'))['cells']
+
+def html_outputs(page):
+    "What a page shows as HTML"
+    data = [o.get('data', {}) for c in cells(page) for o in c.get('outputs', [])]
+    return [''.join(d['text/html']) for d in data if 'text/html' in d]
 
 def links(md): return re.findall(r'\]\(([^)\s]+)\)', md)
 
@@ -38,23 +44,23 @@ def test_every_page_is_linked_from_the_front():
 
 def test_front_page_shows_the_figure_of_the_method():
     "The same picture, byte for byte: after a new run of that page this one is to run as well"
-    def moons(cells): return next(''.join(o['data']['text/html']) for c in cells for o in c.get('outputs', []) if 'id="forgetting"' in str(o.get('data')))
-    method = json.loads((root/'nbs'/'explanations'/'method.ipynb').read_text(encoding='utf-8'))['cells']
-    assert moons(front)==moons(method)
+    def moons(page): return next(h for h in html_outputs(page) if 'id="forgetting"' in h)
+    assert moons('index.ipynb')==moons('explanations/method.ipynb')
 
 @pytest.mark.parametrize('page', printed.pages(), ids=lambda p: p.stem)
 def test_figures_need_no_network(page):
     "What runs in a page comes with it, and is small enough for a phone"
-    html = [''.join(o['data']['text/html']) for c in json.loads(page.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
-    figures = [h for h in html if '<figure' in h]
+    figures = [h for h in html_outputs(page) if '<figure' in h]
     assert sum(map(len, figures))<500_000
     assert not [h for h in figures if re.search(r'(?:src|href)="(?!data:)|@import|fetch\(|<script src', h)]
 
-good = """<html><head><meta name="description" content="What it is"><meta property="og:image" content="x.png"><link rel="icon" href="icon.svg"></head>
+good = """<html><head><meta name="description" content="What it is"><meta property="og:image" content="x.png">
+<link rel="icon" href="icon.svg"></head>
 <body><article><p>Words, <code>a[0](x)</code></p><pre>::: note</pre></article></body></html>"""
 
-@pytest.mark.parametrize('was,now,says', [('Words', 'Words', None), ('content="What it is"', 'content=""', 'no description'),
-    ('Words', '[words](page.md)', 'Markdown as text'), ('Words', '::: tip', 'Markdown as text'), ('icon.svg', 'none.svg', 'no favicon'), ('og:image', 'og:x', 'no picture')])
+@pytest.mark.parametrize('was,now,says', [
+    ('Words', 'Words', None), ('Words', '[words](page.md)', 'Markdown as text'), ('Words', '::: tip', 'Markdown as text'),
+    ('content="What it is"', 'content=""', 'no description'), ('icon.svg', 'none.svg', 'no favicon'), ('og:image', 'og:x', 'no picture')])
 def test_problems_of_a_page(tmp_path, was, now, says):
     (tmp_path/'icon.svg').write_text('<svg/>')
     found = list(docs.problems(good.replace(was, now), tmp_path))
@@ -62,6 +68,14 @@ def test_problems_of_a_page(tmp_path, was, now, says):
 
 def test_a_page_without_its_files_stops_the_build(tmp_path):
     with pytest.raises(SystemExit, match='index.md is missing\nllms.txt is missing'): docs.check(tmp_path)
+
+def test_names_link_to_functions_and_never_within_a_link(monkeypatch):
+    for name in ('entry_points', '_re_backticks'): monkeypatch.setattr(doclinks, name, getattr(doclinks, name))
+    bridge.link_names()
+    look = doclinks.NbdevLookup()
+    assert look.doc('adapt').endswith('/api/loop.html#adapt') and look.doc('compress').endswith('/api/compression.html#compress')
+    assert look.link_line('`adapt` and [one](x)').startswith('[`adapt`](http')
+    for said in ('[`adapt`](x.ipynb)', '[the loop of `adapt`](x.ipynb)', '`no_such_name`'): assert look.link_line(said)==said
 
 def test_citation():
     cfg = ConfigParser()

@@ -19,8 +19,10 @@ def link_names():
     "Let nbdev link the names of this package, and of no other, whether it is installed or not"
     sys.path.insert(0, str(root))
     syms = import_module(f'{cfg.lib_path.name}._modidx').d['syms']
-    for home in ('demo', 'cli'): syms[f'{cfg.lib_name}.{home}'] = syms.pop(f'{cfg.lib_name}.{home}')   # the first home of a name wins: `adapt` is no command
-    doclinks._re_backticks = re.compile(r'`([^`\s]+?)(?:\(\))?`(?![^\[\]]*\]\()')              # no link within a link
+    for room in ('demo', 'cli'):                # the first room that has a name wins, and `adapt` is a function before it is a command
+        name = f'{cfg.lib_name}.{room}'
+        syms[name] = syms.pop(name)
+    doclinks._re_backticks = re.compile(r'`([^`\s]+?)(?:\(\))?`(?![^\[\]]*\]\()')      # no link within a link
     doclinks.entry_points = lambda group: [EntryPoint(cfg.lib_name, f'{cfg.lib_path.name}._modidx:d', group)]
 
 def sidebar():

@@ -92,12 +92,14 @@ def source(proc, dest):
 def twins(proc):
     "Each page as Markdown, for readers that are programs: a dict from its path on the site to title, description and text"
     res = {}
-    names = {p.relative_to(proc).as_posix(): _nbpath2html(p.relative_to(proc)).with_suffix('.md').as_posix() for p in sorted(proc.rglob('*.ipynb'))}
+    nbs = [p.relative_to(proc) for p in sorted(proc.rglob('*.ipynb'))]
+    names = {p.as_posix(): _nbpath2html(p).with_suffix('.md').as_posix() for p in nbs}
     for name,page in names.items():
         def resolve(path, anchor):
             to = names.get(path) or re.sub(r'\.html$', '.md', path)
-            if to not in names.values(): return f'{cfg.git_url}/blob/{cfg.branch}/{posixpath.normpath(f"{nbs_path.name}/{path}")}'
-            return posixpath.relpath(to, posixpath.dirname(page) or '.')+anchor
+            if to in names.values(): return posixpath.relpath(to, posixpath.dirname(page) or '.')+anchor
+            file = posixpath.normpath(f'{nbs_path.name}/{path}')
+            return f'{cfg.git_url}/blob/{cfg.branch}/{file}'
         nb = nbformat.read(proc/name, 4)
         fm = plain(nb, lambda md: relink(divs(no_attrs(md), github), Path(name), resolve))
         md,_ = as_markdown(nb, lambda alt, name: f'*Figure: {alt}*')
@@ -116,12 +118,14 @@ def llms(pages):
 
 def sitemap(pages):
     urls = [f'<url><loc>{escape(base+re.sub(".md$", ".html", p))}</loc></url>' for p in pages]
-    return '\n'.join(['<?xml version="1.0" encoding="UTF-8"?>', '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">', *urls, '</urlset>'])+'\n'
+    start = ['<?xml version="1.0" encoding="UTF-8"?>', '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">']
+    return '\n'.join([*start, *urls, '</urlset>'])+'\n'
 
 def card(proc):
     "The picture that a link to the site shows: the first of the front page, with title and description"
     outs = [o for c in nbformat.read(proc/'index.ipynb', 4).cells for o in c.get('outputs', [])]
-    picture = Image.open(io.BytesIO(b64decode(next(o.data['image/png'] for o in outs if 'image/png' in o.get('data', {}))))).convert('RGB')
+    png = next(o.data['image/png'] for o in outs if 'image/png' in o.get('data', {}))
+    picture = Image.open(io.BytesIO(b64decode(png))).convert('RGB')
     picture = picture.resize((1120, 1120*picture.height//picture.width))
     im = Image.new('RGB', (1200, 630), 'white')
     im.paste(picture, (40, 590-picture.height))
@@ -145,8 +149,12 @@ def problems(html, folder):
 
 def check(html):
     "Stop if a page has a problem, or a file that others look for is not there"
-    found = [f'{p.relative_to(html)}: {o}' for p in sorted(html.rglob('*.html')) if '_static' not in p.parts for o in problems(p.read_text(encoding='utf-8'), p.parent)]
-    found += [f'{name} is missing' for name in ('index.md', 'llms.txt', 'sitemap.xml', '_static/card.png') if not (html/name).exists()]
+    found = []
+    for p in sorted(html.rglob('*.html')):
+        if '_static' in p.parts: continue
+        found += [f'{p.relative_to(html)}: {o}' for o in problems(p.read_text(encoding='utf-8'), p.parent)]
+    names = 'index.md','llms.txt','sitemap.xml','_static/card.png'
+    found += [f'{name} is missing' for name in names if not (html/name).exists()]
     if (html/'genindex.html').exists(): found.append('genindex.html is an empty page')
     if found: sys.exit('\n'.join(found))
 
