@@ -69,6 +69,13 @@ def test_problems_of_a_page(tmp_path, was, now, says):
 def test_a_page_without_its_files_stops_the_build(tmp_path):
     with pytest.raises(SystemExit, match='index.md is missing\nllms.txt is missing'): docs.check(tmp_path)
 
+def test_colab_is_offered_where_a_page_installs_what_it_needs():
+    def shown(page):
+        nb = docs.nbformat.read(root/'nbs'/page, 4)
+        return docs.header(dict(title='A'), Path(page), docs.installs(nb)).source
+    assert 'colab.research' in shown('tutorials/ten_minutes.ipynb') and 'colab.research' not in shown('api/01_mask.ipynb')
+    assert 'blob/main/nbs/api/01_mask.ipynb' in shown('api/01_mask.ipynb')
+
 def test_names_link_to_functions_and_never_within_a_link(monkeypatch):
     for name in ('entry_points', '_re_backticks'): monkeypatch.setattr(doclinks, name, getattr(doclinks, name))
     bridge.link_names()
