@@ -1,10 +1,11 @@
 """One row for each class of a survey of compression: what the other records lack, on MiniLM with STS-B and SST-2.
 
-    python benchmarks/case_compression.py --glue-dir PATH                 # adds what is missing to results/case_compression.json
-    python benchmarks/case_compression.py --glue-dir PATH --only svd,int8 # some of the classes
+    python benchmarks/case_compression.py --glue-dir PATH                   # adds what it lacks to results/case_compression.json
+    python benchmarks/case_compression.py --glue-dir PATH --only svd,int8   # some of the classes
 
-Everything starts at the fine-tuned network of seed 0, which is the teacher of the recorded masks: it is read from --cache, or
-trained there. Two networks are trained as well and kept in runs/case_compression: a mask of half the weights, and a structured one.
+Everything starts at the fine-tuned network of seed 0, which is the teacher of the recorded masks: it is read from --cache,
+or trained there. Two networks are trained as well and kept in runs/case_compression: a mask of half the weights, and a
+structured one.
 Scores are of the dev set. What is chosen (strengths, thresholds of an exit, tokens) is chosen on training rows.
 Quantizing needs the extra onnx; the heads of exits and the linear model need scikit-learn."""
 import copy, json, tempfile, time
@@ -51,7 +52,8 @@ def layer_linears(model):
 @torch.no_grad()
 def second_moments(model, batches):
     "The mean of x x^T of what each linear layer reads, (in, in) float64"
-    found = {n: torch.zeros(m.in_features, m.in_features, dtype=torch.float64) for n,m in layer_linears(model).items()}
+    def empty(m): return torch.zeros(m.in_features, m.in_features, dtype=torch.float64)
+    found = {n: empty(m) for n,m in layer_linears(model).items()}
     rows = dict.fromkeys(found, 0)
     def watch(name):
         def add(module, args):
@@ -92,9 +94,11 @@ def low_rank(linear, left, right, rank):
     return nn.Sequential(inner, outer)
 
 def factorised(model, pairs, share):
-    "A copy of a model whose linear layers are cut to a share of their numbers"
+    "A copy of a model in which the linear layers of `pairs` are cut to a share of their numbers"
     small = copy.deepcopy(model)
-    for n,m in layer_linears(model).items(): small.set_submodule(n, low_rank(m, *pairs[n], rank_at(m.weight, share)))
+    for n,pair in pairs.items():
+        linear = small.get_submodule(n)
+        small.set_submodule(n, low_rank(linear, *pair, rank_at(linear.weight, share)))
     return small.eval()
 
 # Dynamic inference
@@ -116,7 +120,9 @@ def fit_exits(states, labels, kind):
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    def head(): return RidgeCV(alphas=np.logspace(-1, 5, 13)) if kind=='regression' else LogisticRegression(C=.01, max_iter=300)
+    def head():
+        if kind=='regression': return RidgeCV(alphas=np.logspace(-1, 5, 13))
+        return LogisticRegression(C=.01, max_iter=300)
     return [make_pipeline(StandardScaler(), head()).fit(x.numpy(), labels.numpy()) for x in states[:-1]]
 
 def exit_answers(heads, states, own, kind):
@@ -217,8 +223,18 @@ class Work:
 
     @cached_property
     def batches(self):
-        "256 training batches, always the same ones"
-        return list(self.setup.sample(256))
+        "128 training batches, always the same ones"
+        return list(self.setup.sample(128))
+
+    @cached_property
+    def moments(self):
+        "Of what each linear layer of the fine-tuned network reads"
+        return second_moments(self.fine, [{k: v for k,v in b.items() if k!='labels'} for b in self.batches[:48]])
+
+    @cached_property
+    def read_pairs(self):
+        "Factors of its linear layers that are best for what they read"
+        return {n: factors(m.weight.detach(), self.moments[n]) for n,m in layer_linears(self.fine).items()}
 
     @cached_property
     def head_bytes(self): return held(self.fine.head)
@@ -227,7 +243,8 @@ class Work:
     def words(self):
         "The tokens of the training texts"
         rows = self.setup.data['train']
-        return used_tokens(self.setup.tokenizer, [t for c in ('text_a', 'text_b') if c in rows.column_names for t in rows[c]])
+        columns = [c for c in ('text_a', 'text_b') if c in rows.column_names]
+        return used_tokens(self.setup.tokenizer, [t for c in columns for t in rows[c]])
 
     def net(self, what):
         "A network of `nets`, and what its run reports; trained once"
@@ -296,13 +313,24 @@ def structured(w): yield from adapted(w, 'structured', 'structured, 70 %', 'stru
 
 def svd(w):
     "Truncated factors at the bytes of half and of three tenths of the layers"
-    moments = second_moments(w.fine, [{k: v for k,v in b.items() if k!='labels'} for b in w.batches[:48]])
-    for name,given in (('SVD', None), ('SVD of what layers read', moments)):
-        pairs = {n: factors(m.weight.detach(), given and given[n]) for n,m in layer_linears(w.fine).items()}
+    plain = {n: factors(m.weight.detach()) for n,m in layer_linears(w.fine).items()}
+    for name,pairs in (('SVD', plain), ('SVD of what layers read', w.read_pairs)):
         for share in (.5, .3):
             model = factorised(w.fine, pairs, share)
             label = f'{name}, {1-share:.0%} out'
             yield row(label, 'matrix decomposition', w.score(model), held(model), removed=round(1-share, 2))
+
+def svd_parts(w):
+    "As many bytes out of attention alone, and out of the feed-forward layers alone"
+    pairs = w.read_pairs
+    sizes = {n: m.weight.numel() for n,m in layer_linears(w.fine).items()}
+    attention = [n for n in pairs if '.attention.' in n]
+    gone = sum(sizes[n] for n in attention)/2
+    for part,names in (('attention', attention), ('feed-forward layers', [n for n in pairs if n not in attention])):
+        share = 1-gone/sum(sizes[n] for n in names)
+        model = factorised(w.fine, {n: pairs[n] for n in names}, share)
+        label = f'SVD of what layers read, {1-share:.0%} of the {part} out'
+        yield row(label, 'matrix decomposition', w.score(model), held(model), part=part, removed=round(1-share, 2))
 
 def exits(w):
     "A head for each layer, at fixed layers and by doubt"
@@ -314,7 +342,8 @@ def exits(w):
     answers = exit_answers(heads, x, last, w.kind)
     size = held(w.fine)+4*sum(h[-1].coef_.size+h[-1].intercept_.size for h in heads)
     for k in range(1, len(answers)):
-        yield row(f'exit after layer {k}', 'dynamic inference', compute_metrics(w.setup.task, answers[k-1], y), size, layers=k)
+        metrics = compute_metrics(w.setup.task, answers[k-1], y)
+        yield row(f'exit after layer {k}', 'dynamic inference', metrics, size, layers=k)
     for aim in (5, 4, 3):
         t = threshold_for(held_out, w.kind, aim)
         got,used = leave(answers, w.kind, t)
@@ -366,15 +395,15 @@ def word_vectors(w):
     metrics = linear_baseline(w.setup, x, np.sort(rows))['dev']
     yield row('static word vectors, a linear model', 'no fine-tuning', metrics, size, table+size, train_rows=len(rows))
 
-classes = dict(dense=dense, int8=int8, svd=svd, exits=exits, sharing=sharing, vocabulary=vocabulary, word_vectors=word_vectors,
-    tuned_sharing=tuned_sharing, mask=mask, structured=structured, together=together)
+classes = dict(dense=dense, int8=int8, svd=svd, svd_parts=svd_parts, exits=exits, sharing=sharing, vocabulary=vocabulary,
+    word_vectors=word_vectors, tuned_sharing=tuned_sharing, mask=mask, structured=structured, together=together)
 
 def measured(w, name):
     "The rows of a class on a task, as they are recorded"
     began,cpu = time.perf_counter(), time.process_time()
     found = list(classes[name](w))
     spent = dict(seconds=round(time.perf_counter()-began, 1), cpu_seconds=round(time.process_time()-cpu, 1))
-    about = dict(seed=0, model='minilm', metric=w.setup.task.metric, split='dev', data='GLUE', rows=len(w.setup.data['dev']))
+    about = dict(seed=0, model='minilm', metric=w.setup.task.metric, data='GLUE', split='dev', rows=len(w.setup.data['dev']))
     came = dict(**spent, threads=torch.get_num_threads(), machine=machine(), date=time.strftime('%Y-%m-%d'))
     command = f'python benchmarks/case_compression.py --glue-dir PATH --tasks {w.task} --only {name}'
     return dict(cell=dict(task=w.task, measured=name), **about, found=found, **came, command=command)
@@ -389,10 +418,11 @@ def main(
 ):
     "Measure what is missing"
     records = json.loads(Path(out).read_text()) if Path(out).exists() else []
-    for name in only.split(',') if only else classes:
-        for task in tasks.split(','):
+    for task in tasks.split(','):
+        w = Work(task, glue_dir, cache, Path(keep))
+        for name in only.split(',') if only else classes:
             if any(r['cell']==dict(task=task, measured=name) for r in records): continue
-            made = measured(Work(task, glue_dir, cache, Path(keep)), name)
+            made = measured(w, name)
             for r in made['found']: print(task, r['row'], r['metrics'], r['ship'], r['hold'])
             print(made['cpu_seconds'], 'seconds', flush=True)
             records.append(made)

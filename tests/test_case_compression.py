@@ -3,6 +3,7 @@ import importlib.util,json
 from pathlib import Path
 import pytest,torch
 from adaptprune.head import AdaptModel
+from adaptprune.results import read_results
 from torch import nn
 from transformers import BertConfig,BertModel
 
@@ -45,6 +46,13 @@ def test_factors_are_the_best_for_what_they_are_for():
     def of_weight(a): return (w-a).norm()
     def of_output(a): return (x@(w-a).T).norm()
     assert of_weight(plain)<of_weight(read) and of_output(read)<of_output(plain)
+
+def test_only_the_layers_that_are_named_are_cut(model):
+    name = 'encoder.encoder.layer.1.output.dense'
+    pair = case.factors(model.get_submodule(name).weight.detach())
+    small = case.factorised(model, {name: pair}, .5)
+    assert isinstance(small.get_submodule(name), nn.Sequential) and isinstance(model.get_submodule(name), nn.Linear)
+    assert len(case.layer_linears(small))==len(case.layer_linears(model))+1
 
 def test_share_of_a_weight(model):
     "Two factors hold the share of a weight's numbers, to within one rank"
@@ -135,9 +143,16 @@ def test_adds_only_what_is_missing(tmp_path, monkeypatch):
     assert all(r['rows']==3 and r['found'][0]['hold']==8 and r['machine'] and r['command'] for r in rows)
 
 def test_the_record_is_whole():
-    "What the page reads: both tasks in every class, and the fine-tuned network scores as its own training said"
+    "What the page reads: the classes of both tasks, and a fine-tuned network that scores as the record of its training says"
     rows = json.loads((root/'results/case_compression.json').read_text())
-    assert {(r['cell']['task'], r['cell']['measured']) for r in rows}>={(t, m) for t in ('stsb', 'sst2') for m in ('dense', 'int8', 'svd')}
+    by = {(r['cell']['task'], r['cell']['measured']): r for r in rows}
+    classes = 'dense','int8','svd','svd_parts','exits','sharing','vocabulary','word_vectors'
+    assert set(by)>={(t, m) for t in ('stsb', 'sst2') for m in classes} and len(by)==len(rows)
     for r in rows:
         assert {'seed', 'machine', 'seconds', 'command', 'date', 'data'}<=set(r)
         assert all(f['ship']>0 and f['hold']>0 and r['metric'] in f['metrics'] for f in r['found'])
+    for run in read_results(root/'results/structured.jsonl'):
+        cell,report = run['cell'],run['report']
+        if cell['seed'] or cell['task'] not in ('stsb', 'sst2'): continue
+        found = by[cell['task'], 'dense']['found'][0]['metrics']
+        assert found==pytest.approx(report['teacher_metrics'], abs=2e-3)
