@@ -49,18 +49,20 @@ def sparsity_by(
         return dict(zip(by, key), kept=kept, weights=n, sparsity=(n-kept)/n if n else 0.)
     return [row(key) for key in sorted(groups, key=lambda key: [_place(v) for v in key])]
 
-# %% ../nbs/api/24_topology.ipynb #1286536a
+# %% ../nbs/api/24_topology.ipynb #7e7bbce1
 _colors = '#4477aa', '#ee8866', '#228833', '#ddcc77', '#aa3377', '#88ccee'
 _hatches = '', '///', '...', 'xxx', '\\\\\\', '++'
 _lines = '-', '--', '-.', ':', (0, (5, 1)), (0, (3, 1, 1, 1))
 _styles = [dict(color=c, hatch=h, marker=m, ls=l) for c,h,m,l in zip(_colors, _hatches, 'osD^vP', _lines)]
 
-def _bar(j):
-    style = _styles[j%len(_styles)]
+def _style(j, label, looks): return {**_styles[j%len(_styles)], **(looks or {}).get(label, {})}
+
+def _bar(j, label=None, looks=None):
+    style = _style(j, label, looks)
     return dict(color=style['color'], hatch=style['hatch'], edgecolor='black', lw=.6)
 
-def _line(j):
-    style = _styles[j%len(_styles)]
+def _line(j, label=None, looks=None):
+    style = _style(j, label, looks)
     return dict(color=style['color'], marker=style['marker'], ls=style['ls'], mfc='white')
 
 def _axes(ax, width=7., height=3.4): return ax or plt.subplots(figsize=(width, height), layout='constrained')[1]
@@ -113,10 +115,11 @@ def _arrays(values, parts):
     "Mean, least and greatest of each part, NaN where there is none"
     return np.array([values.get(p, (math.nan,)*3) for p in parts]).T
 
-# %% ../nbs/api/24_topology.ipynb #b1e9a213
+# %% ../nbs/api/24_topology.ipynb #61ff1f5f
 def plot_components(
     masks, # label -> `Mask`, or rows of `sparsity_by(mask, 'component')`, or a list of either (seeds); or one of them
-    ax=None # matplotlib axes; a new figure by default
+    ax=None, # matplotlib axes; a new figure by default
+    looks:Mapping=None # label -> dict of color, hatch, marker, ls; what it lacks goes by position
 ): # the axes
     "Fraction pruned of each component, as bars"
     series,parts,total = _spread(masks, 'component')
@@ -127,13 +130,14 @@ def plot_components(
         mean,low,high = _arrays(values, have)
         at = np.array([parts.index(p) for p in have])+width*(j-(len(series)-1)/2)
         whiskers = np.array([mean-low, high-mean]) if (high>low).any() else None
-        ax.bar(at, mean, width, yerr=whiskers, capsize=2, label=label, **_bar(j))
+        ax.bar(at, mean, width, yerr=whiskers, capsize=2, label=label, **_bar(j, label, looks))
     return _finish(ax, parts, series, total=total, by='component')
 
-# %% ../nbs/api/24_topology.ipynb #1a980851
+# %% ../nbs/api/24_topology.ipynb #24f17958
 def plot_layers(
     masks, # label -> `Mask`, or rows of `sparsity_by(mask, 'layer')`, or a list of either (seeds); or one of them
-    ax=None # matplotlib axes; a new figure by default
+    ax=None, # matplotlib axes; a new figure by default
+    looks:Mapping=None # label -> dict of color, hatch, marker, ls; what it lacks goes by position
 ): # the axes
     "Fraction pruned of each layer, as lines; what is not a numbered layer stands apart"
     series,parts,total = _spread(masks, 'layer')
@@ -142,9 +146,10 @@ def plot_layers(
     for j,(label,values) in enumerate(series.items()):
         mean,low,high = _arrays(values, parts)
         at = np.arange(len(parts))+.06*(j-(len(series)-1)/2)
-        ax.plot(at, np.where(numbered, mean, math.nan), label=label, **_line(j))
-        ax.plot(at, np.where(numbered, math.nan, mean), **dict(_line(j), ls=''))
-        if (high>low).any(): ax.vlines(at, low, high, color=_line(j)['color'], lw=1)
+        line = _line(j, label, looks)
+        ax.plot(at, np.where(numbered, mean, math.nan), label=label, **line)
+        ax.plot(at, np.where(numbered, math.nan, mean), **dict(line, ls=''))
+        if (high>low).any(): ax.vlines(at, low, high, color=line['color'], lw=1)
     return _finish(ax, parts, series, total=total, by='layer')
 
 # %% ../nbs/api/24_topology.ipynb #9499fbe9
@@ -327,10 +332,11 @@ def _fractions(rows, parts, counted, of):
     inside = [[r for r in rows if r['component']==p] for p in parts]
     return [sum(r[counted] for r in rs)/sum(r[of] for r in rs) for rs in inside]
 
-# %% ../nbs/api/24_topology.ipynb #e2188475
+# %% ../nbs/api/24_topology.ipynb #d8764b18
 def plot_emptied(
     rows, # rows of `emptied`, or a `Mask`
-    ax=None # matplotlib axes; a new figure by default
+    ax=None, # matplotlib axes; a new figure by default
+    top:float=None # upper end of the axis; give one to all figures that are compared
 ): # the axes
     "Fraction of rows and of columns emptied in each component, beside chance"
     rows = emptied(rows) if isinstance(rows, Mask) else rows
@@ -347,7 +353,7 @@ def plot_emptied(
                 textcoords='offset points')
     ax.set_xticks(range(len(parts)), parts)
     ax.margins(y=.15)
-    ax.set(ylabel='emptied', ylim=(0, None))
+    ax.set(ylabel='emptied', ylim=(0, top))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     _legend_above(ax, 4)
     return ax
@@ -427,10 +433,11 @@ def _head_text(row):
     marks = [mark for mark,state in (('S', 'silent'), ('B', 'blind')) if row[state]]
     return ' '.join([f"{row['density']:.0%}", *marks])
 
-# %% ../nbs/api/24_topology.ipynb #244a7fab
+# %% ../nbs/api/24_topology.ipynb #170957fa
 def plot_heads(
     rows, # rows of `attention_heads`
-    ax=None # matplotlib axes; a new figure by default
+    ax=None, # matplotlib axes; a new figure by default
+    top:float=None # upper end of the scale, one for all grids that are compared; by default the greatest of `rows`
 ): # the axes
     "Fraction kept of each head, layers down and heads across; S marks the silent ones, B the blind"
     if isinstance(rows, Mask):
@@ -445,7 +452,7 @@ def plot_heads(
         grid[i,j] = r['density']
         text[i][j] = _head_text(r)
     ax = _axes(ax, 1.2+.55*heads, 1+.32*len(layers))
-    _heat(ax, grid, text, xs=range(heads), ys=layers, vmax=max(np.nanmax(grid), .01))
+    _heat(ax, grid, text, xs=range(heads), ys=layers, vmax=top or max(np.nanmax(grid), .01))
     ax.set(xlabel='head', ylabel='layer')
     return ax
 
@@ -565,14 +572,15 @@ def magnitude(
     whole = [torch.cat([t.reshape(-1) for t in ts]) for ts in ([w for *_,w in given], masks)]
     return [row('all', 'all', 'all', *whole), *(row(*piece, m) for piece,m in zip(given, masks))]
 
-# %% ../nbs/api/24_topology.ipynb #5b137e2c
+# %% ../nbs/api/24_topology.ipynb #282a9b13
 def _auc_text(aucs):
     known = [a for a in aucs if a is not None]
     return f'AUC {np.mean(known):.3f}' if known else 'AUC undefined'
 
 def plot_magnitude(
     found, # label -> rows of `magnitude`, or a list of such (seeds); or rows
-    ax=None # matplotlib axes; a new figure by default
+    ax=None, # matplotlib axes; a new figure by default
+    looks:Mapping=None # label -> dict of color, hatch, marker, ls; what it lacks goes by position
 ): # the axes
     "Fraction kept by size of |w| over all weights; the AUC is in the legend"
     ax = _axes(ax, 6, 3.4)
@@ -580,7 +588,7 @@ def plot_magnitude(
         tops = [next(r for r in rows if r['matrix']=='all') for rows in _many(runs)]
         kept = np.mean([t['kept'] for t in tops], 0)
         auc = _auc_text([t['auc'] for t in tops])
-        ax.plot(np.arange(1, len(kept)+1), kept, label=f'{label}, {auc}' if label else auc, **_line(j))
+        ax.plot(np.arange(1, len(kept)+1), kept, label=f'{label}, {auc}' if label else auc, **_line(j, label, looks))
     ax.set(xlabel=f'|w|, in {len(kept)} groups of equal size, smallest first', ylabel='kept', ylim=(-.03, 1.03))
     ax.set_xticks(range(1, len(kept)+1))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
