@@ -33,8 +33,8 @@ docs: $(DEV)/.docs  ## Build the documentation in _site/ (open _site/index.html)
 nbs: $(DEV)/.done  ## Execute all the notebooks in place, or those of NB='a.ipynb b.ipynb'
 	$(PY) tools/execute.py $(NB)
 
-results: $(DEV)/.done  ## Make the tables and figures of the experiments again, from the files in results/
-	$(PY) tools/execute.py $(sort $(wildcard nbs/experiments/*.ipynb))
+results: $(DEV)/.done  ## Make the tables and figures of the experiments and case studies again, from the files in results/
+	$(PY) tools/execute.py $(sort $(wildcard nbs/experiments/*.ipynb nbs/case_studies/*.ipynb))
 
 export: $(DEV)/.done  ## Export the notebooks to adaptprune/, clean them, and bring README.md, the sidebar and the picture of the floors up to date
 	$(DEV)/bin/nbdev_export

@@ -2,6 +2,7 @@
 import posixpath,re,sys
 from base64 import b64decode
 from hashlib import sha1
+from importlib import import_module
 from importlib.metadata import EntryPoint
 import yaml
 from nbformat.v4 import new_markdown_cell
@@ -11,12 +12,17 @@ from nbdev.config import get_config
 cfg = get_config()
 root,nbs_path = cfg.config_path.resolve(),cfg.nbs_path.resolve()
 base = f"{cfg.doc_host.rstrip('/')}/{cfg.doc_baseurl.strip('/')}/"
-order = ['tutorials','explanations','experiments','api']
-pages = ['method','near_optimality','against_baselines','recipe','ablations','topology','reproduction','speed_and_memory'] # what is read first; the rest follows by name
+order = ['tutorials','explanations','experiments','case_studies','api']
+pages = ['ten_minutes','three_tasks_one_base','what_you_save','choosing_settings','method','near_optimality','against_baselines','recipe','ablations','topology','reproduction','speed_and_memory'] # what is read first; the rest follows by name
 
 def link_names():
     "Let nbdev link the names of this package, and of no other, whether it is installed or not"
     sys.path.insert(0, str(root))
+    syms = import_module(f'{cfg.lib_path.name}._modidx').d['syms']
+    for room in ('demo', 'cli'):                # the first room that has a name wins, and `adapt` is a function before it is a command
+        name = f'{cfg.lib_name}.{room}'
+        syms[name] = syms.pop(name)
+    doclinks._re_backticks = re.compile(r'`([^`\s]+?)(?:\(\))?`(?![^\[\]]*\]\()')      # no link within a link
     doclinks.entry_points = lambda group: [EntryPoint(cfg.lib_name, f'{cfg.lib_path.name}._modidx:d', group)]
 
 def sidebar():
@@ -24,7 +30,7 @@ def sidebar():
     nbs = sorted((p.resolve().relative_to(nbs_path) for p in doclinks.nbglob(as_path=True)), key=lambda p: (pages.index(p.stem) if p.parts[0]!='api' and p.stem in pages else len(pages), p))
     dirs = sorted({p.parent.as_posix() for p in nbs}-{'.'}, key=lambda d: (order.index(d) if d in order else len(order), d))
     top = [str(p) for p in nbs if len(p.parts)==1 and p.name!='index.ipynb']
-    secs = [dict(section='API' if d=='api' else d.title(), contents=[str(p) for p in nbs if p.parent.as_posix()==d]) for d in dirs]
+    secs = [dict(section='API' if d=='api' else d.replace('_', ' ').capitalize(), contents=[str(p) for p in nbs if p.parent.as_posix()==d]) for d in dirs]
     return dict(website=dict(sidebar=dict(contents=[dict(text='Home', href='index.ipynb'), *top, *secs])))
 
 def write_sidebar(): (nbs_path/'sidebar.yml').write_text(yaml.dump(sidebar(), sort_keys=False))

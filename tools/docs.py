@@ -1,14 +1,21 @@
 """Build the documentation in _site/ without Quarto and without a network: open _site/index.html in a browser.
 nbdev processes the notebooks (links, `show_doc`), `bridge.py` turns them into plain ones, Sphinx makes the pages.
 usage: python tools/docs.py [--sidebar]      (--sidebar: only bring nbs/sidebar.yml and nbs/nbdev.yml up to date)"""
-import os,posixpath,re,shutil,subprocess,sys,tarfile
+import io,os,posixpath,re,shutil,subprocess,sys,tarfile
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+from base64 import b64decode
+from html import escape
+from pathlib import Path
+from textwrap import wrap
 import nbformat
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_markdown_cell
 from nbdev.doclinks import _build_modidx,_nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from bridge import anchors,cfg,divs,link_names,maths,nbs_path,no_attrs,own_ids,plain,relink,root,sidebar,write_sidebar
+from PIL import Image,ImageDraw,ImageFont
+from bridge import anchors,base,cfg,divs,github,link_names,maths,nbs_path,no_attrs,own_ids,plain,relink,root,sidebar,write_sidebar
+from readme import as_markdown
 
 cache,site = root/'.cache',root/'_site'
 
@@ -22,12 +29,15 @@ def mathjax(version='3.2.2'):
     with tarfile.open(cache/tgz) as t: js.write_bytes(t.extractfile('package/es5/tex-svg.js').read())
     (cache/tgz).unlink()
 
-def header(fm, rel):
-    "Title, description and, but on the front page, the ways to open the notebook"
+def installs(nb): return any(c.cell_type=='code' and 'google.colab' in c.source for c in nb.cells)
+
+def header(fm, rel, colab):
+    "Title, description and, but on the front page, the ways to open the notebook: in Colab if it installs what it needs"
     res = f"# {fm.get('title', rel.stem)}"
     if fm.get('description'): res += f"\n\n> {fm['description']}"
     path = f'{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{nbs_path.name}/{rel.as_posix()}'
-    links = f'{{.nblinks}}\n[Open in Colab](https://colab.research.google.com/github/{path}) · [Notebook on GitHub](https://github.com/{path})'
+    ways = [f'[Open in Colab](https://colab.research.google.com/github/{path})']*colab + [f'[Notebook on GitHub](https://github.com/{path})']
+    links = '{.nblinks}\n'+' · '.join(ways)
     return new_markdown_cell(res if rel.name=='index.ipynb' else f'{res}\n\n{links}')
 
 def toctree(new):
@@ -35,7 +45,7 @@ def toctree(new):
     def tree(docs, caption): return '\n'.join(['```{toctree}', ':hidden:', caption, '', *docs, '```'])
     def doc(o): return new[o].removesuffix('.ipynb')
     items = sidebar()['website']['sidebar']['contents']
-    top = ['Home <self>', *(doc(o) for o in items if isinstance(o, str))]
+    top = ['Home <self>', f'GitHub <{cfg.git_url}>', *(doc(o) for o in items if isinstance(o, str))]
     secs = [tree(map(doc, o['contents']), f":caption: {o['section']}") for o in items if 'section' in o]
     return new_markdown_cell('\n\n'.join([tree(top, ''), *secs]))
 
@@ -48,9 +58,10 @@ def source(proc, dest):
     heads,ids,images = {},{},{}
     for r,nb in nbs.items():
         page = new[r.as_posix()]
+        colab = installs(nb)
         ids[page] = {k:v for c in nb.cells if c.cell_type=='markdown' for k,v in own_ids(c.source).items()}
         fm = plain(nb, lambda md: maths(divs(no_attrs(md)), page.removesuffix('.ipynb').replace('/', '-')), images)
-        nb.cells.insert(0, header(fm, r))
+        nb.cells.insert(0, header(fm, r, colab))
         if r.as_posix()=='index.ipynb': nb.cells.append(toctree(new))
         heads[page] = anchors(nb)
     for r,nb in nbs.items():
@@ -78,6 +89,75 @@ def source(proc, dest):
             (dest/p.relative_to(proc)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(p, dest/p.relative_to(proc))
 
+def twins(proc):
+    "Each page as Markdown, for readers that are programs: a dict from its path on the site to title, description and text"
+    res = {}
+    nbs = [p.relative_to(proc) for p in sorted(proc.rglob('*.ipynb'))]
+    names = {p.as_posix(): _nbpath2html(p).with_suffix('.md').as_posix() for p in nbs}
+    for name,page in names.items():
+        def resolve(path, anchor):
+            to = names.get(path) or re.sub(r'\.html$', '.md', path)
+            if to in names.values(): return posixpath.relpath(to, posixpath.dirname(page) or '.')+anchor
+            file = posixpath.normpath(f'{nbs_path.name}/{path}')
+            return f'{cfg.git_url}/blob/{cfg.branch}/{file}'
+        nb = nbformat.read(proc/name, 4)
+        fm = plain(nb, lambda md: relink(divs(no_attrs(md), github), Path(name), resolve))
+        md,_ = as_markdown(nb, lambda alt, name: f'*Figure: {alt}*')
+        res[page] = fm['title'], fm['description'], f"# {fm['title']}\n\n> {fm['description']}\n\n{md}"
+    return res
+
+def llms(pages):
+    "llms.txt: what the project is, and its pages by section"
+    lines = [f'# {cfg.title}', '', f'> {pages["index.md"][1]}', '', f'- [Home]({base}index.md)', f'- [Repository]({cfg.git_url})']
+    for o in sidebar()['website']['sidebar']['contents']:
+        if 'section' not in o: continue
+        lines += ['', f"## {o['section']}", '']
+        names = [_nbpath2html(Path(p)).with_suffix('.md').as_posix() for p in o['contents']]
+        lines += [f'- [{pages[n][0]}]({base}{n}): {pages[n][1]}' for n in names]
+    return '\n'.join(lines)+'\n'
+
+def sitemap(pages):
+    urls = [f'<url><loc>{escape(base+re.sub(".md$", ".html", p))}</loc></url>' for p in pages]
+    start = ['<?xml version="1.0" encoding="UTF-8"?>', '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">']
+    return '\n'.join([*start, *urls, '</urlset>'])+'\n'
+
+def card(proc):
+    "The picture that a link to the site shows: the first of the front page, with title and description"
+    outs = [o for c in nbformat.read(proc/'index.ipynb', 4).cells for o in c.get('outputs', [])]
+    png = next(o.data['image/png'] for o in outs if 'image/png' in o.get('data', {}))
+    picture = Image.open(io.BytesIO(b64decode(png))).convert('RGB')
+    picture = picture.resize((1120, 1120*picture.height//picture.width))
+    im = Image.new('RGB', (1200, 630), 'white')
+    im.paste(picture, (40, 590-picture.height))
+    draw = ImageDraw.Draw(im)
+    draw.text((48, 40), cfg.title, '#0b6e6e', font=ImageFont.load_default(96))
+    draw.text((50, 170), '\n'.join(wrap(cfg.description, 54, break_on_hyphens=False)), '#333333', font=ImageFont.load_default(40), spacing=12)
+    im.save(cache/'static'/'card.png', optimize=True)
+
+def problems(html, folder):
+    "What is wrong with a page: Markdown that was not rendered, and what its head lacks or names in vain"
+    page = BeautifulSoup(html, 'html.parser')
+    def content(**attrs): return next((m.get('content') for m in page.find_all('meta', attrs=attrs)), None)
+    if not content(name='description'): yield 'no description'
+    if not content(property='og:image'): yield 'no picture for links to it'
+    icon = page.find('link', rel='icon')
+    if not icon or not (folder/icon['href'].split('?')[0]).exists(): yield 'no favicon'
+    for o in page.find_all(['pre', 'code', 'script', 'style', 'figure']) + page.select('.math'): o.decompose()
+    text = (page.find('article') or page).get_text()
+    for raw in ('](', ':::'):
+        if raw in text: yield f'Markdown as text: {text[max(0, text.index(raw)-40):][:80]!r}'
+
+def check(html):
+    "Stop if a page has a problem, or a file that others look for is not there"
+    found = []
+    for p in sorted(html.rglob('*.html')):
+        if '_static' in p.parts: continue
+        found += [f'{p.relative_to(html)}: {o}' for o in problems(p.read_text(encoding='utf-8'), p.parent)]
+    names = 'index.md','llms.txt','sitemap.xml','_static/card.png'
+    found += [f'{name} is missing' for name in names if not (html/name).exists()]
+    if (html/'genindex.html').exists(): found.append('genindex.html is an empty page')
+    if found: sys.exit('\n'.join(found))
+
 def main(args):
     refresh_quarto_yml()
     write_sidebar()
@@ -90,10 +170,16 @@ def main(args):
         why = 'The documentation of a notebook that exports runs what it exports and every cell with an import: keep imports in cells of their own.'
         sys.exit(f'{e}\n{type(e.__cause__).__name__}: {e.__cause__}\n\n{why}')
     source(proc, cache/'docs')
+    card(proc)
     html = cache/'html'
     shutil.rmtree(html, ignore_errors=True)
     cmd = [sys.executable,'-m','sphinx','-q','-W','--keep-going','-E','-b','html','-c','docs','-d',cache/'doctrees',cache/'docs',html]
     if res:=subprocess.run(cmd, cwd=root).returncode: sys.exit(res)
+    pages = twins(proc)
+    for name,(_,_,md) in pages.items(): (html/name).write_text(md, encoding='utf-8')
+    (html/'llms.txt').write_text(llms(pages), encoding='utf-8')
+    (html/'sitemap.xml').write_text(sitemap(pages), encoding='utf-8')
+    check(html)
     shutil.rmtree(site, ignore_errors=True)
     html.rename(site)
     print(f'{len(list(site.rglob("*.html")))} pages: open {site.relative_to(root)}/index.html')

@@ -8,9 +8,20 @@ from nbconvert import MarkdownExporter
 from nbdev.doclinks import nbglob,_nbpath2html
 from nbdev.processors import FilterDefaults
 from traitlets.config import Config
-from bridge import divs,github,link_names,nbs_path,no_attrs,plain,relink,root
+from bridge import base,cfg,divs,github,link_names,nbs_path,no_attrs,plain,relink,root
 
 figs = 'docs/readme'    # the figures of the front page
+
+def as_markdown(nb, show):
+    "A plain notebook as Markdown, and its pictures by name; `show` makes Markdown of a picture's alternative text and name"
+    outs = [(c,o) for c in nb.cells if c.cell_type=='code' for o in c.outputs]
+    for c,o in outs:
+        if 'text/plain' in o.get('data',{}): o.data.pop('text/html', None)
+    alts = iter([c.metadata.get('mystnb',{}).get('image',{}).get('alt','') for c,o in outs if 'image/png' in o.get('data',{})])
+    conf = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={'remove-input'}))
+    md,res = MarkdownExporter(config=conf).from_notebook_node(nb, dict(output_files_dir=figs))
+    md = re.sub(r'!\[png\]\(([^)]*)\)', lambda m: show(next(alts), m[1]), md)
+    return re.sub(r'\n{3,}', '\n\n', re.sub(r'[ \t]+$', '', md, flags=re.M)).strip()+'\n', res['outputs']
 
 def readme():
     "README.md and its figures: a dict from path to content"
@@ -18,19 +29,17 @@ def readme():
     nb = read_nb(nbs_path/'index.ipynb')
     FilterDefaults()(nb)
     nb = nbformat.reads(nb2str(nb), 4)
-    pages = {_nbpath2html(p).as_posix(): p.as_posix() for p in (o.resolve().relative_to(nbs_path) for o in nbglob(as_path=True))}
-    def resolve(path, anchor): return anchor if path=='index.ipynb' and anchor else posixpath.normpath(f'{nbs_path.name}/{pages.get(path, path)}')
+    pages = {p.as_posix(): _nbpath2html(p).as_posix() for p in (o.resolve().relative_to(nbs_path) for o in nbglob(as_path=True))}
+    def resolve(path, anchor):
+        "Pages are on the site, and all else in the repository: a README is read on PyPI as well"
+        if path=='index.ipynb' and anchor: return anchor
+        if path in pages or path in pages.values(): return f'{base}{pages.get(path, path)}{anchor}'
+        return f"{cfg.git_url}/blob/{cfg.branch}/{posixpath.normpath(f'{nbs_path.name}/{path}')}"
     fm = plain(nb, lambda md: relink(divs(no_attrs(md), github), Path('index.ipynb'), resolve))
-    outs = [(c,o) for c in nb.cells if c.cell_type=='code' for o in c.outputs]
-    for c,o in outs:
-        if 'text/plain' in o.get('data',{}): o.data.pop('text/html', None)
-    alts = iter([c.metadata.get('mystnb',{}).get('image',{}).get('alt','') for c,o in outs if 'image/png' in o.get('data',{})])
-    conf = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={'remove-input'}))
-    md,res = MarkdownExporter(config=conf).from_notebook_node(nb, dict(output_files_dir=figs))
-    md = re.sub(r'!\[png\]', lambda m: f'![{next(alts)}]', md)
+    raw = f'https://raw.githubusercontent.com/{cfg.user}/{cfg.repo}/{cfg.branch}'
+    md,pictures = as_markdown(nb, lambda alt, name: f'![{alt}]({raw}/{name})')
     md = f"# {fm['title']}\n\n> {fm['description']}\n\n{md}"
-    md = re.sub(r'\n{3,}', '\n\n', re.sub(r'[ \t]+$', '', md, flags=re.M)).strip()+'\n'
-    return {'README.md': f'<!-- Made from {nbs_path.name}/index.ipynb by `make readme`: edit that notebook. -->\n\n{md}'.encode(), **res['outputs']}
+    return {'README.md': f'<!-- Made from {nbs_path.name}/index.ipynb by `make readme`: edit that notebook. -->\n\n{md}'.encode(), **pictures}
 
 def main(check):
     new = readme()

@@ -1,0 +1,98 @@
+"The front page, the README made from it, and what the site says of itself"
+import json,re,sys
+from configparser import ConfigParser
+from pathlib import Path
+import pytest,yaml
+from nbdev import doclinks
+
+root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'tools'))
+import bridge,docs,printed
+
+readme = (root/'README.md').read_text(encoding='utf-8')
+def cells(page): return json.loads((root/'nbs'/page).read_text(encoding='utf-8'))['cells']
+
+def html_outputs(page):
+    "What a page shows as HTML"
+    data = [o.get('data', {}) for c in cells(page) for o in c.get('outputs', [])]
+    return [''.join(d['text/html']) for d in data if 'text/html' in d]
+
+def links(md): return re.findall(r'\]\(([^)\s]+)\)', md)
+
+def test_readme_is_right_away_from_the_repository():
+    "PyPI knows no relative link; an anchor of the README itself is one too"
+    assert len(links(readme))>50
+    assert [l for l in links(readme) if not l.startswith('https://')]==[]
+
+def test_readme_opens_with_picture_and_python():
+    lines = readme.splitlines()
+    picture = next(i for i,l in enumerate(lines, 1) if l.startswith('!['))
+    python = next(i for i,l in enumerate(lines, 1) if l=='```python')
+    assert picture<10 and python<=30
+
+def test_pictures_of_the_readme_are_there():
+    names = re.findall(r'!\[[^\]]+\]\(https://raw\.githubusercontent\.com/adaptprune/adaptprune/main/([^)]+)\)', readme)
+    assert len(names)==readme.count('![')>=3
+    assert [n for n in names if not (root/n).exists()]==[]
+
+def test_every_page_is_linked_from_the_front():
+    "Each notebook: tutorials, explanations and experiments by their titles, the rooms from the table"
+    md = printed.markdown(root/'nbs'/'index.ipynb')
+    linked = {l.split('#')[0] for l in links(md)}
+    there = {p.relative_to(root/'nbs').as_posix() for p in printed.pages()}-{'index.ipynb'}
+    assert there-linked==set()
+
+def test_front_page_shows_the_figure_of_the_method():
+    "The same picture, byte for byte: after a new run of that page this one is to run as well"
+    def moons(page): return next(h for h in html_outputs(page) if 'id="forgetting"' in h)
+    assert moons('index.ipynb')==moons('explanations/method.ipynb')
+
+@pytest.mark.parametrize('page', printed.pages(), ids=lambda p: p.stem)
+def test_figures_need_no_network(page):
+    "What runs in a page comes with it, and is small enough for a phone"
+    figures = [h for h in html_outputs(page) if '<figure' in h]
+    assert sum(map(len, figures))<500_000
+    assert not [h for h in figures if re.search(r'(?:src|href)="(?!data:)|@import|fetch\(|<script src', h)]
+
+good = """<html><head><meta name="description" content="What it is"><meta property="og:image" content="x.png">
+<link rel="icon" href="icon.svg"></head>
+<body><article><p>Words, <code>a[0](x)</code></p><pre>::: note</pre></article></body></html>"""
+
+@pytest.mark.parametrize('was,now,says', [
+    ('Words', 'Words', None), ('Words', '[words](page.md)', 'Markdown as text'), ('Words', '::: tip', 'Markdown as text'),
+    ('content="What it is"', 'content=""', 'no description'), ('icon.svg', 'none.svg', 'no favicon'), ('og:image', 'og:x', 'no picture')])
+def test_problems_of_a_page(tmp_path, was, now, says):
+    (tmp_path/'icon.svg').write_text('<svg/>')
+    found = list(docs.problems(good.replace(was, now), tmp_path))
+    assert found==[] if says is None else len(found)==1 and found[0].startswith(says)
+
+def test_a_page_without_its_files_stops_the_build(tmp_path):
+    with pytest.raises(SystemExit, match='index.md is missing\nllms.txt is missing'): docs.check(tmp_path)
+
+def test_colab_is_offered_where_a_page_installs_what_it_needs():
+    def shown(page):
+        nb = docs.nbformat.read(root/'nbs'/page, 4)
+        return docs.header(dict(title='A'), Path(page), docs.installs(nb)).source
+    assert 'colab.research' in shown('tutorials/ten_minutes.ipynb') and 'colab.research' not in shown('api/01_mask.ipynb')
+    assert 'blob/main/nbs/api/01_mask.ipynb' in shown('api/01_mask.ipynb')
+
+def test_names_link_to_functions_and_never_within_a_link(monkeypatch):
+    for name in ('entry_points', '_re_backticks'): monkeypatch.setattr(doclinks, name, getattr(doclinks, name))
+    bridge.link_names()
+    look = doclinks.NbdevLookup()
+    assert look.doc('adapt').endswith('/api/loop.html#adapt') and look.doc('compress').endswith('/api/compression.html#compress')
+    assert look.link_line('`adapt` and [one](x)').startswith('[`adapt`](http')
+    for said in ('[`adapt`](x.ipynb)', '[the loop of `adapt`](x.ipynb)', '`no_such_name`'): assert look.link_line(said)==said
+
+def test_citation():
+    cfg = ConfigParser()
+    cfg.read(root/'settings.ini')
+    cite = yaml.safe_load((root/'CITATION.cff').read_text())
+    assert cite['version']==cfg['DEFAULT']['version'] and cite['license']=='Apache-2.0'
+    assert cite['repository-code']==cfg['DEFAULT']['git_url'] and '2105.03343' in cite['references'][0]['url']
+
+def test_targets_that_are_named_for_programs_are_there():
+    said = (root/'AGENTS.md').read_text(encoding='utf-8')
+    targets = set(re.findall(r'^([a-z]+):', (root/'Makefile').read_text(), re.M))
+    named = set(re.findall(r'`make ([a-z]+)', said))
+    assert named and named<=targets
