@@ -12,14 +12,15 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-# %% ../nbs/api/18_task.ipynb #88144697
+# %% ../nbs/api/18_task.ipynb #8e8a2e2f
 from .anatomy import maskable
 from .compaction import compact
 from .fisher import choose_units, even_layers, score_units
 from .identity import base_tensors
 from .layer import fingerprint
 from .artifact import TaskMask
-from .loop import Adapted, Checkpoint, adapt, check_base, check_hooks, check_length, check_writable, count_steps, goes_on, only_run
+from .loop import Adapted, Checkpoint, adapt, check_base, check_hooks, check_length, check_writable
+from .loop import count_steps, goes_on, only_run
 from .loss import model_loss
 from .mask import check_sparsity
 from .methods import Lora, get_method
