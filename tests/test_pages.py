@@ -9,7 +9,7 @@ from adaptprune.results import Folded, mean_sd, method_looks, method_name, metho
 from adaptprune.topology import plot_components, plot_emptied, plot_heads, plot_layers
 
 root = Path(__file__).resolve().parent.parent
-pages = [p for p in sorted((root/'nbs'/'experiments').glob('*.ipynb')) if p.stem!='structured']
+pages = sorted((root/'nbs'/'experiments').glob('*.ipynb'))
 each = pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
 
 def cells(page): return json.loads(page.read_text(encoding='utf-8'))['cells']
