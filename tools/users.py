@@ -21,7 +21,7 @@ small_python = {
         ("list(task.loaders['train'])*5", "list(task.loaders['train'])"),
         ("remove=.7, out='reviews-mask')", "remove=.7, max_steps=4, out='reviews-mask', force=True)"),
         ("'sst2', 'minilm', sparsity=.5", "'mini-sentiment', 'minilm', max_steps=4")],
-    'nbs/tutorials/ten_minutes.ipynb': [("'google-bert/bert-base-uncased', sparsity=.5", "'minilm', max_steps=4")]}
+    'nbs/tutorials/ten_minutes.ipynb': [("sparsity=.5, out='my-mask')", "sparsity=.5, max_steps=4, out='my-mask', force=True)")]}
 
 def cut(name, n):
     "The header and the first `n` rows of each split of a mini task"
