@@ -10,7 +10,7 @@ import copy, math, os, re, tempfile, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/api/21_artifact.ipynb #e99fdde9
+# %% ../nbs/api/21_artifact.ipynb #317aeca0
 import torch
 from torch import nn
 from .anatomy import plain_name, unwrap
@@ -21,8 +21,8 @@ from .identity import base_differences, base_tensors, weights_of
 from .layer import apply_mask
 from .mask import Mask, group_names, merge
 from .maskfile import config_name, data_pattern, pack_folder, plain_info, read_config, read_folder, write_folder
-from .published import published, short_name
 from .maskfile import mask_shapes, structure_of, units_in
+from .published import published, short_name
 from .sentence import bare_sentence_model, first_part, is_sentence_model, read_length
 from .sentence import sentence_facts, sentence_model, vector_width
 from .taskcard import TaskCard, card_for, card_in, to_dict, whole_kinds

@@ -604,7 +604,7 @@ def made_files(
     found = {r: Path(name)/f for r,f in file_names.items() if r!='pytorch'}
     return {r: f for r,f in found.items() if f.exists()}
 
-# %% ../nbs/api/23_bench.ipynb #908571bc
+# %% ../nbs/api/23_bench.ipynb #e9001d66
 def open_model(
     name # 'minilm', a folder or a Hub id of a model, or the folder of a saved mask; what is not there raises `OSError`
 ) -> tuple: # the model in float32 and eval mode, and its tokenizer
@@ -612,9 +612,9 @@ def open_model(
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from adaptprune.folder import load_compact, record
     from adaptprune.head import load_encoder, load_tokenizer
-    from adaptprune.published import model_path
     from adaptprune.maskfile import config_name
     from adaptprune.predict import load
+    from adaptprune.published import model_path
     if (Path(name)/config_name).exists():
         p = load(name, device='cpu')
         return p.model.float().eval(), p.reader.tokenizer

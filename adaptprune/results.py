@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['engine_version', 'method_names', 'method_looks', 'environment', 'lock_beside', 'append_line', 'read_results',
-           'results_frame', 'summarise', 'mean_sd', 'method_name', 'untouched', 'holm', 'paired_tests', 'tidy',
-           'Folded', 'provenance']
+           'results_frame', 'summarise', 'mean_sd', 'method_name', 'untouched', 'all_labels', 'linear_scores',
+           'Records', 'holm', 'paired_tests', 'tidy', 'Folded', 'provenance']
 
-# %% ../nbs/api/25_results.ipynb #7eb241c7
-import json, math, os
+# %% ../nbs/api/25_results.ipynb #193e5d4e
+import json, math, os, time
 from pathlib import Path
 
-# %% ../nbs/api/25_results.ipynb #06452e6c
+# %% ../nbs/api/25_results.ipynb #41db65f7
 import torch
 from . import __version__
-from .files import lock_of
+from .files import lock_of, write_file
 from .recipe import retired, rules
 from .timing import machine, this_machine, versions
 
@@ -193,6 +193,46 @@ def untouched(
     rows = json.loads(Path(path).read_text())
     def row(r): return dict(model=r['model'], **r['cell'], metric=r['metric'], value=next(iter(r['metrics'].values()))[r['metric']])
     return pd.DataFrame(map(row, rows))
+
+# %% ../nbs/api/25_results.ipynb #eeddb2da
+def all_labels(
+    frame, # as from `untouched`
+    model:str='minilm' # as recorded
+): # the `DataFrame` of one model, with one line for each task and method
+    "Of each task and method the line with the most labels"
+    return frame[frame.model==model].sort_values('labels').drop_duplicates(['task', 'method'], keep='last')
+
+def linear_scores(
+    path, # as for `untouched`
+    model:str='minilm' # as recorded
+): # a pandas `Series`: task -> value
+    "The linear model on the untouched encoder's vectors, with all labels"
+    frame = all_labels(untouched(path), model)
+    return frame[frame.method.str.endswith('regression')].set_index('task').value
+
+# %% ../nbs/api/25_results.ipynb #af8b8fd2
+class Records(list):
+    "Rows of a JSON file, each with the `cell` that it is of"
+    def __init__(self,
+        path # .json file; may not be there yet
+    ):
+        self.path = Path(path)
+        super().__init__(json.loads(self.path.read_text()) if self.path.exists() else [])
+
+    def has(self,
+        cell:dict, # plain values
+        **fields # that the row has beside its cell
+    ) -> bool:
+        "Is a cell recorded?"
+        asked = dict(fields, cell=cell)
+        return any(all(r.get(k)==v for k,v in asked.items()) for r in self)
+
+    def add(self,
+        row:dict # plain values, the cell among them
+    ):
+        "Add a row, with machine and date, and write the file"
+        self.append(dict(row, machine=machine(), date=time.strftime('%Y-%m-%d')))
+        write_file(self.path, json.dumps(self, indent=1).encode())
 
 # %% ../nbs/api/25_results.ipynb #db11f509
 def holm(

@@ -11,7 +11,7 @@ import copy, json, tempfile, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/api/23_subject.ipynb #0a44bfac
+# %% ../nbs/api/23_subject.ipynb #09d51b63
 import numpy as np
 import torch, transformers
 from datasets import Dataset
@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from .anatomy import unwrap
 from .compaction import is_compact
 from .head import load_encoder, load_tokenizer, quiet
-from .published import model_path
 from .loss import G, distil_hidden, distil_logits
 from .multilabel import separator_of, with_label_sets
+from .published import model_path
 from .sentence import is_sentence_model
 from .tables import open_table, text_columns
 from .tasks import make_loaders

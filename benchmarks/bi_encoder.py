@@ -5,7 +5,7 @@
 
 STS-B, two epochs of batches of 16 pairs, as the cross-encoders of sweeps/cpu.toml. A mask learns from the labels and from the hidden states
 of the tuned bi-encoder of the same seed. Without any training, the cosine of the untouched encoder is in results/frozen.json."""
-import json, time
+import time
 from pathlib import Path
 
 import torch
@@ -15,13 +15,12 @@ from torch.utils.data import DataLoader
 
 from adaptprune.cli import script
 from adaptprune.compaction import compact
-from adaptprune.files import write_file
 from adaptprune.fisher import choose_units, unit_scores
 from adaptprune.head import load_encoder, load_tokenizer
 from adaptprune.loop import adapt
 from adaptprune.loss import distil_hidden
+from adaptprune.results import Records
 from adaptprune.tasks import compute_metrics, get_task, holdout, load_task
-from adaptprune.timing import machine
 from adaptprune.units import find_units
 
 root = Path(__file__).resolve().parent.parent
@@ -141,16 +140,15 @@ def main(
     data = load_task(task, glue_dir)
     if choose: data = holdout(data)
     if limit: data['train'] = data['train'].select(range(limit))
-    out = Path(out or root/f"results/bi_encoder{'_study' if choose else ''}.json")
-    rows = json.loads(out.read_text()) if out.exists() else []
+    out = out or root/f"results/bi_encoder{'_study' if choose else ''}.json"
+    rows = Records(out)
     bench = Bench(model, data, 'validation' if choose else 'dev', steps)
     for cell in (study() if choose else chosen())[:limit]:
         cell = dict(cell, model=model, steps=steps)
-        if any(r['cell']==cell for r in rows): continue
+        if rows.has(cell): continue
         found = bench.run(cell)
         print(cell, found, flush=True)
         command = f"python benchmarks/bi_encoder.py --glue-dir PATH --model {model} --steps {steps}"+' --choose'*choose
-        rows.append(dict(cell=cell, **found, command=command, machine=machine(), date=time.strftime('%Y-%m-%d')))
-        write_file(out, json.dumps(rows, indent=1).encode())
+        rows.add(dict(cell=cell, **found, command=command))
 
 if __name__=='__main__': script(main)

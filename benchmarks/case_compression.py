@@ -8,7 +8,7 @@ or trained there. Two networks are trained as well and kept in runs/case_compres
 structured one.
 Scores are of the dev set. What is chosen (strengths, thresholds of an exit, tokens) is chosen on training rows.
 Quantizing needs the extra onnx; the heads of exits and the linear model need scikit-learn."""
-import copy, json, tempfile, time
+import copy, tempfile, time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +19,16 @@ from torch.nn import functional as F
 
 from adaptprune.cli import script
 from adaptprune.compaction import compact
+from adaptprune.demo import held
 from adaptprune.export import OnnxRunner, export_onnx
-from adaptprune.files import write_file
 from adaptprune.loop import adapt
 from adaptprune.quantize import quantize_onnx, text_batches
 from adaptprune.recipe import get_recipe
+from adaptprune.results import Records
 from adaptprune.setup import evaluate, score_answers, set_up
 from adaptprune.task import adapt_task
 from adaptprune.tasks import compute_metrics, make_loaders
 from adaptprune.teacher import make_teacher
-from adaptprune.timing import machine
 from adaptprune.trim import trim_embeddings, trim_tokenizer, used_tokens
 from adaptprune.units import Structure
 from adaptprune.vectors import linear_baseline, mean_vectors
@@ -36,12 +36,6 @@ from adaptprune.vectors import linear_baseline, mean_vectors
 root = Path(__file__).resolve().parent.parent
 steps = dict(stsb=719, sst2=1000)               # as in the recorded runs
 nets = dict(mask=dict(recipe='distilled', sparsity=.5), structured=dict(recipe='structured', sparsity=.4, remove=.7))
-
-# Bytes
-
-def held(model):
-    "Bytes of the parameters, each counted once"
-    return sum(p.numel()*p.element_size() for p in model.parameters())
 
 # Matrix decomposition
 
@@ -404,7 +398,7 @@ def measured(w, name):
     found = list(classes[name](w))
     spent = dict(seconds=round(time.perf_counter()-began, 1), cpu_seconds=round(time.process_time()-cpu, 1))
     about = dict(seed=0, model='minilm', metric=w.setup.task.metric, data='GLUE', split='dev', rows=len(w.setup.data['dev']))
-    came = dict(**spent, threads=torch.get_num_threads(), machine=machine(), date=time.strftime('%Y-%m-%d'))
+    came = dict(**spent, threads=torch.get_num_threads())
     command = f'python benchmarks/case_compression.py --glue-dir PATH --tasks {w.task} --only {name}'
     return dict(cell=dict(task=w.task, measured=name), **about, found=found, **came, command=command)
 
@@ -417,15 +411,14 @@ def main(
     out:str=str(root/'results/case_compression.json') # adds what it lacks
 ):
     "Measure what is missing"
-    records = json.loads(Path(out).read_text()) if Path(out).exists() else []
+    records = Records(out)
     for task in tasks.split(','):
         w = Work(task, glue_dir, cache, Path(keep))
         for name in only.split(',') if only else classes:
-            if any(r['cell']==dict(task=task, measured=name) for r in records): continue
+            if records.has(dict(task=task, measured=name)): continue
             made = measured(w, name)
             for r in made['found']: print(task, r['row'], r['metrics'], r['ship'], r['hold'])
             print(made['cpu_seconds'], 'seconds', flush=True)
-            records.append(made)
-            write_file(out, json.dumps(records, indent=1).encode())
+            records.add(made)
 
 if __name__=='__main__': script(main)

@@ -14,10 +14,10 @@ from adaptprune.files import write_file
 from adaptprune.folder import load_compact
 from adaptprune.head import load_tokenizer, quiet
 from adaptprune.published import model_path
+from adaptprune.results import Records
 from adaptprune.setup import digest
 from adaptprune.subject import answers, compare, examples, load_subject, runner
 from adaptprune.tasks import compute_metrics, get_task, holdout, load_task
-from adaptprune.timing import machine
 
 root = Path(__file__).resolve().parent.parent
 epochs = 3
@@ -81,7 +81,7 @@ def main(
     curve = [] if kind=='encoder' else fine_tuned(about, data, folder)
     split = 'validation' if choose else 'dev'
     given = {k: v for k,v in dict(steps=steps, reach=reach, sparsity=sparsity).items() if v is not None}
-    rows = [] if choose or not Path(out).exists() else json.loads(Path(out).read_text())
+    rows = Records(out)
     subject = load_subject(folder, kind=kind)
     before = score(subject, subject.model, data[split])
     texts,labels = texts_of(data['train']), None if kind=='encoder' else list(data['train']['label'])
@@ -89,7 +89,7 @@ def main(
     print(f'{task}: the whole model has {before:.4f} on {split}; epochs {curve}', flush=True)
     for r in map(float, remove.split(',')):
         cell = dict(task=task, remove=r, **given)
-        if any(x['cell']==cell for x in rows): continue
+        if not choose and rows.has(cell): continue
         began = time.perf_counter()
         where = Path(work)/f'{task}-{digest(cell)[:8]}'
         made = compress(folder, texts, where, remove=r, labels=labels, kind=kind, force=True, progress=False,
@@ -97,9 +97,8 @@ def main(
         after = score(subject, load_compact(where), data[split])
         print(f'{task} {cell}: {before:.4f} -> {after:.4f} ({after-before:+.4f}), {time.perf_counter()-began:.0f} s', flush=True)
         if choose: continue
-        rows.append(dict(cell=cell, split=split, metric=about.metric, before=before, after=after, epochs=curve, trained=rates, report=made.report,
-            command=' '.join(['python benchmarks/compress.py --glue-dir PATH', *(f'--{k} {v}' for k,v in cell.items())]), machine=machine(),
-            date=time.strftime('%Y-%m-%d'), seconds=round(time.perf_counter()-began)))
-        write_file(out, json.dumps(rows, indent=1).encode())
+        rows.add(dict(cell=cell, split=split, metric=about.metric, before=before, after=after, epochs=curve, trained=rates, report=made.report,
+            command=' '.join(['python benchmarks/compress.py --glue-dir PATH', *(f'--{k} {v}' for k,v in cell.items())]),
+            seconds=round(time.perf_counter()-began)))
 
 if __name__=='__main__': script(main)

@@ -4,15 +4,14 @@
     python benchmarks/frozen.py --glue-dir PATH --tasks stsb      # some tasks
 
 Vectors are the mean of the last layer's tokens. With few labels, five samples of the training rows are drawn by seeds 0 to 4."""
-import json, time
+import time
 from pathlib import Path
 
 import numpy as np
 
 from adaptprune.cli import script
-from adaptprune.files import write_file
+from adaptprune.results import Records
 from adaptprune.setup import set_up
-from adaptprune.timing import machine
 from adaptprune.vectors import cosine_baseline, linear_baseline, text_features
 
 root = Path(__file__).resolve().parent.parent
@@ -40,12 +39,11 @@ def main(
     out:str=str(root/'results/frozen.json') # adds the rows that it lacks
 ):
     "Measure what is missing"
-    rows = json.loads(Path(out).read_text()) if Path(out).exists() else []
-    def recorded(cell): return any(r['cell']==cell and r['model']==model for r in rows)
+    rows = Records(out)
     for task in tasks.split(','):
         setup = set_up(task, model, glue_dir=glue_dir)
         data = setup.data['train'] = setup.data['train'].select(range(limit)) if limit else setup.data['train']
-        asked = [c for c in cells(task, setup.task.kind, len(data), 'text_b' in data.column_names) if not recorded(c)]
+        asked = [c for c in cells(task, setup.task.kind, len(data), 'text_b' in data.column_names) if not rows.has(c, model=model)]
         if not asked: continue
         began = time.perf_counter()
         x = text_features(setup)
@@ -55,8 +53,7 @@ def main(
             metrics = measured(setup, x, cell)
             print(cell, metrics, flush=True)
             command = f'python benchmarks/frozen.py --glue-dir PATH --tasks {task} --model {model}'
-            rows.append(dict(cell=cell, model=model, metric=setup.task.metric, metrics=metrics, seconds=round(time.perf_counter()-began, 1),
-                command=command, machine=machine(), date=time.strftime('%Y-%m-%d')))
-            write_file(out, json.dumps(rows, indent=1).encode())
+            seconds = round(time.perf_counter()-began, 1)
+            rows.add(dict(cell=cell, model=model, metric=setup.task.metric, metrics=metrics, seconds=seconds, command=command))
 
 if __name__=='__main__': script(main)
