@@ -15,6 +15,10 @@ configs = {
     'Bert': size, 'Roberta': dict(size, pad_token_id=1), 'Electra': dict(size, embedding_size=8), 'Albert': dict(size, embedding_size=8),
     'DistilBert': dict(vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40), 'GPT2': gpt2}
 
+def pytest_collection_modifyitems(items):
+    "What takes long goes first, so that no core waits for it at the end"
+    items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+
 @pytest.fixture(scope='session')
 def tiny():
     "A function that makes a tiny random model of a family, the same each time: `tiny('Bert')`, `tiny('Bert', 'ForMaskedLM')`"

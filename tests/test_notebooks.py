@@ -12,7 +12,11 @@ from nbdev.test import test_nb as run_nb
 cfg = get_config()
 root = cfg.config_path.resolve()
 nbs = sorted(p.resolve() for p in nbglob(cfg.nbs_path, as_path=True))
-each = pytest.mark.parametrize('fn', nbs, ids=[p.relative_to(root).as_posix() for p in nbs])
+names = [p.relative_to(root).as_posix() for p in nbs]
+each = pytest.mark.parametrize('fn', nbs, ids=names)
+long_ones = 'tutorials/', 'near_optimality', '21_predict', '22_sentence', '26_demo', '18_task'
+def marks(name): return [pytest.mark.slow] if any(o in name for o in long_ones) else []
+to_run = pytest.mark.parametrize('fn', [pytest.param(p, marks=marks(n)) for p,n in zip(nbs, names)], ids=names)
 machine = re.compile(r'(?<![\w.:/~-])(?:/(?:home|root|Users|work|tmp|mnt|opt|var|usr)/|[A-Z]:\\)[\w.-]+')
 
 def text(fn):
@@ -31,7 +35,7 @@ def torch_as_it_was():
     yield
     torch.set_default_dtype(dtype); torch.set_num_threads(threads); torch.set_grad_enabled(grad)
 
-@each
+@to_run
 def test_runs(fn, monkeypatch, torch_as_it_was):
     monkeypatch.setenv('IN_TEST', '1')
     ok,_ = run_nb(fn, skip_flags=cfg.tst_flags.split(), basepath=root)

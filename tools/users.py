@@ -121,13 +121,15 @@ class Report:
             self.failed.append(what)
     def skip(self, what, why): print(f'parsed           {what}   ({why})', flush=True)
 
-def commands(folder, env, report):
-    "Every printed command, each once"
+alone = 'demo','sweep'      # commands that need no file of an earlier one
+
+def commands(folder, env, report, mine):
+    "Every printed command whose first word `mine` takes, each once"
     adaptprune = Path(sys.executable).with_name('adaptprune')
     seen = set()
     for _,words in printed.printed()+printed.recorded():
         line = re.sub(r'--[a-z_-]+', lambda m: m[0].replace('_', '-'), shlex.join(words))
-        if line in seen: continue
+        if line in seen or not mine(words[0]): continue
         seen.add(line)
         if why := only_parsed(words):
             report.skip(f'adaptprune {line}', why)
@@ -170,14 +172,15 @@ def main():
         env.pop('PYTHONPATH', None)
         env.pop('GLUE_DIR', None)
         here,there = (make_folder(Path(tmp)/name) for name in ('somewhere', 'elsewhere'))
-        def read_me():
-            commands(here, env, report)
+        def in_order():
+            commands(here, env, report, lambda word: word not in alone)
             blocks('README.md', here, env, report)
         def beside_it():
+            commands(there, env, report, lambda word: word in alone)
             for name in small_python.keys()-{'README.md'}: blocks(name, there, env, report)
             tests(there, env, report)
         with ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(f) for f in (read_me, beside_it)]: done.result()
+            for done in [pool.submit(f) for f in (in_order, beside_it)]: done.result()
     if report.failed: sys.exit('\n'.join([f'{len(report.failed)} failed:', *(f'  {f}' for f in report.failed)]))
 
 if __name__=='__main__': main()
