@@ -227,7 +227,7 @@ def _saying(fresh, say):
 
 def _to_stderr(line): print(line, file=sys.stderr)
 
-# %% ../nbs/api/18_task.ipynb #897ee8d5
+# %% ../nbs/api/18_task.ipynb #b44f4e5f
 def adapt_task(
     task=None, # name of a GLUE or mini task, or a `Task`; with `data` a name of your own, or `None`
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, which stays as it is: a copy is adapted
@@ -236,6 +236,7 @@ def adapt_task(
     data=None, # your own, as for `load_data`, or splits as from `load_task`; by default those of the task
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev
+    max_train_samples:int=None, # use so many training rows, drawn by the seed; by default all
     max_length:int=128, # longest example, in tokens
     seed:int=0, # random seed, for head initialisation, data order and dropout
     max_steps:int=None, # optimiser steps, in each phase; by default as the recipe says
@@ -259,11 +260,13 @@ def adapt_task(
     _writable(kwargs.get('out'), kwargs.get('resume', False), kwargs.get('checkpoint_every', 0), force)
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
     about.update(loading, **({} if tokenizer is None else dict(tokenizer=tokenizer)))
+    if max_train_samples is not None: about.update(max_train_samples=max_train_samples)
     fresh = partial(set_up, batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
     fresh = _saying(fresh, say or (_to_stderr if kwargs.get('progress', True) else str))
     kwargs.update(seed=seed, max_steps=max_steps)
     if recipe.method in phases:
         key = [task.mark, model_mark(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
+        if max_train_samples is not None: key.append(f'{max_train_samples} rows')
         if tokenizer or loading: key += [tokenizer_mark(tokenizer), {k: str(v) for k,v in loading.items()}]
         res = _in_phases(fresh, recipe, sparsity, dict(round_steps=round_steps, tune_kept=tune_kept), cache, key, **kwargs)
     else:
@@ -272,6 +275,7 @@ def adapt_task(
         else: res = _run(fresh(), recipe, **kwargs)
     split = 'validation' if validate else 'dev'
     res.report.update(task=task.name, recipe=asdict(recipe), model=model_name(model), metric=task.metric, seed=seed, split=split)
+    if max_train_samples is not None: res.report['max_train_samples'] = max_train_samples
     res.report.update(sizes(res, recipe.method))
     res.task = task
     res.max_length = max_length
