@@ -307,9 +307,9 @@ def _run_shown(cells, path, bar, workers, scheduler, ask):
         with _runner(workers, scheduler) as each: return _run_missing(each, cells, path, show, **ask)
     except KeyboardInterrupt: raise _interrupted(cells, path) from None
 
-# %% ../nbs/api/26_sweep.ipynb #b688dc26
+# %% ../nbs/api/26_sweep.ipynb #e6ae844e
 _arguments = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, sparsity=float, seed=0, max_steps=1,
-    round_steps=1, teacher_steps=1, eval_every=0, accumulate=1, max_length=1, rank=1, validate=bool, tune_kept=bool,
+    round_steps=1, teacher_steps=1, eval_every=0, accumulate=1, max_length=1, max_train_samples=1, rank=1, validate=bool, tune_kept=bool,
     train=str, dev=str, text=str, label=str, kind=str)
 _said = {str: 'a string', float: 'a number', bool: 'true or false', int: 'a whole number'}
 _mixed = 'no','bf16','fp16'

@@ -2,7 +2,7 @@
 import pytest
 from adaptprune import adapt_task
 from adaptprune.setup import sampled, set_up
-from adaptprune.sweep import cell_key
+from adaptprune.sweep import cell_key, read_sweep
 from adaptprune.tasks import load_data, load_task
 
 @pytest.fixture(scope='module')
@@ -48,3 +48,7 @@ def test_caches_are_kept_apart(folder, few, tmp_path, recipe):
     one = {p.name for p in tmp_path.iterdir()}
     run(20)
     assert len({p.name for p in tmp_path.iterdir()})>len(one)
+
+def test_the_declared_sweep(pytestconfig):
+    cells,_ = read_sweep(pytestconfig.rootpath/'sweeps/few_labels.toml')
+    assert len({cell_key(c) for c in cells})==len(cells)==80 and {c['max_train_samples'] for c in cells}=={100, 300, 1000, 3000}

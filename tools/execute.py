@@ -20,8 +20,8 @@ def skipped(nb, flags):
         return d.get('eval:', [''])[0].lower()=='false' or flags & d.keys() or 'nbdev_export(' in c.source
     return {c.idx_ for c in nb.cells if c.cell_type=='code' and f(c)}
 
-def execute(fn):
-    "Execute the notebook `fn` in place and return its error, or None; a notebook that failed is left as it was"
+def executed(fn):
+    "The notebook `fn` with its outputs as they come now, and the error that stopped it, or None"
     cfg = get_config()
     sys.path.insert(0, str(cfg.config_path))
     os.environ['IN_TEST'] = '1'
@@ -33,8 +33,14 @@ def execute(fn):
     shell = CaptureShell(fn)
     try:
         with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=pre)
-    except BaseException: return shell.prettytb(fname=fn.name)
-    clean_nb(nb, clean_ids=cfg.clean_ids)
+    except BaseException: return nb, shell.prettytb(fname=fn.name)
+    return nb, None
+
+def execute(fn):
+    "Execute the notebook `fn` in place and return its error, or None; a notebook that failed is left as it was"
+    nb,error = executed(fn)
+    if error: return error
+    clean_nb(nb, clean_ids=get_config().clean_ids)
     write_nb(nb, fn)
 
 def main(fns):

@@ -1,0 +1,59 @@
+"""Does a notebook hold what it gives when it is executed?
+usage: python tools/outputs.py [NB ...]      (all the notebooks under nbs/ if none is named; nothing is written)
+
+Texts must be the same. A number may differ by a twentieth or by .02, as those of a short training do on another machine.
+Whatever a cell opens with `#| varies` is not compared: times, sizes in memory, and what else is another each time."""
+import re,sys
+from math import isclose
+from pathlib import Path
+from execnb.nbio import read_nb
+from execute import executed
+
+rel,apart = .05, .02
+number = re.compile(r'(?<![\w.])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?(?![\w])')
+passing = re.compile(r'0x[0-9a-f]+')
+
+def said(cell):
+    "The text of a cell's outputs, without what goes to stderr"
+    for o in cell.get('outputs', []):
+        if o['output_type']=='stream' and o.get('name')=='stderr': continue
+        text = o.get('text') or o.get('data', {}).get('text/plain', '')
+        yield ''.join(text)
+
+def words(text):
+    "A text without its numbers, its line breaks and the widths of its columns"
+    text = ' '.join(number.sub('#', passing.sub('0x', text)).split())
+    return re.sub(r'-{2,}', '--', text)
+
+def values(text): return [float(n.replace(',', '')) for n in number.findall(text)]
+
+def alike(was, now):
+    "Do two texts say the same?"
+    if words(was)!=words(now): return False
+    return all(isclose(a, b, rel_tol=rel, abs_tol=apart) for a,b in zip(values(was), values(now)))
+
+def changed(stored, fresh):
+    "What the cells of two copies of a notebook say differently: the source, and the two texts"
+    for a,b in zip(stored.cells, fresh.cells):
+        if a.cell_type!='code' or a.source.lstrip().startswith('#| varies'): continue
+        was,now = '\n'.join(said(a)), '\n'.join(said(b))
+        if not alike(was, now): yield a.source, was, now
+
+def differences(fn):
+    "The same of a file and its execution, as a text; an execution that fails is one, too"
+    fresh,error = executed(fn)
+    if error: return f'{fn.name} fails:\n{error}'
+    told = [f'--- {src[:300]}\nheld:\n{was[:600]}\ngives:\n{now[:600]}' for src,was,now in changed(read_nb(fn), fresh)]
+    return '\n\n'.join(told)
+
+def main(fns):
+    from nbdev.config import get_config
+    from nbdev.doclinks import nbglob
+    bad = 0
+    for fn in [Path(f) for f in fns] or sorted(nbglob(get_config().nbs_path, as_path=True)):
+        found = differences(fn.resolve())
+        bad += bool(found)
+        print(f"{'DIFFERS' if found else 'same   '} {fn}\n{found}".rstrip(), flush=True)
+    if bad: sys.exit(f'{bad} notebooks hold what they no longer give')
+
+if __name__=='__main__': main(sys.argv[1:])
