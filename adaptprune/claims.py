@@ -331,7 +331,7 @@ def embeddings(
     both = sorted(s for kind,s in means if kind=='mask' and ('magnitude', s) in means)
     return {s: means['mask', s]-means['magnitude', s] for s in both}
 
-# %% ../nbs/api/26_claims.ipynb #e82f23ef
+# %% ../nbs/api/26_claims.ipynb #07206b7d
 def where_masks_prune(
     e:Evidence # the records
 ) -> Claim: # with the differences as its series
@@ -350,7 +350,7 @@ def theorem(
     exceeded = sum(sweep['violations'].values())
     return Claim('the theorem bounds the gap of the mask', 'the-theorem', 'proved',
         f"seven steps of the proof fail; a corrected bound is exceeded {exceeded} times in {sweep['config']['problems']:,} problems",
-        'a corrected bound is never exceeded; since the proof as printed has counter-examples (Near-optimality asserts them), no more than partly',
+        'a corrected bound is never exceeded; the proof as printed has counter-examples, so no more than partly',
         [False, exceeded==0])
 
 # %% ../nbs/api/26_claims.ipynb #0ae92d38

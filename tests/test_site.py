@@ -84,6 +84,17 @@ def test_names_link_to_functions_and_never_within_a_link(monkeypatch):
     assert look.link_line('`adapt` and [one](x)').startswith('[`adapt`](http')
     for said in ('[`adapt`](x.ipynb)', '[the loop of `adapt`](x.ipynb)', '`no_such_name`'): assert look.link_line(said)==said
 
+def test_links_of_a_figure_lead_to_pages():
+    "Those to notebooks, by where they are; what else a page links to stays"
+    seen = []
+    def resolve(path, anchor):
+        seen.append((path, anchor))
+        return 'other.ipynb#b'
+    html = '<a href="b.ipynb#a">x</a><a href="../tutorials/c.ipynb">y</a><a href="https://x.org/d.ipynb">z</a><a href="#e">e</a>'
+    now = docs.relink_html(html, Path('experiments/a.ipynb'), resolve)
+    assert seen==[('experiments/b.ipynb', '#a'), ('tutorials/c.ipynb', '')]
+    assert now=='<a href="other.html#b">x</a><a href="other.html#b">y</a><a href="https://x.org/d.ipynb">z</a><a href="#e">e</a>'
+
 def test_citation():
     cfg = ConfigParser()
     cfg.read(root/'settings.ini')
