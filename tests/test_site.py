@@ -52,7 +52,7 @@ def test_figures_need_no_network(page):
     "What runs in a page comes with it, and is small enough for a phone"
     figures = [h for h in html_outputs(page) if '<figure' in h]
     assert sum(map(len, figures))<500_000
-    assert not [h for h in figures if re.search(r'(?:src|href)="(?!data:)|@import|fetch\(|<script src', h)]
+    assert not [h for h in figures if re.search(r'src="(?!data:)|href="(?![\w/.]+\.ipynb)|@import|fetch\(|<script src', h)]
 
 good = """<html><head><meta name="description" content="What it is"><meta property="og:image" content="x.png">
 <link rel="icon" href="icon.svg"></head>
@@ -83,6 +83,17 @@ def test_names_link_to_functions_and_never_within_a_link(monkeypatch):
     assert look.doc('adapt').endswith('/api/loop.html#adapt') and look.doc('compress').endswith('/api/compression.html#compress')
     assert look.link_line('`adapt` and [one](x)').startswith('[`adapt`](http')
     for said in ('[`adapt`](x.ipynb)', '[the loop of `adapt`](x.ipynb)', '`no_such_name`'): assert look.link_line(said)==said
+
+def test_links_of_a_figure_lead_to_pages():
+    "Those to notebooks, by where they are; what else a page links to stays"
+    seen = []
+    def resolve(path, anchor):
+        seen.append((path, anchor))
+        return 'other.ipynb#b'
+    html = '<a href="b.ipynb#a">x</a><a href="../tutorials/c.ipynb">y</a><a href="https://x.org/d.ipynb">z</a><a href="#e">e</a>'
+    now = docs.relink_html(html, Path('experiments/a.ipynb'), resolve)
+    assert seen==[('experiments/b.ipynb', '#a'), ('tutorials/c.ipynb', '')]
+    assert now=='<a href="other.html#b">x</a><a href="other.html#b">y</a><a href="https://x.org/d.ipynb">z</a><a href="#e">e</a>'
 
 def test_citation():
     cfg = ConfigParser()

@@ -13,7 +13,7 @@ cfg = get_config()
 root,nbs_path = cfg.config_path.resolve(),cfg.nbs_path.resolve()
 base = f"{cfg.doc_host.rstrip('/')}/{cfg.doc_baseurl.strip('/')}/"
 order = ['tutorials','explanations','experiments','case_studies','api']
-pages = ['ten_minutes','three_tasks_one_base','what_you_save','choosing_settings','method','near_optimality','against_baselines','recipe','ablations','topology','reproduction','speed_and_memory'] # what is read first; the rest follows by name
+pages = ['ten_minutes','three_tasks_one_base','what_you_save','choosing_settings','method','near_optimality','claims','against_baselines','recipe','ablations','topology','reproduction','speed_and_memory'] # what is read first; the rest follows by name
 
 def link_names():
     "Let nbdev link the names of this package, and of no other, whether it is installed or not"
@@ -30,7 +30,7 @@ def sidebar():
     nbs = sorted((p.resolve().relative_to(nbs_path) for p in doclinks.nbglob(as_path=True)), key=lambda p: (pages.index(p.stem) if p.parts[0]!='api' and p.stem in pages else len(pages), p))
     dirs = sorted({p.parent.as_posix() for p in nbs}-{'.'}, key=lambda d: (order.index(d) if d in order else len(order), d))
     top = [str(p) for p in nbs if len(p.parts)==1 and p.name!='index.ipynb']
-    secs = [dict(section='API' if d=='api' else d.replace('_', ' ').capitalize(), contents=[str(p) for p in nbs if p.parent.as_posix()==d]) for d in dirs]
+    secs = [dict(section=dict(api='API', experiments='Evidence').get(d, d.replace('_', ' ').capitalize()), contents=[str(p) for p in nbs if p.parent.as_posix()==d]) for d in dirs]
     return dict(website=dict(sidebar=dict(contents=[dict(text='Home', href='index.ipynb'), *top, *secs])))
 
 def write_sidebar(): (nbs_path/'sidebar.yml').write_text(yaml.dump(sidebar(), sort_keys=False))

@@ -79,6 +79,7 @@ def source(proc, dest):
             if c.cell_type=='markdown': c.source = relink(c.source, r, resolve)
             for o in c.get('outputs', []):
                 if 'text/markdown' in o.get('data',{}): o.data['text/markdown'] = relink(o.data['text/markdown'], r, resolve)
+                if 'text/html' in o.get('data',{}): o.data['text/html'] = relink_html(o.data['text/html'], r, resolve)
         p = dest/new[r.as_posix()]
         p.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, p)
@@ -88,6 +89,13 @@ def source(proc, dest):
         if p.suffix in ('.png','.jpg','.gif','.svg','.webp'):
             (dest/p.relative_to(proc)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(p, dest/p.relative_to(proc))
+
+def relink_html(html, rel, resolve):
+    "Point what links to notebooks in an HTML output of the notebook `rel`, such as a figure, to their pages"
+    def f(m):
+        to = resolve(posixpath.normpath(posixpath.join(rel.parent.as_posix(), m[1])), m[2] or '')
+        return f'href="{to.replace(".ipynb", ".html")}"'
+    return re.sub(r'href="([^":#]+\.ipynb)(#[^"]*)?"', f, html)
 
 def twins(proc):
     "Each page as Markdown, for readers that are programs: a dict from its path on the site to title, description and text"

@@ -16,7 +16,7 @@ floors = [['anatomy', 'files', 'identity', 'published', 'timing'],
     ['setup', 'vectors', 'teacher', 'prune'],
     ['codec', 'maskfile', 'bases', 'taskcard', 'sentence', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology',
         'folder', 'trim', 'card', 'subject', 'forms', 'compression', 'task', 'plan', 'tolerance'],
-    ['results', 'sweep', 'demo', 'cli']]
+    ['results', 'figures', 'claims', 'sweep', 'demo', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
 start,end = '<!-- floors: made by tools/floors.py -->\n','<!-- /floors -->\n'
 
