@@ -18,21 +18,22 @@ from torch.nn.utils.rnn import pad_sequence
 from .scores import evaluating
 from .trees import mean_by_length, rank_correlation, uuas
 
-# %% ../nbs/api/15_probes.ipynb #36674897
+# %% ../nbs/api/15_probes.ipynb #18b95da0
 def with_words(
     tokenizer, # a fast tokenizer of Hugging Face; another raises `ValueError`
     sentences:list, # tuples of words; a word that gets no piece raises `ValueError`
-    max_length:int=512 # longest sentence, in pieces
+    max_length:int=512 # most pieces of a sentence; a longer one raises `ValueError`
 ) -> dict: # as from the tokenizer, and `words`: (sentences, pieces) the word that each piece is of, -1 for none
     "Sentences of words as one padded batch"
     if not getattr(tokenizer, 'is_fast', False):
         raise ValueError(f"Words are found by a fast tokenizer, and {type(tokenizer).__name__} is none: load it with AutoTokenizer.")
-    how = dict(is_split_into_words=True, padding=True, truncation=True, max_length=max_length, return_tensors='pt')
-    b = tokenizer([list(s) for s in sentences], **how)
+    b = tokenizer([list(s) for s in sentences], is_split_into_words=True, padding=True, return_tensors='pt')
+    n = b['input_ids'].shape[1]
+    if n>max_length: raise ValueError(f"A sentence has {n} pieces, and {max_length} can be read: leave out the long ones.")
     owners = torch.tensor([[-1 if w is None else w for w in b.word_ids(i)] for i in range(len(sentences))])
     for s,owner in zip(sentences, owners.tolist()):
         lost = [w for i,w in enumerate(s) if i not in owner]
-        if lost: raise ValueError(f"The word {lost[0]!r} of {' '.join(s)[:80]!r} gets no piece within {max_length}: leave the sentence out.")
+        if lost: raise ValueError(f"The word {lost[0]!r} of {' '.join(s)[:80]!r} gets no piece from the tokenizer: leave the sentence out.")
     return dict(b, words=owners)
 
 def piece_means(

@@ -25,7 +25,7 @@ def _check_heads(heads):
     while more := {i for i,h in enumerate(heads) if h in reached}-reached: reached |= more
     if len(reached)<n: return f"word {min(set(range(n))-reached)+1} hangs in a circle and not on the root"
 
-# %% ../nbs/api/00_trees.ipynb #3ef179ff
+# %% ../nbs/api/00_trees.ipynb #e459337a
 @dataclass(frozen=True)
 class Tree:
     "A sentence, and which word hangs on which. Heads that make no tree raise `ValueError`"
@@ -54,11 +54,11 @@ class Tree:
 
     def distances(self) -> np.ndarray: # (n, n) float
         "The number of edges between any two words"
-        from scipy.sparse import coo_array
+        from scipy.sparse import csr_array
         from scipy.sparse.csgraph import shortest_path
         if len(self)==1: return np.zeros((1, 1))
         rows,cols = zip(*self.edges)
-        return shortest_path(coo_array((np.ones(len(rows)), (rows, cols)), shape=(len(self), len(self))), directed=False)
+        return shortest_path(csr_array((np.ones(len(rows)), (rows, cols)), shape=(len(self), len(self))), directed=False)
 
     def depths(self) -> np.ndarray: # (n,) float
         "The number of edges from the root to each word"
