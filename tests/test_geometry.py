@@ -136,7 +136,10 @@ def tokenizer():
     return BertTokenizer(vocab={w: i for i,w in enumerate(vocab)})
 
 @pytest.fixture
-def encoder(tiny): return tiny('Bert', vocab_size=57, max_position_embeddings=200)
+def encoder(tiny):
+    made = tiny('Bert', vocab_size=57, max_position_embeddings=200)
+    made.pooler = None
+    return made
 
 def test_a_word_is_the_mean_of_its_pieces(encoder, tokenizer):
     words = ('a', 'dog', 'ran')
@@ -356,26 +359,41 @@ def test_networks_of_the_study():
     assert listed('mask', tasks=['cola'], sparsities=[.8], seeds=[1])==[dict(network='mask', task='cola', sparsity=.8, seed=1)]
     assert listed('magnitude', sparsities=[.5])==[dict(network='magnitude', sparsity=.5)]
 
-def test_study_goes_on(cases, tiny, tokenizer, monkeypatch, capsys):
-    "Every kind of measure is recorded once; a mask that was learnt is read again; masks are where and as sparse as they say"
+@pytest.fixture
+def go(cases, tiny, tokenizer, monkeypatch):
+    "A function that runs the study small, on a tiny network, and returns its records"
     monkeypatch.setattr(case, 'sizes', small)
     monkeypatch.setattr(case, 'tree_layer', 1)
-    folder,out,keep = str(cases/'tiny'),cases/'out.json',cases/'kept'
-    tiny('Bert', num_hidden_layers=1, vocab_size=57, max_position_embeddings=300).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    def go(**how): case.main(cases=str(cases), keep=str(keep), out=str(out), model=folder, **how)
-    go(only='dense,trees,random', sparsities='0.5', seeds='1', measure='trees')
-    rows = json.loads(out.read_text())
+    monkeypatch.setattr(case, 'steps', dict(case.steps, **{'mini-sentiment': 3}))
+    tiny('Bert', num_hidden_layers=1, vocab_size=57, max_position_embeddings=300).save_pretrained(cases/'tiny')
+    tokenizer.save_pretrained(cases/'tiny')
+    def run(**how):
+        where = dict(cases=str(cases), keep=str(cases/'kept'), cache=str(cases/'cache'), out=str(cases/'out.json'), model=str(cases/'tiny'))
+        case.main(**where, **how)
+        return json.loads((cases/'out.json').read_text())
+    return run
+
+def test_study_goes_on(cases, go):
+    "Every kind of measure is recorded once; a mask that was learnt is read again; masks are where and as sparse as they say"
+    rows = go(only='dense,trees,random', sparsities='0.5', seeds='1', measure='trees')
     assert [r['cell']['network'] for r in rows]==['dense', 'trees', 'random']
     assert rows[1]['network']['sparsity']==pytest.approx(.5, abs=.01)==rows[2]['network']['by_layer'][0]
     assert [f['probe_seed'] for f in rows[0]['found']]==[0, 1, 2] and len(rows[0]['found'][0]['uuas'])==2
     assert rows[1]['found']!=rows[0]['found'] and '--seeds 1' in rows[1]['command']
-    made = next(keep.glob('*.pt')).stat().st_mtime_ns
-    out.write_text(json.dumps(rows[:1]))
-    go(only='dense,trees', sparsities='0.5', seeds='1', measure='trees,senses,attention')
-    rows = json.loads(out.read_text())
-    assert len(rows)==6 and next(keep.glob('*.pt')).stat().st_mtime_ns==made
+    mask, = (cases/'kept').glob('*.pt')
+    made = mask.stat().st_mtime_ns
+    (cases/'out.json').write_text(json.dumps(rows[:1]))
+    rows = go(only='dense,trees', sparsities='0.5', seeds='1', measure='trees,senses,attention')
+    assert len(rows)==6 and mask.stat().st_mtime_ns==made
     assert all(0<=f['hangs']<=1 for f in rows[2]['found']) and 0<rows[1]['found'][0]['accuracy'][0]<=1
+
+def test_masks_of_tasks_and_their_teacher(cases, go):
+    "One teacher serves both; the mask is of the layers; the fine-tuned network is no longer the untouched one"
+    rows = go(only='dense,mask,finetuned', task='mini-sentiment', sparsities='0.5', seeds='0', measure='attention')
+    assert [r['cell']['network'] for r in rows]==['dense', 'mask', 'finetuned']
+    assert len(list((cases/'cache').glob('teacher-*.pt')))==1
+    assert rows[1]['network']['teacher_metrics']==rows[2]['network']['metrics']
+    assert rows[1]['network']['by_layer']==[pytest.approx(.5, abs=.01)]
 
 def test_study_says_what_it_lacks(tmp_path):
     with pytest.raises(SystemExit, match='No folder ud-ewt'): case.main(cases=str(tmp_path))
