@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['engine_version', 'method_names', 'method_looks', 'environment', 'lock_beside', 'append_line', 'read_results',
            'results_frame', 'summarise', 'mean_sd', 'method_name', 'untouched', 'all_labels', 'linear_scores',
-           'Records', 'holm', 'paired_tests', 'tidy', 'Folded', 'provenance']
+           'Records', 'holm', 'paired_tests', 'stratified_permutation', 'tidy', 'Folded', 'provenance']
 
-# %% ../nbs/api/25_results.ipynb #193e5d4e
+# %% ../nbs/api/25_results.ipynb #eacae92e
 import json, math, os, time
+from itertools import combinations
 from pathlib import Path
 
-# %% ../nbs/api/25_results.ipynb #41db65f7
-import torch
+# %% ../nbs/api/25_results.ipynb #d8544ddb
+import numpy as np, torch
 from . import __version__
 from .files import lock_of, write_file
 from .recipe import retired, rules
@@ -273,6 +274,26 @@ def paired_tests(
     out = pd.DataFrame(rows, columns=['task', 'sparsity', 'against', 'difference', 'seeds', 'p'])
     out['p_holm'] = holm(out.p)
     return out
+
+# %% ../nbs/api/25_results.ipynb #72f26e19
+def _deals(a, b):
+    "Differences of means over all ways to deal a stratum's values to its two sides; the first is what was seen"
+    values,n = np.array([*a, *b], dtype=float), len(a)
+    picks = list(combinations(range(len(values)), n))
+    def difference(some): return values[list(some)].mean()-np.delete(values, some).mean()
+    return np.array([difference(some) for some in picks])
+
+def stratified_permutation(
+    a:list, # for each stratum the values of one side
+    b:list # for each stratum the values of the other; not as many strata raise `ValueError`
+) -> tuple: # the mean over strata of the difference of means, and p for its being greater than 0
+    "An exact one-sided permutation test in which labels are exchanged within strata"
+    if len(a)!=len(b) or not a or not all(map(len, [*a, *b])):
+        raise ValueError(f"Both sides need the same strata, each with a value, got {len(a)} and {len(b)}.")
+    total = np.zeros(1)
+    for x,y in zip(a, b): total = (total[:,None]+_deals(x, y)).ravel()
+    seen = total[0]
+    return float(seen/len(a)), float((total>=seen-1e-12).mean())
 
 # %% ../nbs/api/25_results.ipynb #f431fa60
 def tidy(

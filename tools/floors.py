@@ -8,12 +8,12 @@ from graphlib import CycleError,TopologicalSorter
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-floors = [['anatomy', 'files', 'identity', 'published', 'timing'],
+floors = [['anatomy', 'files', 'identity', 'published', 'timing', 'trees'],
     ['mask', 'theory', 'units'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
     ['tables', 'multilabel', 'tags', 'spans', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'watch', 'trainer'],
-    ['setup', 'vectors', 'teacher', 'prune'],
+    ['setup', 'vectors', 'probes', 'senses', 'teacher', 'prune'],
     ['codec', 'maskfile', 'bases', 'taskcard', 'sentence', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology',
         'folder', 'trim', 'card', 'subject', 'forms', 'compression', 'task', 'plan', 'tolerance'],
     ['results', 'figures', 'claims', 'sweep', 'demo', 'cli']]
