@@ -8,7 +8,7 @@ from graphlib import CycleError,TopologicalSorter
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-floors = [['anatomy', 'files', 'identity', 'published', 'timing', 'trees'],
+floors = [['anatomy', 'exercises', 'files', 'identity', 'published', 'timing', 'trees'],
     ['mask', 'theory', 'units'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
     ['tables', 'multilabel', 'tags', 'spans', 'tasks', 'head', 'recipe', 'methods'],
