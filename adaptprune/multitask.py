@@ -10,13 +10,13 @@ import copy, functools, sys, threading, warnings, weakref
 from collections import namedtuple
 from pathlib import Path
 
-# %% ../nbs/api/22_multitask.ipynb #535ec0d1
+# %% ../nbs/api/22_multitask.ipynb #d8085e2e
 import torch
 from torch import Tensor, nn
 from .anatomy import plain_name, unwrap
 from .artifact import BaseMismatch, MaskFileError, TaskMask, find_base, find_folder, read_config
 from .mask import Mask
-from .predict import predictor_for, column, columns_in
+from .predict import column, columns_in, predictor_for, without_hooks
 from .units import base_of
 
 # %% ../nbs/api/22_multitask.ipynb #4153583c
@@ -120,7 +120,7 @@ def _refuse_call(now, module, args):
     if now['compact']: raise RuntimeError(f"The task in use, {now['task']!r}, is compact: its network is not this base. Call the "
         f"MultiTask itself or its `model`, or `use({dense!r})` first.")
 
-# %% ../nbs/api/22_multitask.ipynb #b3b26fb4
+# %% ../nbs/api/22_multitask.ipynb #7e49d6d9
 class _Open:
     "A base, the tasks on it, and the weights that they mask"
     def __init__(self,
@@ -128,9 +128,19 @@ class _Open:
         tasks:dict=None, # name -> what `add` takes
         check:bool=True # as in `add`
     ):
-        self.base = unwrap(base_of(model))
-        if self.base in _open:
+        base = unwrap(base_of(model))
+        if base in _open:
             raise ValueError("Another MultiTask is open on this model: add the tasks to that one, or `close` it first.")
+        self._begin(model, base)
+        try:
+            for n,t in (tasks or {}).items(): self.add(n, t, check=check)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, model, base):
+        "Take hold of a base, with nothing but the dense task"
+        self.base = base
         self._lock = threading.RLock()
         self._frames = [[(dense, None)]]
         self._now = dict(task=dense, masked=False, compact=False)
@@ -143,11 +153,6 @@ class _Open:
         self._rooms = {}
         _open.add(self.base)
         self._hook = self.base.register_state_dict_pre_hook(functools.partial(_warn_saved, self._now))
-        try:
-            for n,t in (tasks or {}).items(): self.add(n, t, check=check)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def task(self) -> str: return self._now['task']
@@ -570,11 +575,48 @@ class _Predicting(_Calling):
             finally: self._switch(was)
         return out
 
+# %% ../nbs/api/22_multitask.ipynb #51f66ba8
+class _Portable(_Predicting):
+    "What can be pickled"
+    def __getstate__(self):
+        "The base without any mask, the models of all tasks around it, and their masks"
+        with self._lock:
+            self._switch(self.task)                 # refuses a base that is closed or was changed
+            live = self._live()
+            masked = {id(live[w.name]): w for w in (self._weights[n] for n in self._dirty)}
+            whole = {i: nn.Parameter(w.w0, live[w.name].requires_grad) for i,w in masked.items()}
+            models = without_hooks(nn.ModuleList(t.model for t in self._tasks.values()), whole)
+            self._take_hooks_off(base_of(models[0]))
+            tasks = [self._packed(t, model) for t,model in zip(self._tasks.values(), models)]
+            tokenizer = self.tokenizer if self._tokens else self._tokenizer         # its folder may be gone where this is read
+            return dict(tasks=dict(zip(self._tasks, tasks)), task=self.task, tokenizer=tokenizer)
+
+    def _take_hooks_off(self, base):
+        "Leave out of a copy of the base what watches this one"
+        base._state_dict_pre_hooks.pop(self._hook.id)
+        if self._guard: base._forward_pre_hooks.pop(self._guard.id)
+
+    def _packed(self, task, model):
+        "A task with its mask in one tensor for each weight, as each piece would take the bytes of all"
+        planes = {n: torch.cat(pieces) for n,pieces in task.planes.items()}
+        return task._replace(planes=planes, model=model, small=task.small and base_of(model))
+
+    def __setstate__(self, state):
+        tasks = state['tasks']
+        model = tasks[dense].model
+        self._begin(model, unwrap(base_of(model)))
+        self._tokenizer = state['tokenizer']
+        self._tasks.update({n: t._replace(planes={k: _split(p) for k,p in t.planes.items()}) for n,t in tasks.items()})
+        for n in dict.fromkeys(n for t in tasks.values() for n in t.planes): self._cover(n)
+        if any(t.small is not None for t in tasks.values()): self._watch()
+        self._switch(state['task'])
+        self._frames[:] = [[(self.task, None)]]
+
 # %% ../nbs/api/22_multitask.ipynb #dbeefedb
 def _n_bytes(tensors): return sum(t.nbytes for t in {id(t): t for t in tensors}.values())
 
-# %% ../nbs/api/22_multitask.ipynb #d9fbe78b
-class MultiTask(_Predicting):
+# %% ../nbs/api/22_multitask.ipynb #93211bfd
+class MultiTask(_Portable):
     "Many tasks on one base: `add`, `use`, `remove`, call it, `close` it"
     @classmethod
     def from_pretrained(cls,
