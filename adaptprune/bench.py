@@ -604,13 +604,13 @@ def made_files(
     found = {r: Path(name)/f for r,f in file_names.items() if r!='pytorch'}
     return {r: f for r,f in found.items() if f.exists()}
 
-# %% ../nbs/api/23_bench.ipynb #e9001d66
+# %% ../nbs/api/23_bench.ipynb #814baf15
 def open_model(
     name # 'minilm', a folder or a Hub id of a model, or the folder of a saved mask; what is not there raises `OSError`
 ) -> tuple: # the model in float32 and eval mode, and its tokenizer
     "A model to time, and what reads texts for it"
     from transformers import AutoConfig, AutoModelForSequenceClassification
-    from adaptprune.folder import load_compact, record
+    from adaptprune.folder import load_adapted, load_compact, record
     from adaptprune.head import load_encoder, load_tokenizer
     from adaptprune.maskfile import config_name
     from adaptprune.predict import load
@@ -622,7 +622,9 @@ def open_model(
     try: config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:
         raise OSError(f"{name!r} is neither a model nor a saved mask: {str(e).splitlines()[0]}") from e
-    if getattr(config, record, None): return load_compact(path).float().eval(), load_tokenizer(name)
+    if about := getattr(config, record, None):
+        net = (load_adapted if 'head' in about else load_compact)(path)
+        return net.float().eval(), load_tokenizer(name)
     if any(k.endswith('ForSequenceClassification') for k in config.architectures or []):
         net = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
     else: net = load_encoder(name).float()
