@@ -152,7 +152,12 @@ def _start_scores(head, labels, own):
     nn.init.constant_(head.mlp[-1].bias, bias)
     if own: head.standardise(y.mean(), y.std() or 1.)
 
-# %% ../nbs/api/15_setup.ipynb #ac4ce099
+# %% ../nbs/api/15_setup.ipynb #36ff2978
+def _splits(data, validate):
+    "All splits, or train and the tenth of it that is held out"
+    if not validate: return data
+    return {k: v for k,v in holdout(data).items() if k in ('train', 'validation')}
+
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, of which a copy is made
@@ -164,13 +169,14 @@ def set_up(
     seed:int=0, # random seed, for head initialisation and data order
     pooling=None, # token that the head reads, as in `AdaptModel`
     tokenizer=None, # of the model; by default the one that its name leads to
+    like=None, # a `Setup` of the same data, tokenizer and length: its tokens are taken, and nothing is tokenised again
     **loading # for `load_encoder`: dtype, revision, trust_remote_code
 ) -> Setup:
     "Put task, encoder, head and batches together. The same seed gives the same head and order for every method"
     task = get_task(task)
-    data = data or load_task(task, glue_dir)
-    if validate: data = {k: v for k,v in holdout(data).items() if k in ('train', 'validation')}
-    tokenizer = _tokenizer(model, tokenizer, loading)
+    if like: data = like.data
+    else: data = _splits(data or load_task(task, glue_dir), validate)
+    tokenizer = like.tokenizer if like else _tokenizer(model, tokenizer, loading)
     encoder = _encoder(model, loading)
     set_seed(seed)
     if task.kind=='tokens':
@@ -179,7 +185,8 @@ def set_up(
     net = AdaptModel(encoder, task.num_labels, pooling)
     if task.class_weights: net.class_weights = torch.tensor(task.class_weights)
     if task.kind=='regression': _start_scores(net.head, data['train']['label'][:], own=task.source=='files')
-    loaders = make_loaders(data, tokenizer, batch_size, max_length=max_length, seed=seed)
+    rows = {split: l.dataset for split,l in like.loaders.items()} if like else data
+    loaders = make_loaders(rows, tokenizer, batch_size, max_length=max_length, seed=seed)
     _check_tokens(loaders, tokenizer, encoder)
     return Setup(task, net, loaders, tokenizer, data)
 
