@@ -481,9 +481,9 @@ def _for_speed(subject, speed, say):
     table = latency_table(subject.model, say=say)
     return dict(remove=table.remove_for(speed), costs=table.costs(find_units(subject.model)))
 
-# %% ../nbs/api/24_compression.ipynb #f5fe6314
+# %% ../nbs/api/24_compression.ipynb #fd9c3015
 def compress(
-    model, # your classifier, regressor or sentence encoder: a folder, also of `save_model`, a Hub id, a model of transformers, an `AdaptModel`
+    model, # your classifier, regressor or sentence encoder: a folder, a Hub id, a model of transformers, or an `AdaptModel`
     texts, # texts, pairs of texts, or a .csv, .tsv, .jsonl or .parquet file with them
     out, # folder to make
     remove:float=None, # fraction of the layers' multiply-accumulates to take out, in [0, 1); by default .7

@@ -295,7 +295,7 @@ def _head_model(base, task):
 def _check_tracked(n, p):
     if p.is_inference(): raise ValueError(f"{n!r} was made under torch.inference_mode: load the base outside of it.")
 
-# %% ../nbs/api/22_multitask.ipynb #3d0490c0
+# %% ../nbs/api/22_multitask.ipynb #04218752
 class _Packing(_Switching):
     "What a task needs to be held: planes, pristine copies, a model"
     def _checked(self, task, check, kwargs):
@@ -366,8 +366,8 @@ class _Packing(_Switching):
         "The language model that answers for a task: the one that is held, with copies of the weights that are the task's `own`"
         named = str(task.info.get('model_class'))
         if type(self._held).__name__!=named:
-            raise BaseMismatch(f"{task!r} is on a whole {named[:60]}, whose output layer belongs to the base, and this MultiTask is open on "
-                f"a {type(self._held).__name__}: open it on a {named[:60]}, or `from_pretrained` from the files.")
+            raise BaseMismatch(f"{task!r} is on a whole {named[:60]}, whose output layer belongs to the base, and this MultiTask "
+                f"is open on a {type(self._held).__name__}: open it on a {named[:60]}, or `from_pretrained` from the files.")
         if not own: return self._tasks[dense].model
         mine = {id(p) for n,p in self._live().items() if plain_name(n) in own}
         if mine & set(map(id, self.base.parameters())):
