@@ -15,11 +15,11 @@ from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 
-# %% ../nbs/api/23_bench.ipynb #381b9236
+# %% ../nbs/api/23_bench.ipynb #b01911cb
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from .export import OnnxRunner, export_onnx, input_names, random_batch, read_output, vocabulary
+from .export import OnnxRunner, export_onnx, exported, input_names, random_batch, read_outputs, vocabulary
 from .files import lock_of, write_file
 from .identity import base_tensors
 from .quantize import OpenvinoRunner, agreement, onnx_precision, quantize_onnx, quantize_openvino
@@ -137,7 +137,7 @@ def with_csr(
         for n in _layer_linears(new): new.set_submodule(n, CsrLinear(new.get_submodule(n)))
     return new
 
-# %% ../nbs/api/23_bench.ipynb #9bc67965
+# %% ../nbs/api/23_bench.ipynb #8e2c5a6c
 @dataclass
 class Route:
     "A model in a runtime, ready to be called"
@@ -168,7 +168,15 @@ class TorchRunner:
     def __call__(self,
         batch # name -> int64 tensor, (rows, tokens)
     ): # the output, an array
-        return read_output(self.model(**{n: batch[n] for n in self.names if n in batch}))[1].numpy()
+        return next(iter(self.named(batch).values()))
+
+    @torch.inference_mode()
+    def named(self,
+        batch # name -> int64 tensor, (rows, tokens)
+    ) -> dict: # name of an output -> array
+        "All outputs"
+        got = read_outputs(self.model(**{n: batch[n] for n in self.names if n in batch}))
+        return {n: t.numpy() for n,t in got.items()}
 
     @property
     def precision(self) -> dict: # name of a dtype -> number of linear layers
@@ -191,7 +199,7 @@ def _save(model, file):
         m.__dict__.pop('_output_capturing_hooks_installed', None)
     torch.save(new, file)
 
-# %% ../nbs/api/23_bench.ipynb #c77b6a01
+# %% ../nbs/api/23_bench.ipynb #008b3509
 file_names = {'pytorch': 'model.pt', 'onnx': 'model.onnx', 'onnx-int8': 'model_int8.onnx', 'openvino-int8': 'openvino'}
 
 class RouteMaker:
@@ -205,7 +213,7 @@ class RouteMaker:
         files=None # route -> file that is there already, and stays as it is
     ):
         self.name = name
-        self.model = model.eval()
+        self.model = exported(model).eval()
         self.folder = Path(folder)
         self.threads = threads
         self.batches = batches
@@ -373,7 +381,7 @@ def _add(path, record):
         old = path.read_bytes() if path.exists() else b''
         write_file(path, old+json.dumps(record).encode()+b'\n')
 
-# %% ../nbs/api/23_bench.ipynb #db5e573a
+# %% ../nbs/api/23_bench.ipynb #4c3cf433
 def _check_models(models, eager, plan):
     "Refuse what cannot be timed, before anything is exported"
     if not models: raise ValueError("There are no models: give at least one, the baseline.")
@@ -382,6 +390,7 @@ def _check_models(models, eager, plan):
     if 'pytorch' not in plan.routes:
         raise ValueError("The baseline is the first model in PyTorch: leave 'pytorch' in routes.")
     for name,m in {**models, **eager}.items():
+        m = exported(m)
         bad = [n for n,p in m.named_parameters() if p.dtype!=torch.float32 or p.device.type!='cpu']
         if bad: raise ValueError(f"{name!r} is not in float32 on the CPU ({bad[0]}): `model.float().cpu()`.")
         batch = random_batch(input_names(m), 1, max(plan.tokens), vocabulary(m))
@@ -399,16 +408,16 @@ def _rows(routes, seconds, static, baseline):
         ratio = {k: round(v, 4) for k,v in _spread([b/m for b,m in zip(base, mine)]).items()}
         yield dict(model=r.model, route=r.route, ms=ms, ratio=ratio, **static[r.name])
 
-# %% ../nbs/api/23_bench.ipynb #cfde6c59
+# %% ../nbs/api/23_bench.ipynb #4aa6c49d
 class _Ask:
     "What a call of `bench` asks for, and what is recorded of it"
     def __init__(self, models, eager, plan, batches, files, out):
-        self.models = models
-        self.every = {**models, **eager}
+        self.models = {n: exported(m) for n,m in models.items()}
+        self.every = {**self.models, **{n: exported(m) for n,m in eager.items()}}
         self.plan = plan
         self.out = out
         self.files = files
-        self.names = input_names(next(iter(models.values())))
+        self.names = input_names(next(iter(self.models.values())))
         self.vocab = min(map(vocabulary, self.every.values()))
         self.batches = self._batches(batches)
         self.keys = self._keys()
@@ -604,13 +613,13 @@ def made_files(
     found = {r: Path(name)/f for r,f in file_names.items() if r!='pytorch'}
     return {r: f for r,f in found.items() if f.exists()}
 
-# %% ../nbs/api/23_bench.ipynb #e9001d66
+# %% ../nbs/api/23_bench.ipynb #814baf15
 def open_model(
     name # 'minilm', a folder or a Hub id of a model, or the folder of a saved mask; what is not there raises `OSError`
 ) -> tuple: # the model in float32 and eval mode, and its tokenizer
     "A model to time, and what reads texts for it"
     from transformers import AutoConfig, AutoModelForSequenceClassification
-    from adaptprune.folder import load_compact, record
+    from adaptprune.folder import load_adapted, load_compact, record
     from adaptprune.head import load_encoder, load_tokenizer
     from adaptprune.maskfile import config_name
     from adaptprune.predict import load
@@ -622,7 +631,9 @@ def open_model(
     try: config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:
         raise OSError(f"{name!r} is neither a model nor a saved mask: {str(e).splitlines()[0]}") from e
-    if getattr(config, record, None): return load_compact(path).float().eval(), load_tokenizer(name)
+    if about := getattr(config, record, None):
+        net = (load_adapted if 'head' in about else load_compact)(path)
+        return net.float().eval(), load_tokenizer(name)
     if any(k.endswith('ForSequenceClassification') for k in config.architectures or []):
         net = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
     else: net = load_encoder(name).float()

@@ -644,8 +644,8 @@ def compress(
     res = run(model, data, out, **asked, progress=watch, **how, **extras)
     _tell(dict(res.report, out=out), json, _smaller(res.report, out))
 
-# %% ../nbs/api/27_cli.ipynb #5eae00d2
-_formats = dict(onnx='model.onnx', model='whole-model', plain='plain-model')
+# %% ../nbs/api/27_cli.ipynb #62c831ff
+_formats = dict(onnx='model.onnx', int8='model_int8.onnx', model='whole-model', plain='plain-model')
 
 def _export_model(tm, model, out, dtype, force):
     "Write a model with its head, its tokenizer and the names of its classes; what to say of it"
@@ -656,14 +656,88 @@ def _export_model(tm, model, out, dtype, force):
     code = ', trust_remote_code=True' if any(Path(out).glob('*.py')) else ''
     return f"{out}: the model with its head, for from_pretrained({out!r}{code})"
 
+_label_names = 'label','labels','tags','score','answers','answer'
+
+def _label_in(card, table, label):
+    "The column with what is true of the texts, if there is one; one that was asked for has to be there"
+    def there(names): return all(n.strip() in table.names for n in names.split(','))
+    if label and not there(label): table.check([label])
+    return label or next((n for n in (card.label, *_label_names) if n and there(n)), None)
+
+def _checked_texts(card, table):
+    "Texts for a model to read, or pairs of them"
+    columns = [table.column(n) for n in card.text]
+    if card.kind=='tokens': columns = [[' '.join(v) if isinstance(v, (list, tuple)) else v for v in c] for c in columns]
+    if card.kind=='vectors': columns = [[t for c in columns for t in c]]
+    rows = [r for r in zip(*columns) if all(isinstance(t, str) and t.strip() for t in r)]
+    return [r[0] if len(r)==1 else r for r in rows]
+
+def _score(p, card, table):
+    "The metrics of a predictor on the labelled rows of a file"
+    from adaptprune.setup import evaluate as score
+    from adaptprune.taskcard import task_of
+    from adaptprune.tasks import make_loaders
+    if card.kind in ('vectors', 'question-answering'):
+        columns = dict(zip(('text_a', 'text_b', 'label'), (table.column(n) for n in (*card.text, card.label))))
+        return p.evaluate(columns, path=table.source)
+    rows = dict(dev=_own_rows(card, dict(dev=table), None, None))
+    loader = make_loaders(rows, p.reader.tokenizer, max_length=p.reader.max_length)['dev']
+    return score(p.model, loader, task_of(card))
+
+def _write_int8(net, tok, texts, length, out, tol, bound, force):
+    "Write a model in int8: how it agrees with PyTorch on texts"
+    from tempfile import TemporaryDirectory
+    from adaptprune.export import export_onnx
+    from adaptprune.quantize import quantize_onnx, text_batches
+    batches = text_batches(texts[:128], tok, max_length=length)
+    with TemporaryDirectory() as folder:
+        file = Path(folder)/'model.onnx'
+        export_onnx(net, file, tok, tol)
+        return quantize_onnx(file, out, net, batches, bound=bound, force=force)
+
+def _export_int8(tm, model, out, tol, force, data, text, label, bound):
+    "Write an int8 file that is checked on real texts; what to report of it"
+    import copy
+    from dataclasses import replace
+    from adaptprune.export import OnnxRunner
+    from adaptprune.predict import predictor_for
+    from adaptprune.quantize import by_file
+    from adaptprune.tables import open_table
+    if not data: raise ValueError("An int8 file is checked on real texts: give --data with a file of them, such as your dev set.")
+    table = open_table(data)
+    card = _card(tm)
+    card = replace(card, label=_label_in(card, table, label), text=card.text[:2])
+    card = _own_columns(card, table, text)
+    if card.kind in ('classification', 'regression') and card.label: card = _with_classes(card, None)
+    net,tok = _open(tm, model)
+    net = net.float()
+    found = _write_int8(net, tok, _checked_texts(card, table), card.max_length or 128, out, tol, bound, force)
+    report = dict(agreement=found, labels=tm.info.get('labels'))
+    if card.kind.endswith('-lm') or not card.label or (card.kind=='vectors' and len(card.text)<2): return report
+    p = predictor_for(net, tok, tm.card)
+    small = copy.copy(p)
+    small.model = by_file(p.model, OnnxRunner(out))
+    return dict(report, metrics=_score(p, card, table), metrics_int8=_score(small, card, table))
+
+def _int8_words(out, r):
+    "What `export` tells of an int8 file"
+    a = r['agreement']
+    said = f"{out}: {a['measure']} {a['same']:.4f} with PyTorch on {a['examples']} texts"
+    if 'metrics' not in r: return f"{said}; no labels, so no score"
+    return f"{said}\nPyTorch: {_metrics(r['metrics'])}\nint8: {_metrics(r['metrics_int8'])}"
+
 def export(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
-    out:str=None, # file or folder to write (default: model.onnx, whole-model or plain-model)
-    format:str='onnx', # 'onnx' (encoder and head, one file), 'model' (both, a folder) or 'plain' (the encoder alone, a folder)
+    out:str=None, # file or folder to write (default: model.onnx, model_int8.onnx, whole-model or plain-model)
+    format:str='onnx', # 'onnx' (encoder and head, one file), 'int8' (that in eight bits), 'model' (both, a folder), 'plain' (the encoder)
     model:str=None, # base model (default: the one that the mask names)
     dtype:str=None, # --format model: precision of the encoder, 'fp32', 'fp16' or 'bf16' (default: the base's)
     first_token:bool=False, # ONNX: compute the last layer for the first token only; the same answers, a little faster
     tol:float=1e-4, # ONNX: largest difference from PyTorch's outputs that is let through
+    data:str=None, # --format int8: file of texts to check on; where it has labels the scores are told
+    text:str=None, # --format int8: one or two text columns of --data, comma-separated (default: the mask's)
+    label:str=None, # --format int8: label column of --data (default: the mask's)
+    bound:float=.95, # --format int8: least agreement with PyTorch that is let through
     revision:str=None, # branch, tag or commit of a mask on the Hub
     force:bool=False, # replace --out if it is there
     json:bool=False, # print JSON
@@ -672,11 +746,17 @@ def export(
     from adaptprune.export import export_onnx, save_plain
     if format not in _formats: raise ValueError(f"Unknown format {format!r}: use one of {', '.join(_formats)}.")
     if dtype and format!='model': raise ValueError("--dtype goes with --format model.")
+    given = [option(n) for n,v in dict(data=data, text=text, label=label).items() if v]
+    if given and format!='int8': raise ValueError(f"{given[0]} goes with --format int8.")
+    if first_token and format!='onnx': raise ValueError("--first-token goes with --format onnx.")
     out = out or _formats[format]
     _free(out, force)
     tm = _mask(mask, revision)
     report = dict(out=out, format=format, sparsity=tm.sparsity)
     if format=='model': return _tell(report, json, _export_model(tm, model, out, dtype, force))
+    if format=='int8':
+        report.update(_export_int8(tm, model, out, tol, force, data, text, label, bound))
+        return _tell(report, json, _int8_words(out, report))
     net,tok = _open(tm, model)
     if format=='plain':
         save_plain(net, out, tok, force)

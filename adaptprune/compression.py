@@ -11,7 +11,7 @@ import json, os, shutil, sys, warnings
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-# %% ../nbs/api/24_compression.ipynb #0d732dfc
+# %% ../nbs/api/24_compression.ipynb #66248cd6
 import numpy as np
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from .compaction import compact
 from .export import vocabulary as len_of_vocabulary
 from .files import write_file
 from .fisher import check_remove, choose_units, unit_scores
-from .folder import load_compact, save_compact
+from .folder import load_compact, save_compact, save_model
+from .head import AdaptModel
 from .forms import Forms, check_formats, how_to_get, int8_loss, torch_stage
 from .identity import base_tensors
 from .latency import latency_table
@@ -243,7 +244,7 @@ class Measures:
         got = self.work.once(f'stage-{digest([stage.name, tag, memory])}', measure)
         return replace(stage, scores=got['scores'], memory=got['memory'])
 
-# %% ../nbs/api/24_compression.ipynb #b47e21ea
+# %% ../nbs/api/24_compression.ipynb #90dbf1ce
 class Maker(Measures):
     "Makes smaller networks of a user's model"
     def __init__(self, subject, rows, settings, work, progress=True, costs=None):
@@ -297,6 +298,7 @@ class Maker(Measures):
         loss = adapt_loss(self.subject, self.rows.labelled, self.scale)
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'The base .* holds weights that look untrained')   # the user trained them
+            warnings.filterwarnings('ignore', '.* of the weights are exactly 0 already')         # of a model that was adapted
             res = adapt(small, loader, loss, **how)
         for p in head: p.requires_grad_(True)
         return {k: res.report[k] for k in ('seconds', 'sparsity')}
@@ -427,7 +429,7 @@ class Compressed:
     report:dict # what the report card says
     folder:Path # where all of it lies
 
-# %% ../nbs/api/24_compression.ipynb #254a131c
+# %% ../nbs/api/24_compression.ipynb #42f3bb91
 _sentence_files = 'modules.json','sentence_bert_config.json','config_sentence_transformers.json'
 
 def _copy_sentence_files(subject, folder):
@@ -438,12 +440,18 @@ def _copy_sentence_files(subject, folder):
         (folder/d.parent.name).mkdir(exist_ok=True)
         shutil.copy(d, folder/d.parent.name/'config.json')
 
+def _save(small, folder, subject):
+    "Write the smaller network; one with a head of ours with the names of its classes"
+    if not isinstance(small, AdaptModel): return save_compact(small, folder, subject.tokenizer)
+    labels = list(subject.model.config.id2label.values())
+    save_model(small, folder, subject.tokenizer, labels, several=subject.several)
+
 def _write(maker, made, goal, extras):
     "The finished folder, and its report. What was written before an interruption is not made again"
     tag = digest([maker.tag(made.remove), extras.formats, extras.vocabulary])
     new = maker.work.folder/f'new-{tag}'
     small,subject = _trimmed(maker, made, extras.vocabulary)
-    if not new.exists(): save_compact(small, new, subject.tokenizer)
+    if not new.exists(): _save(small, new, subject)
     _copy_sentence_files(maker.subject, new)
     stages = _stages(maker, made, small, subject, new, tag, extras)
     made = replace(made, model=small)
@@ -473,9 +481,9 @@ def _for_speed(subject, speed, say):
     table = latency_table(subject.model, say=say)
     return dict(remove=table.remove_for(speed), costs=table.costs(find_units(subject.model)))
 
-# %% ../nbs/api/24_compression.ipynb #e63b6c05
+# %% ../nbs/api/24_compression.ipynb #fd9c3015
 def compress(
-    model, # your fine-tuned classifier, regressor or sentence encoder: a folder, a Hub id, or a model of transformers
+    model, # your classifier, regressor or sentence encoder: a folder, a Hub id, a model of transformers, or an `AdaptModel`
     texts, # texts, pairs of texts, or a .csv, .tsv, .jsonl or .parquet file with them
     out, # folder to make
     remove:float=None, # fraction of the layers' multiply-accumulates to take out, in [0, 1); by default .7

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['outputs', 'one_file', 'save_plain', 'read_outputs', 'read_output', 'vocabulary', 'random_batch', 'input_names',
-           'feed', 'OnnxRunner', 'onnx_difference', 'first_token_only', 'export_onnx']
+           'feed', 'OnnxRunner', 'exported', 'onnx_difference', 'first_token_only', 'export_onnx']
 
 # %% ../nbs/api/23_export.ipynb #49993dcb
 import copy, logging, os, warnings
@@ -158,7 +158,7 @@ class OnnxRunner:
         names = [o.name for o in self.session.get_outputs()]
         return dict(zip(names, self.session.run(names, feed(self.names, batch))))
 
-# %% ../nbs/api/23_export.ipynb #cca58853
+# %% ../nbs/api/23_export.ipynb #80b2007e
 class _Vectors(nn.Module):
     "A sentence encoder as a model of transformers: its config, its encoder as the base, and outputs with names"
     def __init__(self, model):
@@ -178,11 +178,13 @@ class _Vectors(nn.Module):
         vectors = self.model(inputs)['sentence_embedding']
         return ModelOutput(sentence_embedding=vectors[..., :self.model.truncate_dim])
 
-def _exported(model):
+def exported(
+    model:nn.Module # an `AdaptModel`, a Hugging Face model or a `SentenceTransformer`
+) -> nn.Module: # the same, or a `SentenceTransformer` as a module whose output has a name
     "What a file is made of"
     return _Vectors(model) if is_sentence_model(model) else model
 
-# %% ../nbs/api/23_export.ipynb #010e6217
+# %% ../nbs/api/23_export.ipynb #66ea2479
 @torch.no_grad()
 def onnx_difference(
     path, # .onnx file
@@ -191,7 +193,7 @@ def onnx_difference(
     sizes=((1, 1), (1, 7), (3, 16), (5, 11)) # (rows, tokens) of the batches to try
 ) -> float: # the largest absolute difference between two outputs; infinite if there is a NaN
     "Run an exported model in ONNX Runtime beside PyTorch"
-    run,model = OnnxRunner(path),_exported(model)
+    run,model = OnnxRunner(path),exported(model)
     vocab,worst = vocabulary(model), 0.
     for i,(rows,tokens) in enumerate(sizes):
         batch = random_batch(names, rows, tokens, vocab, seed=i+1)
@@ -371,7 +373,7 @@ def _check_can_export(model):
     bad = [n for n,p in model.named_parameters() if p.dtype!=torch.float32 or p.device.type!='cpu']
     if bad: raise ValueError(f"Export in float32 and from the CPU ({bad[0]} is not): `model.float().cpu()`.")
 
-# %% ../nbs/api/23_export.ipynb #cecb4d62
+# %% ../nbs/api/23_export.ipynb #9fcc2fe5
 def export_onnx(
     model:nn.Module, # an `AdaptModel`, a Hugging Face model or a `SentenceTransformer`; pruned, on the CPU, in float32
     path, # .onnx file to make; a model of more than 1.5 GB gets its weights in a second file, path.data
@@ -382,7 +384,7 @@ def export_onnx(
 ) -> float: # the largest absolute difference between the outputs of ONNX Runtime and PyTorch
     "Write a model as ONNX, from token ids to its `outputs`, with any number of rows and tokens"
     onnx,_ = _onnx()
-    model = _exported(model).eval()
+    model = exported(model).eval()
     _check_can_export(model)
     names = input_names(model, tokenizer)
     if first_token: model = _for_first_token(model, names)

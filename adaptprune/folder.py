@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['record', 'dtypes', 'answers_for', 'compact_class', 'save_compact', 'load_compact', 'headed_class',
-           'transformers_name', 'save_model']
+           'transformers_name', 'save_model', 'as_adapted', 'load_adapted']
 
 # %% ../nbs/api/23_folder.ipynb #da8631cc
 import copy, inspect, json, warnings
@@ -130,23 +130,24 @@ def save_compact(
         _check_weights(model.state_dict(), load_compact(new).state_dict())
     return Path(folder)
 
-# %% ../nbs/api/23_folder.ipynb #c7ae78b4
+# %% ../nbs/api/23_folder.ipynb #de1b57c9
 def _read(folder):
     "The config of a compact network"
     try: config = transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as e: raise OSError(f"{folder} holds no model: {str(e).splitlines()[0]}") from e
     about = getattr(config, record, None) or {}
-    if 'head' in about: raise ValueError(f"{folder} holds a whole model with its head: load it with "
-        "AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).")
+    if 'head' in about and 'shapes' not in about:
+        raise ValueError(f"{folder} holds a whole model with its head, and no compact one: load it with `load_adapted`.")
     if about: return config
     raise ValueError(f"{folder} holds no compact network (config.json has no {record!r}): load it with `from_pretrained`.")
 
 def load_compact(
     folder, # as from `save_compact`, or the id of one on the Hub
     **kwargs # for `from_pretrained`, such as device_map or revision
-) -> nn.Module: # the compact network, in eval mode, in the class and precision that it was saved in
+) -> nn.Module: # the compact network, in eval mode, in the class and precision that it was saved in; with a head of ours an `AdaptModel`
     "Read a compact network. A folder that lacks weights, or holds others, raises `ValueError`"
     config = _read(folder)
+    if 'head' in getattr(config, record): return load_adapted(folder, **kwargs)
     whole = getattr(transformers, config.architectures[0])
     how = dict(dtype='auto', output_loading_info=True)
     with quiet(): model,info = compact_class(whole).from_pretrained(folder, config=config, **{**how, **kwargs})
@@ -323,6 +324,40 @@ def save_model(
         _write_headed(new, headed, _weights_in(headed, dtype), dtype)
         if tokenizer is not None: tokenizer.save_pretrained(new)
     return Path(folder)
+
+# %% ../nbs/api/23_folder.ipynb #5d1d95e9
+def as_adapted(
+    model:nn.Module # of a `headed_class`, such as transformers makes by the folder's code; its encoder is shared, and its config changed
+) -> AdaptModel: # in the same mode
+    "A model with a head of ours, as it was before it was saved"
+    encoder,about = model.base_model,getattr(model.config, record)
+    if 'shapes' in about:
+        encoder.__class__ = getattr(transformers, type(encoder).__name__)
+        encoder.structure = Structure.from_dict(about['structure'])
+    for n in (record, 'auto_map'): vars(encoder.config).pop(n, None)
+    net = AdaptModel(encoder, model.config.num_labels, about['head']['pooling'])
+    if about['head']['standardises']: net.head.standardise()
+    net.head.load_state_dict(model.head.state_dict())
+    net.head.to(next(model.head.parameters()).device)
+    return net.train(model.training)
+
+def load_adapted(
+    folder, # as from `save_model` of an `AdaptModel`, or the id of one on the Hub; another raises `ValueError`
+    **kwargs # for `from_pretrained`, such as dtype or revision
+) -> AdaptModel: # in eval mode
+    "Read a model with a head of ours. The folder's code is not run"
+    try: config = transformers.AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as e: raise OSError(f"{folder} holds no model: {str(e).splitlines()[0]}") from e
+    about = getattr(config, record, None) or {}
+    if 'head' not in about: raise ValueError(f"{folder} holds no model with a head of adaptprune's: load it with `from_pretrained`.")
+    name = config.architectures[0].removesuffix('ForSequenceClassification')+'Model'
+    encoder = getattr(transformers, name)
+    kind = headed_class(compact_class(encoder) if 'shapes' in about else encoder)
+    how = dict(dtype='auto', output_loading_info=True)
+    with quiet(): model,info = kind.from_pretrained(folder, config=config, **{**how, **kwargs})
+    wrong = [*info['missing_keys'], *info['unexpected_keys']]
+    if wrong: raise ValueError(f"{folder} is damaged: its weights and its record do not agree on {sorted(map(str, wrong))[0]!r}.")
+    return as_adapted(model)
 
 # %% ../nbs/api/23_folder.ipynb #4354c9eb
 def _save_usual(model, folder, tokenizer, dtype, force):

@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['dense', 'word_of', 'pack_planes', 'write_masked', 'rows_of', 'n_rows', 'MultiTask']
 
-# %% ../nbs/api/22_multitask.ipynb #d48894c4
+# %% ../nbs/api/22_multitask.ipynb #a1c1813c
 import copy, functools, sys, threading, warnings, weakref
 from collections import namedtuple
+from collections.abc import Mapping
 from pathlib import Path
 
-# %% ../nbs/api/22_multitask.ipynb #535ec0d1
+# %% ../nbs/api/22_multitask.ipynb #947ea4f1
 import torch
 from torch import Tensor, nn
 from .anatomy import plain_name, unwrap
-from .artifact import BaseMismatch, MaskFileError, TaskMask, find_base, find_folder, read_config
+from .artifact import BaseMismatch, MaskFileError, TaskMask, find_base, find_folder, has_own_words, opener_of, read_config
+from .bases import Place
 from .mask import Mask
-from .predict import predictor_for, column, columns_in
+from .predict import column, columns_in, predictor_for, without_hooks
+from .sentence import first_part, is_sentence_model, sentence_model
 from .units import base_of
 
 # %% ../nbs/api/22_multitask.ipynb #4153583c
@@ -80,8 +83,9 @@ def write_masked(
     _write(_pieces(out, w0, room), _split(planes), room.shifts)
     return out
 
-# %% ../nbs/api/22_multitask.ipynb #36e5ed6a
-_Task = namedtuple('_Task', 'planes model small card', defaults=[None, None])   # small: the compact base, where there is one
+# %% ../nbs/api/22_multitask.ipynb #ec134499
+# small: the compact base, where there is one; prefix: what the names of a mask lack in the model that is held
+_Task = namedtuple('_Task', 'planes model small card prefix', defaults=[None, None, ''])
 
 def _state(p): return id(p), p._version, p.dtype, p.device, p.data_ptr()
 
@@ -120,17 +124,33 @@ def _refuse_call(now, module, args):
     if now['compact']: raise RuntimeError(f"The task in use, {now['task']!r}, is compact: its network is not this base. Call the "
         f"MultiTask itself or its `model`, or `use({dense!r})` first.")
 
-# %% ../nbs/api/22_multitask.ipynb #b3b26fb4
+# %% ../nbs/api/22_multitask.ipynb #2e6b9a4c
 class _Open:
     "A base, the tasks on it, and the weights that they mask"
+    _place = None           # where the base and its tokenizer come from
     def __init__(self,
-        model:nn.Module, # an encoder, a model with a `base_model` or a `SentenceTransformer`; one that is open already raises `ValueError`
+        model:nn.Module, # an encoder, a model with a `base_model`, a language model or a `SentenceTransformer`; an open one: `ValueError`
         tasks:dict=None, # name -> what `add` takes
         check:bool=True # as in `add`
     ):
-        self.base = unwrap(base_of(model))
-        if self.base in _open:
+        if unwrap(base_of(model)) in _open:
             raise ValueError("Another MultiTask is open on this model: add the tasks to that one, or `close` it first.")
+        self._begin(model)
+        self._add_all(tasks or {}, check)
+
+    def _add_all(self, tasks, check):
+        "Add tasks, all or none"
+        try:
+            for n,t in tasks.items(): self.add(n, t, check=check)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, model):
+        "Take hold of a base, with nothing but the dense task"
+        self.base = unwrap(base_of(model))
+        whole = unwrap(model)
+        self._held = whole if has_own_words(whole) else self.base        # a language model's output layer belongs to the base
         self._lock = threading.RLock()
         self._frames = [[(dense, None)]]
         self._now = dict(task=dense, masked=False, compact=False)
@@ -143,11 +163,6 @@ class _Open:
         self._rooms = {}
         _open.add(self.base)
         self._hook = self.base.register_state_dict_pre_hook(functools.partial(_warn_saved, self._now))
-        try:
-            for n,t in (tasks or {}).items(): self.add(n, t, check=check)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def task(self) -> str: return self._now['task']
@@ -163,7 +178,7 @@ class _Open:
         if not self._frames: raise ValueError("This MultiTask is closed: make a new one.")
         if name not in self._tasks: raise ValueError(f"No task {name!r}: there are {', '.join(self.tasks)}.")
 
-    def _live(self): return dict(self.base.named_parameters())
+    def _live(self): return dict(self._held.named_parameters())
 
 # %% ../nbs/api/22_multitask.ipynb #35c7d9ef
 class _Closing(_Open):
@@ -232,10 +247,16 @@ class _Switching(_Closing):
         self._now.update(task=name, masked=bool(planes), compact=self._tasks[name].small is not None)
         self._whole = True
 
-# %% ../nbs/api/22_multitask.ipynb #c42764a9
+# %% ../nbs/api/22_multitask.ipynb #a28f45d2
 def _has_class(task):
     "Does a file hold the head of a class of transformers, and its base beside it?"
     return 'model_class' in task.info and not task.info.get('whole')
+
+def _is_whole(task):
+    "Is it a file on a whole language model, whose output layer is a part of the base?"
+    return bool(getattr(task, 'info', {}).get('whole'))
+
+def _is_sentence(task): return 'sentence' in getattr(task, 'info', {})
 
 def _class_model(base, task):
     "A model of the class that a file names, around the modules of a base; a pooler that only it has stays its own"
@@ -250,6 +271,7 @@ def _class_model(base, task):
     for n in ours: vars(shared).pop(n, None)                        # None, where the base has no pooler
     for n in base._modules.keys()-ours.keys(): vars(shared)[n] = None       # and where the class reads none
     setattr(model, model.base_model_prefix, shared)
+    if has_own_words(model): model.tie_weights()                    # words that are its outputs too are those of the base
     return model.to(next(base.parameters()).device).train(base.training)
 
 # %% ../nbs/api/22_multitask.ipynb #7a6595dc
@@ -273,27 +295,32 @@ def _head_model(base, task):
 def _check_tracked(n, p):
     if p.is_inference(): raise ValueError(f"{n!r} was made under torch.inference_mode: load the base outside of it.")
 
-# %% ../nbs/api/22_multitask.ipynb #545df0c9
+# %% ../nbs/api/22_multitask.ipynb #04218752
 class _Packing(_Switching):
     "What a task needs to be held: planes, pristine copies, a model"
     def _checked(self, task, check, kwargs):
-        "A task that fits the base, and its mask"
-        if isinstance(task, (str, Path)): task = TaskMask.from_pretrained(task, **{'reference': self.base, **kwargs})
-        if isinstance(task, Mask): return task, task
-        if getattr(task, 'structure', None) is not None: return task, None
+        "A task that fits the base, its mask, and what the names of that lack in the model that is held"
+        if isinstance(task, (str, Path)): task = TaskMask.from_pretrained(task, **{'reference': self._held, **kwargs})
+        if isinstance(task, Mask): return task, task, self._inner()
+        if getattr(task, 'structure', None) is not None: return task, None, ''
         if not isinstance(task, TaskMask):
             raise TypeError("A task is a TaskMask, a Mask, or the folder or Hub "
                 f"id of a mask file, got {type(task).__name__}.")
-        if task.check(self.base, check) is not self.base:
-            raise BaseMismatch(f"{task!r} masks a part of this base, "
-                f"{task.info.get('base_name')!r}: open a MultiTask on that part.")
-        return task, task.mask
+        at = task.check(self._held, check)
+        if at is self.base: return task, task.mask, self._inner()
+        if at is self._held: return task, task.mask, ''
+        raise BaseMismatch(f"{task!r} masks a part of this base, "
+            f"{task.info.get('base_name')!r}: open a MultiTask on that part.")
 
-    def _plain(self): return {plain_name(n): (n, p) for n,p in self.base.named_parameters()}
+    def _inner(self):
+        "What the names of the base begin with in the model that is held"
+        return next(f'{plain_name(n)}.' if n else '' for n,m in self._held.named_modules() if m is self.base)
 
-    def _pack(self, mask):
+    def _plain(self): return {plain_name(n): (n, p) for n,p in self._live().items()}
+
+    def _pack(self, mask, prefix):
         "The planes of a mask, in pieces; what does not fit the base raises `ValueError`"
-        have = self._plain()
+        have = {n.removeprefix(prefix): v for n,v in self._plain().items() if n.startswith(prefix)}
         for n,m in mask.items():
             if n not in have:
                 raise ValueError(f"The mask has a weight {n!r} that the base lacks: "
@@ -303,17 +330,17 @@ class _Packing(_Switching):
                 raise ValueError(f"{n!r} has shape {tuple(p.shape)} in the base and {tuple(m.shape)} in the mask.")
             _check_tracked(n, p)
         def planes(m, p): return _split(pack_planes(m.to(p.device), word_of(p.dtype)))
-        with torch.inference_mode(False): return {n: planes(m, have[n][1]) for n,m in mask.items()}
+        with torch.inference_mode(False): return {prefix+n: planes(m, have[n][1]) for n,m in mask.items()}
 
     def _task_for(self, task, model, check, kwargs):
         "A task as it is held"
         if model is not None and all(m is not self.base for m in model.modules()):
             raise ValueError("model= is not built around this base: it must hold `base` itself, not a copy.")
-        task,mask = self._checked(task, check, kwargs)
+        task,mask,prefix = self._checked(task, check, kwargs)
         card = getattr(task, 'card', None)
         if mask is None: return self._compact_for(task, model, check)._replace(card=card)
-        planes = self._pack(mask)
-        return _Task(planes, self._model_for(task, model), card=card)
+        planes = self._pack(mask, prefix)
+        return _Task(planes, self._model_for(task, model), card=card, prefix=prefix)
 
     def _cover(self, n):
         "Take a pristine copy of a weight"
@@ -327,18 +354,42 @@ class _Packing(_Switching):
         "The compact model that answers for a task: it shares with the base what is neither cut nor masked"
         for n,p in self._live().items(): _check_tracked(n, p)
         with torch.inference_mode(False), torch.no_grad():
+            if model is None and _is_whole(task): model = self._language_model(task)
             if model is None and _has_class(task): model = _class_model(self.base, task)
             small = task.compact(self.base if model is None else model, check, share=True)
         base = base_of(small)
-        if model is None and task.head: small = _head_model(base, task)
+        if model is None and _is_sentence(task): small = self._sentence_model(base, task)
+        elif model is None and task.head: small = _head_model(base, task)
         return _Task({}, task.load_head(small) if task.head else small, base)
+
+    def _language_model(self, task, own=()):
+        "The language model that answers for a task: the one that is held, with copies of the weights that are the task's `own`"
+        named = str(task.info.get('model_class'))
+        if type(self._held).__name__!=named:
+            raise BaseMismatch(f"{task!r} is on a whole {named[:60]}, whose output layer belongs to the base, and this MultiTask "
+                f"is open on a {type(self._held).__name__}: open it on a {named[:60]}, or `from_pretrained` from the files.")
+        if not own: return self._tasks[dense].model
+        mine = {id(p) for n,p in self._live().items() if plain_name(n) in own}
+        if mine & set(map(id, self.base.parameters())):
+            raise MaskFileError(f"{task!r} holds values for weights of the base, which all tasks share.")
+        shared = {id(t): t for t in (*self._held.parameters(), *self._held.buffers()) if id(t) not in mine}
+        return copy.deepcopy(self._held, {id(self.base): self.base, **shared})
+
+    def _sentence_model(self, base, task):
+        "The sentence encoder that answers for a task, around an encoder"
+        whole = self._tasks[dense].model
+        place = self._place or Place(getattr(self.base, 'name_or_path', None) or None)
+        first = first_part(whole, place if place.name else None, task.info['sentence'])
+        return sentence_model(base, first, task.info['sentence'])
 
     def _model_for(self, task, model):
         "The model that answers for a task, with its head loaded"
         head = getattr(task, 'head', {})
         if model is None:
-            if not head: return self._tasks[dense].model
-            model = _head_model(self.base, task)
+            if _is_whole(task): model = self._language_model(task, head)
+            elif _is_sentence(task): model = self._sentence_model(self.base, task)
+            elif not head: return self._tasks[dense].model
+            else: model = _head_model(self.base, task)
         elif head and any(t.model is model for t in self._tasks.values()):
             raise ValueError("model= answers for another task already: give each head a model of its own.")
         return task.load_head(model) if head else model
@@ -433,9 +484,10 @@ class _Using(_Adding):
             if self._frames: self._switch(self._frames[-1][-1][0])
         finally: self._lock.release()
 
-# %% ../nbs/api/22_multitask.ipynb #bccce91b
-def _first(out):
-    "Logits, or the first tensor, of what a model returns"
+# %% ../nbs/api/22_multitask.ipynb #28a2d82f
+def _first(out, model):
+    "Logits, vectors of texts, or the first tensor, of what a model returns"
+    if isinstance(out, Mapping) and 'sentence_embedding' in out: return out['sentence_embedding'][..., :model.truncate_dim]
     if hasattr(out, 'logits'): out = out.logits
     elif not isinstance(out, Tensor): out = out[0]
     if isinstance(out, Tensor) and out.ndim: return out
@@ -455,7 +507,7 @@ def _rows_by_task(tasks):
     for i,t in enumerate(tasks): groups.setdefault(t, []).append(i)
     return groups
 
-# %% ../nbs/api/22_multitask.ipynb #f01fe72e
+# %% ../nbs/api/22_multitask.ipynb #5446c76f
 class _Calling(_Using):
     "Answering for tasks"
     def _mixed(self, tasks, args, inputs):
@@ -474,10 +526,15 @@ class _Calling(_Using):
             for t in sorted(groups, key=lambda t: t!=was):
                 self._switch(t)
                 some,named = parts[t]
-                out = _first(self._tasks[t].model(*some, **named))
+                out = _first(self._run(t, some, named), self._tasks[t].model)
                 for i,row in zip(groups[t], out, strict=True): answers[i] = row
         finally: self._switch(was)
         return answers
+
+    def _run(self, name, args, inputs):
+        "What the model of a task returns; a sentence encoder takes all its inputs in one dict"
+        model = self._tasks[name].model
+        return model(dict(inputs)) if is_sentence_model(model) and not args else model(*args, **inputs)
 
     @property
     def model(self) -> nn.Module:
@@ -494,9 +551,9 @@ class _Calling(_Using):
         "Run a task, or a mixed batch of tasks; rows that do not match `tasks` raise `ValueError`"
         with self._lock:
             self._switch(self.task)
-            if tasks is None: return self._tasks[self.task].model(*args, **inputs)
+            if tasks is None: return self._run(self.task, args, inputs)
             if not isinstance(tasks, str): return self._mixed(list(tasks), args, inputs)
-            with self.use(tasks): return self._tasks[tasks].model(*args, **inputs)
+            with self.use(tasks): return self._run(tasks, args, inputs)
 
 # %% ../nbs/api/22_multitask.ipynb #348ef32d
 def rows_of(
@@ -517,21 +574,22 @@ def n_rows(
     have = columns_in(data)
     return len(data) if have is None or hasattr(data, 'iloc') else max((len(column(data, n)) for n in have), default=0)
 
-# %% ../nbs/api/22_multitask.ipynb #0b16663c
+# %% ../nbs/api/22_multitask.ipynb #60e4db0c
 class _Predicting(_Calling):
     "Answering for texts"
-    _tokens = None # what loads the tokenizer
     _tokenizer = None
 
     @property
     def tokenizer(self):
         "The tokenizer of the base; you may set another"
-        if self._tokenizer is None: self._tokenizer = (self._tokens or self._of_base)()
+        if self._tokenizer is None: self._tokenizer = self._of_base()
         return self._tokenizer
 
     def _of_base(self):
-        "The tokenizer of a base that was given as a module"
+        "The tokenizer of the base, from its place or from a base that was given as a module"
         from adaptprune.head import load_tokenizer
+        if self._place: return load_tokenizer(*self._place)
+        if is_sentence_model(self._tasks[dense].model): return copy.deepcopy(self._tasks[dense].model.tokenizer)
         name = getattr(self.base, 'name_or_path', None)
         if not name: raise ValueError("The base does not say where it came from: set `tokenizer` before you give texts.")
         return load_tokenizer(name)
@@ -544,6 +602,8 @@ class _Predicting(_Calling):
         card = self._tasks[name].card
         if card is None: raise ValueError(f"The task {name!r} has no task card, so its answers have no meaning here: "
             "call the MultiTask with tokens, and read the outputs yourself.")
+        if card.kind.endswith('-lm'): raise ValueError(f"The task {name!r} is a language model, which has no labels to predict: "
+            f"`use({name!r})`, then call the MultiTask with tokens, or generate with its `model`.")
         return predictor_for(self._tasks[name].model, self.tokenizer, card)
 
     def predict(self,
@@ -570,11 +630,56 @@ class _Predicting(_Calling):
             finally: self._switch(was)
         return out
 
+# %% ../nbs/api/22_multitask.ipynb #ff45673e
+class _Portable(_Predicting):
+    "What can be pickled"
+    def __getstate__(self):
+        "The base without any mask, the models of all tasks around it, and their masks"
+        with self._lock:
+            self._switch(self.task)                 # refuses a base that is closed or was changed
+            live = self._live()
+            masked = {id(live[w.name]): w for w in (self._weights[n] for n in self._dirty)}
+            whole = {i: nn.Parameter(w.w0, live[w.name].requires_grad) for i,w in masked.items()}
+            models = without_hooks(nn.ModuleList(t.model for t in self._tasks.values()), whole)
+            self._take_hooks_off(base_of(models[0]))
+            tasks = [self._packed(t, model) for t,model in zip(self._tasks.values(), models)]
+            tokenizer = self.tokenizer if self._place else self._tokenizer          # its folder may be gone where this is read
+            return dict(tasks=dict(zip(self._tasks, tasks)), task=self.task, tokenizer=tokenizer, place=self._place)
+
+    def _take_hooks_off(self, base):
+        "Leave out of a copy of the base what watches this one"
+        base._state_dict_pre_hooks.pop(self._hook.id)
+        if self._guard: base._forward_pre_hooks.pop(self._guard.id)
+
+    def _packed(self, task, model):
+        "A task with its mask in one tensor for each weight, as each piece would take the bytes of all"
+        planes = {n: torch.cat(pieces) for n,pieces in task.planes.items()}
+        return task._replace(planes=planes, model=model, small=task.small and base_of(model))
+
+    def __setstate__(self, state):
+        tasks = state['tasks']
+        self._begin(tasks[dense].model)
+        self._tokenizer,self._place = state['tokenizer'],state['place']
+        self._tasks.update({n: t._replace(planes={k: _split(p) for k,p in t.planes.items()}) for n,t in tasks.items()})
+        for n in dict.fromkeys(n for t in tasks.values() for n in t.planes): self._cover(n)
+        if any(t.small is not None for t in tasks.values()): self._watch()
+        self._switch(state['task'])
+        self._frames[:] = [[(self.task, None)]]
+
 # %% ../nbs/api/22_multitask.ipynb #dbeefedb
 def _n_bytes(tensors): return sum(t.nbytes for t in {id(t): t for t in tensors}.values())
 
-# %% ../nbs/api/22_multitask.ipynb #d9fbe78b
-class MultiTask(_Predicting):
+# %% ../nbs/api/22_multitask.ipynb #9ce4b05e
+def _open_base(folders, name, kwargs):
+    "The base of some mask files, and its place; a whole language model where a file is on one"
+    about = {f: read_config(f) for f in folders}
+    lead = next((f for f in folders if about[f]['info'].get('whole')), folders[0])
+    opener = opener_of(about[lead]['info'])
+    if name is None: return find_base(about[lead]['base'], lead, opener, **kwargs)
+    place = Place(name, kwargs.pop('revision', None))
+    return opener(*place, **kwargs), place
+
+class MultiTask(_Portable):
     "Many tasks on one base: `add`, `use`, `remove`, call it, `close` it"
     @classmethod
     def from_pretrained(cls,
@@ -584,31 +689,26 @@ class MultiTask(_Predicting):
         **kwargs # for `load_encoder`, such as dtype
     ) -> 'MultiTask':
         "Serve the tasks of some mask files; none, or one name for two, raises `ValueError`"
-        from adaptprune.head import load_encoder, load_tokenizer
         named = dict(tasks) if isinstance(tasks, dict) else {Path(t).name: t for t in tasks}
         if not named or len(named)<len(tasks):
             raise ValueError("Name at least one mask file, each by another "
                 "name: a dict from names to folders or Hub ids.")
         if isinstance(model, nn.Module): return cls(model, named, check)
-        if model is None:
-            folder = find_folder(next(iter(named.values())))
-            model,place = find_base(read_config(folder)['base'], folder, **kwargs)
-        else:
-            place = model, kwargs.pop('revision', None)
-            model = load_encoder(*place, **kwargs)
-        self = cls(model, named, check)
-        self._tokens = functools.partial(load_tokenizer, *place)
+        model,place = _open_base(list(map(find_folder, named.values())), model, kwargs)
+        self = cls(model)
+        self._place = place
+        self._add_all(named, check)
         return self
 
     def memory(self) -> dict: # bytes: base, pristine, and a dict of each by task: masks, compact, heads
         "What is held in memory; `compact` is what a compact task does not share with the base"
-        own = set(map(id, self.base.parameters()))
+        own = set(map(id, self._held.parameters()))
         def small(t): return [] if t.small is None else [p for p in t.small.parameters() if id(p) not in own]
         def head(t):
             below = own | set(map(id, small(t)))
             return _n_bytes(p for p in t.model.parameters() if id(p) not in below)
         def planes(t): return _n_bytes(p for pieces in t.planes.values() for p in pieces)
-        return dict(base=_n_bytes(self.base.parameters()), pristine=_n_bytes(w.w0 for w in self._weights.values()),
+        return dict(base=_n_bytes(self._held.parameters()), pristine=_n_bytes(w.w0 for w in self._weights.values()),
             masks={n: planes(t) for n,t in self._tasks.items()}, compact={n: _n_bytes(small(t)) for n,t in self._tasks.items()},
             heads={n: head(t) for n,t in self._tasks.items()})
 
@@ -623,4 +723,5 @@ class MultiTask(_Predicting):
             planes = {n: torch.cat(p) for n,p in self._tasks[name].planes.items()}
             if not planes: raise ValueError(f"The task {name!r} has no mask.")
             ones = {n: torch.full_like(self._weights[n].w0, -1, dtype=p.dtype) for n,p in planes.items()}
-            return Mask({n: write_masked(torch.empty_like(o), o, planes[n]).bool().cpu() for n,o in ones.items()})
+            kept = {n: write_masked(torch.empty_like(o), o, planes[n]).bool().cpu() for n,o in ones.items()}
+            return Mask({n.removeprefix(self._tasks[name].prefix): k for n,k in kept.items()})

@@ -375,15 +375,16 @@ class _Measured(_Answering):
         loader = make_loaders(dict(dev=to_dataset(task, data, path)), self.reader.tokenizer, **how)['dev']
         return evaluate(self.model, loader, task)
 
-# %% ../nbs/api/21_predict.ipynb #699effbb
+# %% ../nbs/api/21_predict.ipynb #4b9c9bf4
 _hooks = '_forward_hooks', '_forward_hooks_with_kwargs', '_forward_hooks_always_called'
 
 def without_hooks(
-    model:nn.Module # as it is after calls
+    model:nn.Module, # as it is after calls
+    instead:dict=None # id of a weight -> what the copy has in its place
 ) -> nn.Module: # a copy that shares the weights
     "A model without the hooks by which transformers collects hidden states"
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    new = copy.deepcopy(model, shared)
+    new = copy.deepcopy(model, {**shared, **(instead or {})})
     for m in new.modules():
         theirs = [k for k,f in m._forward_hooks.items() if getattr(f, '__module__', '')=='transformers.utils.output_capturing']
         for k in theirs:

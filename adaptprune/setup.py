@@ -168,7 +168,12 @@ def sampled(
     few.reading = getattr(data, 'reading', None)
     return few
 
-# %% ../nbs/api/15_setup.ipynb #cec80317
+# %% ../nbs/api/15_setup.ipynb #dc0d195f
+def _splits(data, validate, n, seed):
+    "All splits, or train and the tenth of it that is held out; of train `n` rows, or all"
+    if validate: data = {k: v for k,v in holdout(data).items() if k in ('train', 'validation')}
+    return data if n is None else sampled(data, n, seed)
+
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, of which a copy is made
@@ -181,14 +186,14 @@ def set_up(
     pooling=None, # token that the head reads, as in `AdaptModel`
     tokenizer=None, # of the model; by default the one that its name leads to
     max_train_samples:int=None, # use so many training rows, drawn by the seed; by default all
+    like=None, # a `Setup` of the same data, tokenizer and length: its tokens are taken, and nothing is tokenised again
     **loading # for `load_encoder`: dtype, revision, trust_remote_code
 ) -> Setup:
     "Put task, encoder, head and batches together. The same seed gives the same head and order for every method"
     task = get_task(task)
-    data = data or load_task(task, glue_dir)
-    if validate: data = {k: v for k,v in holdout(data).items() if k in ('train', 'validation')}
-    if max_train_samples is not None: data = sampled(data, max_train_samples, seed)
-    tokenizer = _tokenizer(model, tokenizer, loading)
+    if like: data = like.data
+    else: data = _splits(data or load_task(task, glue_dir), validate, max_train_samples, seed)
+    tokenizer = like.tokenizer if like else _tokenizer(model, tokenizer, loading)
     encoder = _encoder(model, loading)
     set_seed(seed)
     if task.kind=='tokens':
@@ -197,7 +202,8 @@ def set_up(
     net = AdaptModel(encoder, task.num_labels, pooling)
     if task.class_weights: net.class_weights = torch.tensor(task.class_weights)
     if task.kind=='regression': _start_scores(net.head, data['train']['label'][:], own=task.source=='files')
-    loaders = make_loaders(data, tokenizer, batch_size, max_length=max_length, seed=seed)
+    rows = {split: l.dataset for split,l in like.loaders.items()} if like else data
+    loaders = make_loaders(rows, tokenizer, batch_size, max_length=max_length, seed=seed)
     _check_tokens(loaders, tokenizer, encoder)
     return Setup(task, net, loaders, tokenizer, data)
 

@@ -11,7 +11,7 @@ import copy, json, tempfile, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/api/23_subject.ipynb #09d51b63
+# %% ../nbs/api/23_subject.ipynb #a11d2b55
 import numpy as np
 import torch, transformers
 from datasets import Dataset
@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from .anatomy import unwrap
 from .compaction import is_compact
-from .head import load_encoder, load_tokenizer, quiet
+from .folder import as_adapted, load_adapted, record
+from .head import AdaptModel, each_token, load_encoder, load_tokenizer, quiet
 from .loss import G, distil_hidden, distil_logits
 from .multilabel import separator_of, with_label_sets
 from .published import model_path
 from .sentence import is_sentence_model
 from .tables import open_table, text_columns
 from .tasks import make_loaders
-from .units import find_units
+from .units import base_of, find_units
 
-# %% ../nbs/api/23_subject.ipynb #d7c13840
+# %% ../nbs/api/23_subject.ipynb #36b264f9
 kinds = 'classifier','regressor','encoder'
 
 def _pooled(states, mask, pooling):
@@ -42,7 +43,7 @@ def _pooled(states, mask, pooling):
 @dataclass
 class Subject:
     "A user's model, and what it is for"
-    model:nn.Module # of transformers, in float32 and eval mode
+    model:nn.Module # of transformers, or an `AdaptModel`, in float32 and eval mode
     tokenizer:object # the model's
     kind:str # one of `kinds`
     pooling:str='mean' # of an encoder: 'mean' or 'first'
@@ -60,14 +61,15 @@ class Subject:
     def outputs(self, model, batch, hidden=False):
         "The vectors of a batch, (rows, n), and the hidden states of all layers if they are asked for"
         inputs = {k: v for k,v in batch.items() if k!='labels'}
-        out = model(**inputs, output_hidden_states=hidden, return_dict=True)
+        how = {} if isinstance(model, AdaptModel) else dict(return_dict=True)
+        out = model(**inputs, output_hidden_states=hidden, **how)
         return self.vectors(out.logits if self.kind!='encoder' else out[0], batch), out.hidden_states
 
     def vectors(self, out, batch):
         "The vectors of a batch, (rows, n), from what a model gives, such as an ONNX file"
         return _pooled(out, batch['attention_mask'], self.pooling) if self.kind=='encoder' else out.float()
 
-# %% ../nbs/api/23_subject.ipynb #893c4db5
+# %% ../nbs/api/23_subject.ipynb #c6f593f7
 def _fetch(name):
     "The local folder of a model"
     path = Path(model_path(name))
@@ -78,12 +80,19 @@ def _fetch(name):
     except Exception as e: raise OSError(f"No model {str(name)!r}: no such folder, and the Hub does not give it ({type(e).__name__}). "
         "Give a folder with config.json and the weights, or a Hub id.") from e
 
+_anew = "adapt a smaller network anew, with remove=.7 (adaptprune adapt --remove 0.7)"
+_other_kinds = {
+    'ForTokenClassification': f"It tags words, and only classifiers, regressors and sentence encoders are compressed: {_anew}.",
+    'ForQuestionAnswering': "It finds answers in texts, and only classifiers, regressors and sentence encoders are compressed: "
+        "cut it with `compact`, and adapt what is left with `adapt` and your own loss."}
+
 def _kind_of(name, architecture, n_out, has_modules):
     "What a model is for"
     if has_modules: return 'encoder'
-    if not architecture.endswith('ForSequenceClassification'): raise ValueError(f"{name}: it is not clear what {architecture} is for. "
-        "Give kind='encoder' (--kind encoder) for sentence vectors; classifiers and regressors are ...ForSequenceClassification.")
-    return 'regressor' if n_out==1 else 'classifier'
+    if architecture.endswith('ForSequenceClassification'): return 'regressor' if n_out==1 else 'classifier'
+    usual = "Give kind='encoder' (--kind encoder) for sentence vectors; classifiers and regressors are ...ForSequenceClassification."
+    remedy = next((words for end,words in _other_kinds.items() if architecture.endswith(end)), usual)
+    raise ValueError(f"{name}: it is not clear what {architecture} is for. {remedy}")
 
 # %% ../nbs/api/23_subject.ipynb #842c1618
 def _read_json(path): return json.loads(path.read_text(encoding='utf-8'))
@@ -103,7 +112,7 @@ def _pooling_of(folder):
     if len(modes)==1 and modes[0] in known: return known[modes[0]]
     raise ValueError(f"{folder}: sentence vectors by {', '.join(modes)} are not known here, only the mean or the first token.")
 
-# %% ../nbs/api/23_subject.ipynb #06a6b033
+# %% ../nbs/api/23_subject.ipynb #c25770bb
 def _with_head(folder, name):
     "A classifier or regressor, all of it from its folder"
     with quiet():
@@ -114,16 +123,34 @@ def _with_head(folder, name):
     if not missing: return model
     raise ValueError(f"{name} holds no trained head ({missing[0]} is missing): fine-tune it first, or give kind='encoder'.")
 
+_by_hand = "cut it in Python with `compact`, adapt what is left with `adapt`, and keep it with torch.save."
+
+def _encoder(folder):
+    "An encoder, without what its folder says of another model's head"
+    model = load_encoder(folder, dtype=torch.float32)
+    for n in (record, 'auto_map'): vars(model.config).pop(n, None)
+    return model
+
+def _check_code(folder, name):
+    "Refuse a folder whose class is defined by code in it, other than ours"
+    file = Path(folder)/'config.json'
+    about = _read_json(file) if file.is_file() else {}
+    ours = record in about or not about.get('auto_map')
+    kind = (about.get('architectures') or [None])[0]
+    if ours or not kind or hasattr(transformers, kind): return
+    raise ValueError(f"{name} holds a {kind} with code of its own, which is not run here, and a smaller network can be written "
+        f"only for classes of transformers: {_by_hand}")
+
 def _config(folder, name):
     if (Path(folder)/'adaptprune.json').exists() and not (Path(folder)/'config.json').exists():
-        raise ValueError(f"{name} is a mask file, and no model: give the fine-tuned model of your task, or adapt a smaller network "
-            "anew (adaptprune adapt --remove 0.7).")
+        raise ValueError(f"{name} is a mask file, and no model: write it as one, adaptprune export {name} --format model --out FOLDER, "
+            "and compress that folder; or adapt a smaller network anew (adaptprune adapt --remove 0.7).")
+    _check_code(folder, name)
     try: config = transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as e: raise OSError(f"{name} holds no model that can be read: {str(e).splitlines()[0]}") from e
-    if 'head' in (getattr(config, 'adaptprune', None) or {}):
-        raise ValueError(f"{name} has a head of adaptprune's own, and only models with one of transformers can be compressed: "
-            "adapt a smaller network anew (adaptprune adapt --remove 0.7).")
-    if getattr(config, 'adaptprune', None): raise ValueError(f"{name} is compact already: start from the model that it was made from.")
+    about = getattr(config, record, None) or {}
+    if about and 'shapes' not in about and 'head' in about: return config
+    if about: raise ValueError(f"{name} is compact already: start from the model that it was made from, with a larger remove.")
     return config
 
 def _load(name, kind, max_length):
@@ -133,19 +160,40 @@ def _load(name, kind, max_length):
     architecture = (config.architectures or [type(config).__name__])[0]
     kind = kind or _kind_of(name, architecture, config.num_labels, (folder/'modules.json').is_file())
     pooling = _pooling_of(folder) if kind=='encoder' else 'mean'
-    model = load_encoder(folder, dtype=torch.float32) if kind=='encoder' else _with_head(folder, name)
+    if kind=='encoder': model = _encoder(folder)
+    elif hasattr(config, record): model = load_adapted(folder, dtype=torch.float32)
+    else: model = _with_head(folder, name)
     public = Path(name).resolve().name if Path(name).is_dir() else str(name)     # paths are nobody's business
     return Subject(model.eval(), load_tokenizer(folder), kind, pooling, public, folder, max_length)
 
-# %% ../nbs/api/23_subject.ipynb #56b3461a
+# %% ../nbs/api/23_subject.ipynb #9255df84
 def _check_subject(s):
     "Refuse a model that has no units, is compact already, or is of another kind"
-    if is_compact(s.model): raise ValueError(f"{s.name} is compact already: start from the model that it was made from.")
+    if is_compact(s.model): raise ValueError(f"{s.name} is compact already: start from the model that it was made from, "
+        "with a larger remove.")
+    _check_class(s.model, s.name)
     find_units(s.model)
     n = None if s.kind=='encoder' else s.model.config.num_labels
     if s.kind=='classifier' and n==1: raise ValueError(f"{s.name} has one output, so it is a regressor: leave out kind.")
     if s.kind=='regressor' and n!=1: raise ValueError(f"{s.name} has {n} outputs, so it is a classifier: leave out kind.")
     return s
+
+def _with_outputs(model):
+    "A model in memory that is its own: an `AdaptModel` for what has its head, with a config that says how many outputs there are"
+    model = copy.deepcopy(model).float().eval()
+    if 'head' in (getattr(model.config, record, None) or {}): return as_adapted(model)
+    if not isinstance(model, AdaptModel): return model
+    n = model.head.mlp[-1].out_features
+    if model.config.num_labels!=n: model.config.num_labels = n
+    return model
+
+def _check_class(model, name):
+    "Refuse a class that the folder of a smaller network could not name"
+    if getattr(model, 'pooling', None)==each_token: raise ValueError(f"{name} tags words, and only classifiers, regressors and "
+        f"sentence encoders are compressed: {_anew}.")
+    of = type(model.encoder if isinstance(model, AdaptModel) else model)
+    if getattr(transformers, of.__name__, None) is of: return
+    raise ValueError(f"{of.__name__} is no class of transformers, and a smaller network can be written only for those: {_by_hand}")
 
 def _of_sentence_model(model, max_length):
     "A subject from a `SentenceTransformer`, by way of a folder that lives as long as it"
@@ -155,8 +203,8 @@ def _of_sentence_model(model, max_length):
     return replace(_load(held.name, 'encoder', max_length), name=name, held=held)
 
 def load_subject(
-    model, # a folder, a Hub id, a model of transformers, or a `SentenceTransformer`
-    tokenizer=None, # of a model of transformers that is given as an object
+    model, # a folder, a Hub id, a model of transformers, an `AdaptModel`, or a `SentenceTransformer`
+    tokenizer=None, # of a model of transformers, or an `AdaptModel`, that is given as an object
     kind:str=None, # one of `kinds`; by default as the model looks
     max_length:int=128 # tokens that are read of an example
 ) -> Subject: # checked: its units can be found
@@ -166,8 +214,12 @@ def load_subject(
     if is_sentence_model(model): return _check_subject(_of_sentence_model(model, max_length))
     if tokenizer is None: raise ValueError("A model that is an object needs its tokenizer: give tokenizer=...")
     model = unwrap(model)
-    kind = kind or _kind_of('The model', type(model).__name__, model.config.num_labels, False)
-    return _check_subject(Subject(copy.deepcopy(model).float().eval(), tokenizer, kind, max_length=max_length))
+    if not hasattr(model, 'config'): raise ValueError(f"{type(model).__name__} is no model of transformers: {_by_hand}")
+    name = 'ForSequenceClassification' if isinstance(model, AdaptModel) else type(model).__name__
+    model = _with_outputs(model)
+    kind = kind or _kind_of('The model', name, model.config.num_labels, False)
+    if kind=='encoder': model = base_of(model)
+    return _check_subject(Subject(model, tokenizer, kind, max_length=max_length))
 
 # %% ../nbs/api/23_subject.ipynb #8cf60133
 def read_texts(

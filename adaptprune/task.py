@@ -122,7 +122,7 @@ class Cut:
         res.report.update(removed=about['removed'], macs=about['macs'], **layers, cut_seconds=round(self.seconds, 1))
         res.report.update(structure=self.structure.to_dict(), base=self.mark)
 
-# %% ../nbs/api/18_task.ipynb #d55291d2
+# %% ../nbs/api/18_task.ipynb #b1867888
 _for_teacher = 'mixed_precision','progress','accelerator','accumulate','checkpoint_every'
 
 def _writes():
@@ -139,7 +139,7 @@ def _taught(setup, recipe, cache, about, max_steps, teacher_steps=None, **kwargs
     Checkpoint(out, resume=resume)
     how = {k: kwargs[k] for k in _for_teacher if k in kwargs}
     with only_run(out, _writes()):
-        teacher,taught = make_teacher(recipe, cache or own, teacher_steps or max_steps, how, **about)
+        teacher,taught = make_teacher(recipe, cache or own, teacher_steps or max_steps, how, like=setup, **about)
         cut = Cut(setup, teacher, recipe, kwargs['seed']) if recipe.remove else None
     own_recipe = replace(recipe, remove=0., units='fisher')
     res = _run(setup, own_recipe, max_steps=max_steps, teacher_model=teacher, resume=resume, **kwargs)
@@ -213,15 +213,16 @@ def _save(res, out):
         return
     _tidy(out)
 
-# %% ../nbs/api/18_task.ipynb #bf644b06
+# %% ../nbs/api/18_task.ipynb #5d8f9f28
 def _saying(fresh, say):
-    "What makes a setup, and says once what was read"
-    told = []
-    def make(*args, **kwargs):
-        setup = fresh(*args, **kwargs)
+    "What makes setups, of which the first one reads the texts, and says once what was read"
+    first = []
+    def make():
+        if first: return fresh(like=first[0])
+        setup = fresh()
         alone = os.environ.get('RANK', '0')=='0'      # the accelerator is not open yet
-        if setup.reading and not told and alone: say(str(setup.reading))
-        told.append(True)
+        if setup.reading and alone: say(str(setup.reading))
+        first.append(replace(setup, model=None))
         return setup
     return make
 

@@ -729,7 +729,7 @@ def check_room(
     raise ValueError(f"max_length={max_length} leaves no token for the text, as the tokenizer adds {added} of its own: "
         f"give {added+1} or more.")
 
-# %% ../nbs/api/09_tasks.ipynb #1657c2d8
+# %% ../nbs/api/09_tasks.ipynb #2da3d3de
 def _n_cut(got, texts, tokenizer, max_length):
     "How many examples are longer than was read of them"
     full = [i for i,ids in enumerate(got['input_ids']) if len(ids)>=max_length]
@@ -751,7 +751,7 @@ class TokenisedDataset(torch.utils.data.Dataset):
         check_room(tokenizer, max_length, len(text)==2)
         gap = '' if tokenizer.num_special_tokens_to_add(pair=True) else '\n'
         self.n_cut,self.max_length = 0,max_length
-        words = isinstance(ds.features['text_a'], List)
+        self.words = words = isinstance(ds.features['text_a'], List)
         def encode_tagged(d):
             got = encode_words(tokenizer, d['text_a'], max_length)
             self.n_cut += _n_cut(got, [d['text_a']], tokenizer, max_length)
@@ -779,9 +779,16 @@ def with_padding(
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
-# %% ../nbs/api/09_tasks.ipynb #c33ac5f5
+# %% ../nbs/api/09_tasks.ipynb #e94ada77
+def _tokenised(d, tokenizer, max_length):
+    "The tokens of a split; those that are there already, if they were cut at the same length"
+    if not isinstance(d, TokenisedDataset): return TokenisedDataset(d, tokenizer, max_length)
+    asked = min(max_length, tokenizer.model_max_length)
+    if d.max_length==asked: return d
+    raise ValueError(f"The rows were tokenised with max_length={d.max_length}, and {asked} is asked for: give the texts.")
+
 def make_loaders(
-    ds, # split -> `Dataset`, as from `load_task`; an empty split raises `ValueError`
+    ds, # split -> `Dataset`, as from `load_task`, or the `TokenisedDataset` of one; an empty split raises `ValueError`
     tokenizer, # of the model that is to be adapted
     batch_size:int=16, # of the split `train`
     eval_batch_size:int=64, # of the others
@@ -795,8 +802,8 @@ def make_loaders(
     tokenizer = with_padding(tokenizer)
     def loader(split, d):
         if not len(d): raise ValueError(f"The split {split!r} holds no rows.")
-        td,train,pad = TokenisedDataset(d, tokenizer, max_length),split=='train',DataCollatorWithPadding(tokenizer)
-        if isinstance(d.features['text_a'], List): pad = PadTags(pad)
+        td,train,pad = _tokenised(d, tokenizer, max_length),split=='train',DataCollatorWithPadding(tokenizer)
+        if td.words: pad = PadTags(pad)
         order = BucketBatchSampler(td.lengths, batch_size if train else eval_batch_size, seed=seed, shuffle=train)
         return DataLoader(td, batch_sampler=order, collate_fn=pad, num_workers=num_workers, generator=torch.Generator().manual_seed(seed))
     return {split: loader(split, d) for split,d in ds.items()}

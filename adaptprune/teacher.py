@@ -83,18 +83,19 @@ def _file(cache, task, recipe, max_steps, how, about):
     key = digest([task.mark, plain, asdict(recipe), max_steps, _loop_settings(how), marks(about.get('data'))])
     return Path(cache)/f"teacher-{key}.pt"
 
-# %% ../nbs/api/16_teacher.ipynb #d0d1ac82
+# %% ../nbs/api/16_teacher.ipynb #fc24e0ce
 def make_teacher(
     recipe:Recipe, # of the mask
     cache=None, # folder to keep teachers in
     max_steps:int=None, # optimiser steps
     how=None, # arguments of `adapt`: mixed_precision, accumulate, accelerator, progress, checkpoint_every
+    like=None, # as in `set_up`: the setup of the mask, whose tokens the teacher learns from
     **about # for `set_up`
 ) -> tuple: # the model, and what the report of the mask says of it
     "The fine-tuned model that a recipe learns from"
     own = teacher_recipe(recipe)
     how = how or {}
-    s = set_up(batch_size=own.batch_size, pooling=own.pooling, **about)
+    s = set_up(batch_size=own.batch_size, pooling=own.pooling, like=like, **about)
     file = _file(cache, s.task, own, max_steps, how, about) if cache else None
     alone = os.environ.get('WORLD_SIZE', '1')=='1'      # processes that train together must not wait for each other
     lock = lock_of(file.with_suffix('.lock')) if file and alone else nullcontext()

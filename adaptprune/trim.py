@@ -10,9 +10,10 @@ import copy, json, tempfile
 from collections import Counter
 from pathlib import Path
 
-# %% ../nbs/api/23_trim.ipynb #6b8e1a8b
+# %% ../nbs/api/23_trim.ipynb #2ac3525a
 import torch
 from torch import nn
+from .units import base_of
 
 # %% ../nbs/api/23_trim.ipynb #fb958991
 def check_can_trim(
@@ -86,7 +87,7 @@ def trim_tokenizer(
     made.name_or_path = tokenizer.name_or_path
     return made
 
-# %% ../nbs/api/23_trim.ipynb #736f0553
+# %% ../nbs/api/23_trim.ipynb #3bba77d0
 def _check_can_shrink(model):
     "Refuse a network whose word embeddings are its outputs as well"
     if getattr(model, 'get_output_embeddings', lambda: None)() is None: return
@@ -94,18 +95,19 @@ def _check_can_shrink(model):
         "and encoders are trimmed.")
 
 def trim_embeddings(
-    model:nn.Module, # of transformers
+    model:nn.Module, # of transformers, or an `AdaptModel`
     ids:list # ids that stay, ascending
 ) -> nn.Module: # a copy that shares all other weights
     "A network with fewer rows of word embeddings"
     _check_can_shrink(model)
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     small = copy.deepcopy(model, shared)
-    table = small.get_input_embeddings()
+    base = base_of(small)
+    table = base.get_input_embeddings()
     rows = table.weight.detach()[torch.tensor(ids, device=table.weight.device)].clone()
     new = nn.Embedding(*rows.shape, padding_idx=table.padding_idx, _weight=rows).train(table.training)
     new.weight.requires_grad_(table.weight.requires_grad)
-    small.set_input_embeddings(new)
+    base.set_input_embeddings(new)
     small.config.vocab_size = len(ids)
     at = {old: i for i,old in enumerate(ids)}
     for k,v in vars(small.config).items():

@@ -6,7 +6,7 @@ from test_predict import command,made,names,rows
 from test_units import drawn
 from test_users import batch as users_batch,config,decoders,encoders,make
 from adaptprune.artifact import BaseMismatch,TaskMask
-from adaptprune.compaction import compact
+from adaptprune.compaction import compact,is_compact
 from adaptprune.folder import load_compact,save_model
 from adaptprune.head import AdaptModel,copy_encoder
 from adaptprune.predict import load
@@ -61,7 +61,8 @@ def test_a_compact_one(family, tmp_path):
     assert torch.equal(encoder(**inputs)[0], small.encoder(**inputs)[0])
     for kind in (auto, transformers.AutoModel):
         with pytest.raises((RuntimeError, ValueError), match='ignore_mismatched_sizes|Unrecognized configuration class'): kind.from_pretrained(folder)
-    with pytest.raises(ValueError, match='whole model with its head'): load_compact(folder)
+    again = load_compact(folder)
+    assert type(again) is type(small) and is_compact(again) and torch.equal(answers(again), answers(small))
 
 @pytest.mark.parametrize('dtype', ['fp16', 'bf16', torch.bfloat16])
 def test_half_precision(dtype, tmp_path):
