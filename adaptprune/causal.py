@@ -234,7 +234,7 @@ def tmle(
     q0,q1 = moved(y, t, g, q0, q1)
     return _effect((q1-q0).mean(), _scores(y, t, g, q0, q1))
 
-# %% ../nbs/api/01_causal.ipynb #fcfa85c6
+# %% ../nbs/api/01_causal.ipynb #89ef1d6e
 def stratified(
     y, # outcomes
     t, # treatments, 0 or 1
@@ -245,7 +245,7 @@ def stratified(
     q0,q1,g = (np.zeros(len(y)) for _ in range(3))
     for s in np.unique(strata):
         here = np.asarray(strata)==s
-        if len(np.unique(t[here]))<2: raise ValueError(f"Group {s!r} has units of one kind only: {int(t[here].sum())} of {here.sum()} are treated.")
+        if len(np.unique(t[here]))<2: raise ValueError(f"Group {s} has units of one kind only: {int(t[here].sum())} of {here.sum()} are treated.")
         g[here] = t[here].mean()
         q0[here] = y[here & (t==0)].mean()
         q1[here] = y[here & (t==1)].mean()
