@@ -78,14 +78,15 @@ def _binary(name, values, n=None):
     if len(bad): raise ValueError(f"{name} must be 0 or 1, got {x[bad[0]]:g} for unit {bad[0]}.")
     return x.astype(int)
 
-# %% ../nbs/api/01_causal.ipynb #67f62bbd
+# %% ../nbs/api/01_causal.ipynb #def08144
 def _groups(y, t):
     "Outcomes and treatments; at least two units in each group"
     y = _numbers('y', y)
     t = _binary('t', t, len(y))
     for k,name in enumerate(('untreated', 'treated')):
         n = int((t==k).sum())
-        if n<2: raise ValueError(f"There are {n} {name} units among {len(t)}, and an effect needs two or more of each kind.")
+        if n>1: continue
+        raise ValueError(f"There are {n} {name} units among {len(t)}, and an effect needs two or more of each kind.")
     return y, t
 
 def _propensities(g, n):
@@ -93,7 +94,8 @@ def _propensities(g, n):
     g = _numbers('g', g, n)
     bad = np.flatnonzero((g<=0) | (g>=1))
     if not len(bad): return g
-    raise ValueError(f"The propensity g of unit {bad[0]} is {g[bad[0]]:g}, and it must lie between 0 and 1: cut it first, g=cut(g).")
+    raise ValueError(f"The propensity g of unit {bad[0]} is {g[bad[0]]:g}, and it must lie between 0 and 1: "
+        "cut it first, g=cut(g).")
 
 # %% ../nbs/api/01_causal.ipynb #4d743bde
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def q_only(
     q1 = _numbers('q1', q1, len(q0))
     return Effect(float((q1-q0).mean()))
 
-# %% ../nbs/api/01_causal.ipynb #1c8e117d
+# %% ../nbs/api/01_causal.ipynb #3a710ffa
 bounds = .03,.97
 
 def cut(
@@ -142,10 +144,11 @@ def cut(
     high:float=bounds[1] # greatest one
 ) -> np.ndarray:
     "Propensities without extremes"
-    if not 0<low<high<1: raise ValueError(f"Bounds of propensities must be 0 < low < high < 1, got {low!r} and {high!r}.")
+    if not 0<low<high<1:
+        raise ValueError(f"Bounds of propensities must be 0 < low < high < 1, got {low!r} and {high!r}.")
     g = _numbers('g', g)
-    if g.min()<0 or g.max()>1: raise ValueError(f"Propensities are chances, and these go from {g.min():g} to {g.max():g}: give g, not logits.")
-    return g.clip(low, high)
+    if g.min()>=0 and g.max()<=1: return g.clip(low, high)
+    raise ValueError(f"Propensities are chances, and these go from {g.min():g} to {g.max():g}: give g, not logits.")
 
 # %% ../nbs/api/01_causal.ipynb #779e51f5
 def iptw(
@@ -234,7 +237,7 @@ def tmle(
     q0,q1 = moved(y, t, g, q0, q1)
     return _effect((q1-q0).mean(), _scores(y, t, g, q0, q1))
 
-# %% ../nbs/api/01_causal.ipynb #89ef1d6e
+# %% ../nbs/api/01_causal.ipynb #8df5490a
 def stratified(
     y, # outcomes
     t, # treatments, 0 or 1
@@ -245,13 +248,14 @@ def stratified(
     q0,q1,g = (np.zeros(len(y)) for _ in range(3))
     for s in np.unique(strata):
         here = np.asarray(strata)==s
-        if len(np.unique(t[here]))<2: raise ValueError(f"Group {s} has units of one kind only: {int(t[here].sum())} of {here.sum()} are treated.")
+        if len(np.unique(t[here]))<2:
+            raise ValueError(f"Group {s} has units of one kind only: {t[here].sum()} of {here.sum()} are treated.")
         g[here] = t[here].mean()
         q0[here] = y[here & (t==0)].mean()
         q1[here] = y[here & (t==1)].mean()
     return aiptw(y, t, g, q0, q1)
 
-# %% ../nbs/api/01_causal.ipynb #b7bbc556
+# %% ../nbs/api/01_causal.ipynb #366c3b50
 def estimates(
     y, # outcomes
     t, # treatments, 0 or 1
@@ -260,8 +264,8 @@ def estimates(
     q1 # predicted outcomes with it
 ) -> dict: # name -> `Effect`
     "All estimators on one set of predictions"
-    both = y,t,g,q0,q1
-    return {'naive': naive(y, t), 'Q-only': q_only(q0, q1), 'IPTW': iptw(y, t, g), 'AIPTW': aiptw(*both), 'TMLE': tmle(*both)}
+    one = {'naive': naive(y, t), 'Q-only': q_only(q0, q1), 'IPTW': iptw(y, t, g)}
+    return {**one, 'AIPTW': aiptw(y, t, g, q0, q1), 'TMLE': tmle(y, t, g, q0, q1)}
 
 # %% ../nbs/api/01_causal.ipynb #6567ed8e
 def overlap(
@@ -277,7 +281,7 @@ def overlap(
     effective = weights.sum()**2/(len(t)*(weights**2).sum())
     return dict(extreme=float(outside.mean()), effective=float(effective), spread=float(g.std()))
 
-# %% ../nbs/api/01_causal.ipynb #ac56a1a1
+# %% ../nbs/api/01_causal.ipynb #a8d12d16
 def folds(
     t, # treatments, 0 or 1; fewer units of a kind than folds raise `ValueError`
     k:int=2, # number of folds
@@ -286,7 +290,8 @@ def folds(
     "Deal units into folds, with as many treated ones in each"
     t = _binary('t', t)
     fewest = min((t==0).sum(), (t==1).sum())
-    if not 2<=k<=fewest: raise ValueError(f"{k} folds cannot be made: two or more are needed, and the smaller group has {fewest} units.")
+    if not 2<=k<=fewest:
+        raise ValueError(f"{k} folds cannot be made: two or more are needed, and the smaller group has {fewest} units.")
     rng = np.random.default_rng(seed)
     out = np.empty(len(t), dtype=int)
     for kind in (0, 1):
@@ -431,13 +436,14 @@ def one_draw_interval(
     tries = 1-np.abs(terms[units].mean(1)-truth)/np.abs(means[1]-means[0]-truth)
     return tuple(float(x) for x in np.quantile(tries, [.5-level/2, .5+level/2]))
 
-# %% ../nbs/api/01_causal.ipynb #c3e65758
+# %% ../nbs/api/01_causal.ipynb #e2872866
 def load_papers(
     path=None # a file with tabs and columns title and abstract, among others; by default the packaged thousand
 ) -> list: # a dict for each paper
     "Titles and abstracts"
     path = Path(path) if path else resources.files('adaptprune')/'data/papers-acl/papers.tsv'
-    with path.open(encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f, delimiter='\t', quoting=csv.QUOTE_NONE))
+    how = dict(delimiter='\t', quoting=csv.QUOTE_NONE)
+    with path.open(encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f, **how))
     lacking = [c for c in ('title', 'abstract') if not rows or c not in rows[0]]
-    if lacking: raise ValueError(f"{path.name} has no column {lacking[0]!r}: give a file with tabs whose first line names title and abstract.")
-    return rows
+    if not lacking: return rows
+    raise ValueError(f"{path.name} has no column {lacking[0]!r}: give a file with tabs whose first line names title and abstract.")

@@ -91,7 +91,7 @@ def treatment_loss(
     "Cross-entropy of the treatment head"
     return F.binary_cross_entropy_with_logits(out['g'], t*(1-smoothing)+smoothing/2)
 
-# %% ../nbs/api/23_threeheads.ipynb #425ecbe2
+# %% ../nbs/api/23_threeheads.ipynb #72281602
 def heads_loss(
     untouched:nn.Module=None, # the encoder as it was; by default nothing holds the hidden states
     hidden:float=1., # weight of the distance to its hidden states
@@ -103,15 +103,17 @@ def heads_loss(
         out = model(**inputs)
         total = outcome_loss(out, batch['y'], batch['t'])+treatment_loss(out, batch['t'], smoothing)
         if untouched is None or not hidden or out['states'] is None: return total
-        with torch.no_grad(), evaluating(untouched): theirs = untouched(**inputs, output_hidden_states=True).hidden_states
-        return total+hidden*distil_hidden(out['states'], theirs, batch['attention_mask'])
+        with torch.no_grad(), evaluating(untouched): theirs = untouched(**inputs, output_hidden_states=True)
+        return total+hidden*distil_hidden(out['states'], theirs.hidden_states, batch['attention_mask'])
     return loss
 
-# %% ../nbs/api/23_threeheads.ipynb #1b3587d8
+# %% ../nbs/api/23_threeheads.ipynb #adc25a1c
 def _loader(tokenizer, encoded, columns, batch_size, seed):
     "Shuffled batches"
     rows = [(e, {k: v[i] for k,v in columns.items()}) for i,e in enumerate(encoded)]
-    def join(some): return batch_of(tokenizer, [e for e,_ in some], **{k: np.stack([c[k] for _,c in some]) for k in columns})
+    def join(some):
+        texts,numbers = zip(*some)
+        return batch_of(tokenizer, list(texts), **{k: np.stack([x[k] for x in numbers]) for k in columns})
     order = torch.Generator().manual_seed(seed)
     return DataLoader(rows, batch_size, shuffle=True, generator=order, collate_fn=join)
 
@@ -133,7 +135,8 @@ def learn_heads(
     "Adapt a copy of an encoder and three new heads"
     columns = dict(y=np.asarray(y, dtype=np.float32), t=np.asarray(t, dtype=np.float32))
     if vectors is not None: columns['vectors'] = np.asarray(vectors, dtype=np.float32)
-    if {len(encoded)}!={len(c) for c in columns.values()}: raise ValueError(f"There are {len(encoded)} texts, {len(y)} outcomes and {len(t)} treatments.")
+    if {len(encoded)}!={len(c) for c in columns.values()}:
+        raise ValueError(f"There are {len(encoded)} texts, {len(y)} outcomes and {len(t)} treatments.")
     torch.manual_seed(seed)
     model = ThreeHeads(deepcopy(encoder))
     loader = _loader(tokenizer, encoded, columns, batch_size, seed)

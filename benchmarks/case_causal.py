@@ -1,11 +1,11 @@
-"""How much confounding an adapted text encoder removes: titles and abstracts of papers, with treatments and outcomes drawn.
+"""How much confounding an adapted text encoder removes: real titles and abstracts, with treatments and outcomes drawn.
 
-    python benchmarks/case_causal.py --papers PATH/papers.tsv                # adds what it lacks to results/case_causal.json
+    python benchmarks/case_causal.py --papers PATH/papers.tsv      # adds what it lacks to results/case_causal.json
     python benchmarks/case_causal.py --papers PATH/papers.tsv --only frozen,mask_50 --strengths 3 --draws 1
     python benchmarks/case_causal.py --out runs/small.json --only naive,oracle,frozen,mask_50 --strengths 3 --draws 1
-                                                                             # small: the thousand papers of the package
-    python benchmarks/case_causal.py --iclr PATH/papers.tsv                  # real decisions; their truth is not known
-    python benchmarks/case_causal.py --papers PATH/papers.tsv --choose       # the held-out losses that chose the settings
+        # small: the thousand papers of the package
+    python benchmarks/case_causal.py --iclr PATH/papers.tsv        # real decisions; their truth is not known
+    python benchmarks/case_causal.py --papers PATH/papers.tsv --choose      # the held-out losses that chose the settings
 
 The confounder is a fashionable word in the title. Every row predicts each paper by what was learnt on the other fold.
 Settings were chosen by held-out outcome loss on draw 99, which no row uses; bias chose nothing."""
@@ -117,7 +117,8 @@ def spent(make):
 def add(records, cell, make, command, **settings):
     "Record a cell, if it is not there; one that is there with other settings ends the program"
     if records.has(cell, **settings): return
-    if records.has(cell): raise SystemExit(f"{records.path} holds {cell} with other settings than {settings}: take it out, or name another --out.")
+    if records.has(cell):
+        raise SystemExit(f"{records.path} holds {cell} with other settings than {settings}: take it out, or name another --out.")
     row = dict(cell=cell, **spent(make), **settings, command=f'python benchmarks/case_causal.py {command}')
     records.add(row)
     short = {n: round(e['value'], 4) for n,e in row.get('effects', {}).items()}
@@ -147,7 +148,8 @@ def real(records, papers, only, draws):
     for seed in range(draws):
         for row in [r for r in only if r=='naive' or r in abstract_rows]:
             cell = dict(row=row, arm='iclr', draw=seed, papers=len(papers))
-            add(records, cell, lambda: make(row, seed), f'--iclr PATH --only {row} --draws {seed+1}', settings=settings(row))
+            command = f'--iclr PATH --only {row} --draws {seed+1}'
+            add(records, cell, lambda: make(row, seed), command, settings=settings(row))
 
 def choose_settings(records, papers, strengths):
     "Held-out losses of some settings, on the draw that no row uses"

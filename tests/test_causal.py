@@ -405,3 +405,23 @@ def test_real_decisions(tmp_path, monkeypatch):
 
 def test_unknown_rows_are_refused(tmp_path):
     with pytest.raises(SystemExit, match="no row 'mask_51'"): case.main(only='mask_51', out=str(tmp_path/'out.json'))
+
+def test_the_record_is_whole():
+    "What the page reads: no cell twice, one choice of settings for a row, and an oracle that is right on average"
+    rows = json.loads((root/'results/case_causal.json').read_text())
+    cells = [json.dumps(r['cell'], sort_keys=True) for r in rows]
+    assert len(set(cells))==len(cells) and all({'machine', 'date', 'command', 'seconds', 'threads'}<=set(r) for r in rows)
+    drawn = [r for r in rows if 'truth' in r]
+    for row in case.rows:
+        settings = [r.get('settings') for r in drawn if r['cell']['row']==row]
+        assert all(s==case.settings(row) for s in settings), row
+    for row in ('naive', 'oracle', 'frozen', 'features'):
+        for strength in (.6, 3.):
+            some = [r for r in drawn if r['cell']['row']==row and r['cell']['strength']==strength and r['cell']['arm']=='title']
+            assert len(some)>=5
+            if row!='oracle': continue
+            off = np.mean([r['effects']['AIPTW']['value']-r['truth'] for r in some])
+            assert abs(off)<4*some[0]['effects']['AIPTW']['se']/math.sqrt(len(some))
+    bayes = simulate(np.arange(2000)<585, strength=3., seed=0)
+    best = held_out_losses(bayes.y, bayes.t, bayes.g, bayes.q0, bayes.q1)['outcome']
+    assert all(r['losses']['outcome']>best-.05 for r in drawn if 'losses' in r and r['cell']['strength']==3)
