@@ -436,7 +436,7 @@ def one_draw_interval(
     tries = 1-np.abs(terms[units].mean(1)-truth)/np.abs(means[1]-means[0]-truth)
     return tuple(float(x) for x in np.quantile(tries, [.5-level/2, .5+level/2]))
 
-# %% ../nbs/api/01_causal.ipynb #e2872866
+# %% ../nbs/api/01_causal.ipynb #8baa8cad
 def load_papers(
     path=None # a file with tabs and columns title and abstract, among others; by default the packaged thousand
 ) -> list: # a dict for each paper
@@ -446,4 +446,5 @@ def load_papers(
     with path.open(encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f, **how))
     lacking = [c for c in ('title', 'abstract') if not rows or c not in rows[0]]
     if not lacking: return rows
-    raise ValueError(f"{path.name} has no column {lacking[0]!r}: give a file with tabs whose first line names title and abstract.")
+    raise ValueError(f"{path.name} has no column {lacking[0]!r}: give a file with tabs whose first line names "
+        "title and abstract.")
