@@ -1,0 +1,190 @@
+"""How much confounding an adapted text encoder removes: real titles and abstracts, with treatments and outcomes drawn.
+
+    python benchmarks/case_causal.py --papers PATH/papers.tsv      # adds what it lacks to results/case_causal.json
+    python benchmarks/case_causal.py --papers PATH/papers.tsv --only frozen,mask_50 --strengths 3 --draws 1
+    python benchmarks/case_causal.py --out runs/small.json --only naive,oracle,frozen,mask_50 --strengths 3 --draws 1
+        # small: the thousand papers of the package
+    python benchmarks/case_causal.py --iclr PATH/papers.tsv        # real decisions; their truth is not known
+    python benchmarks/case_causal.py --papers PATH/papers.tsv --choose      # the held-out losses that chose the settings
+
+The confounder is a fashionable word in the title. Every row predicts each paper by what was learnt on the other fold.
+Settings are chosen by held-out outcome loss on draw 99, which no row uses; bias chooses nothing. Until `--choose` has
+measured a row, its settings are those set beforehand. A row that was recorded with other settings is refused, not mixed."""
+import random, time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np, torch
+
+from adaptprune.causal import (cross_fit, cut, estimates, folds, held_out_losses, is_buzzy, linear_learner, load_papers,
+    naive, one_draw_interval, outcome_propensity, overlap, simulate, stratified)
+from adaptprune.cli import script
+from adaptprune.head import load_encoder, load_tokenizer
+from adaptprune.results import Records
+from adaptprune.threeheads import encode_texts, heads_learner, read_vectors
+
+root = Path(__file__).resolve().parent.parent
+max_length = 32
+pilot = 99                                          # the draw that settings were chosen on
+
+def mask(sparsity, **changes): return dict(sparsity=sparsity, weights='encoder', **changes)
+
+chosen = dict(max_steps=60, hidden=1.)              # of rows that train the encoder: set beforehand, for `--choose` to check
+learners = dict(
+    features=dict(recipe='features', max_steps=120),
+    finetune=dict(recipe='finetune', **chosen),
+    mask_20=mask(.2, **chosen), mask_50=mask(.5, **chosen), mask_80=mask(.8, **chosen), mask_90=mask(.9, **chosen))
+rows = 'naive','oracle','frozen',*learners
+abstract_rows = 'frozen','finetune','mask_50'       # of the arm that does not see titles, and of real decisions
+tries = [dict(max_steps=n, hidden=h) for n,h in ((60, 1.), (60, 0.), (120, 1.), (60, 10.))]
+
+def sample(papers, n=2000, seed=0):
+    "All papers with a fashionable title, up to half of n, and others at random"
+    if len(papers)<=n: return papers
+    rng = random.Random(seed)
+    buzzy = [p for p in papers if is_buzzy(p['title'])]
+    rest = [p for p in papers if not is_buzzy(p['title'])]
+    some = rng.sample(buzzy, min(len(buzzy), n//2))
+    some += rng.sample(rest, n-len(some))
+    rng.shuffle(some)
+    return some
+
+@dataclass
+class Texts:
+    "The papers of an arm, and what an untouched encoder reads in them"
+    papers:list
+    arm:str # 'title' for title and abstract, or 'abstract' alone
+
+    def __post_init__(self):
+        self.z = np.array([is_buzzy(p['title']) for p in self.papers], dtype=int)
+
+    @cached_property
+    def encoder(self): return load_encoder()
+
+    @cached_property
+    def tokenizer(self): return load_tokenizer()
+
+    @cached_property
+    def encoded(self):
+        def text(p): return f"{p['title']}. {p['abstract']}" if self.arm=='title' else p['abstract']
+        return encode_texts(self.tokenizer, [text(p) for p in self.papers], max_length)
+
+    @cached_property
+    def vectors(self): return read_vectors(self.encoder, self.tokenizer, self.encoded)
+
+    def learner(self, row, y, t, told, seed, **changes):
+        "What a row learns with"
+        if row=='frozen': return linear_learner(self.vectors, y, t)
+        how = {**learners[row], **changes}
+        known = self.vectors if row=='features' else None
+        return heads_learner(self.encoder, self.tokenizer, self.encoded, y, t, known, told, seed=seed, **how)
+
+def predicted(texts, row, y, t, seed, **changes):
+    "Predictions of each paper by what was learnt on the others, their folds, and what each run reports"
+    fold = folds(t, 2, seed)
+    reports = []
+    def told(res): reports.append({k: res.report[k] for k in ('sparsity', 'steps', 'seconds') if k in res.report})
+    return cross_fit(texts.learner(row, y, t, told, seed, **changes), fold), fold, reports
+
+def plain(effects): return {n: asdict(e) for n,e in effects.items()}
+
+def found(texts, row, y, t, seed, truth=None):
+    "What a row estimates, and how it got there"
+    p,fold,reports = predicted(texts, row, y, t, seed)
+    g,q = cut(p['g']),(p['q0'], p['q1'])
+    second = outcome_propensity(t, *q, fold, seed)
+    out = dict(effects=plain(estimates(y, t, g, *q)), losses=held_out_losses(y, t, **p), overlap=overlap(t, p['g']))
+    out['by_outcomes'] = dict(effects=plain(estimates(y, t, cut(second), *q)), overlap=overlap(t, second))
+    if truth is not None: out['interval'] = one_draw_interval(y, t, g, *q, truth)
+    return dict(out, runs=reports) if reports else out
+
+def drawn_row(texts, row, strength, draw):
+    "A row on one draw"
+    d = simulate(texts.z, strength, seed=draw)
+    known = dict(truth=d.truth, effects=plain({'naive': naive(d.y, d.t)}))
+    if row=='naive': return known
+    if row=='oracle': return dict(known, effects=plain({'naive': naive(d.y, d.t), 'AIPTW': stratified(d.y, d.t, d.z)}))
+    return dict(known, **found(texts, row, d.y, d.t, draw, d.truth))
+
+def spent(make):
+    "What a function returns, with its time"
+    began = time.perf_counter()
+    cpu = time.process_time()
+    out = make()
+    took = dict(seconds=round(time.perf_counter()-began, 1), cpu_seconds=round(time.process_time()-cpu, 1))
+    return dict(out, **took, threads=torch.get_num_threads())
+
+def add(records, cell, make, command, **settings):
+    "Record a cell, if it is not there; one that is there with other settings ends the program"
+    if records.has(cell, **settings): return
+    if records.has(cell):
+        raise SystemExit(f"{records.path} holds {cell} with other settings than {settings}: take it out, or name another --out.")
+    row = dict(cell=cell, **spent(make), **settings, command=f'python benchmarks/case_causal.py {command}')
+    records.add(row)
+    short = {n: round(e['value'], 4) for n,e in row.get('effects', {}).items()}
+    print(cell, short, row.get('losses'), row['cpu_seconds'], 'seconds', flush=True)
+
+def settings(row): return {} if row in ('naive', 'oracle') else dict(learners.get(row, {}), max_length=max_length)
+
+def drawn(records, papers, only, strengths, draws, arms):
+    "All cells with a known truth, draw by draw"
+    texts = {a: Texts(papers, a) for a in arms}
+    cells = [(k, s, a, r) for k in range(draws) for s in strengths for a in arms for r in only
+        if a=='title' or r in abstract_rows]
+    for draw,strength,arm,row in cells:
+        cell = dict(row=row, arm=arm, strength=strength, draw=draw, papers=len(papers))
+        def make(): return drawn_row(texts[arm], row, strength, draw)
+        command = f'--papers PATH --only {row} --arms {arm} --strengths {strength:g} --draws {draw+1}'
+        add(records, cell, make, command, settings=settings(row))
+
+def real(records, papers, only, draws):
+    "Decisions on submissions: does a fashionable title help? The texts are the abstracts"
+    papers = [p for p in papers if p['year'] in ('2017', '2018')]
+    texts = Texts(papers, 'abstract')
+    y = np.array([int(p['accepted']) for p in papers])
+    def make(row, seed):
+        if row=='naive': return dict(effects=plain({'naive': naive(y, texts.z)}))
+        return found(texts, row, y, texts.z, seed)
+    for seed in range(draws):
+        for row in [r for r in only if r=='naive' or r in abstract_rows]:
+            cell = dict(row=row, arm='iclr', draw=seed, papers=len(papers))
+            command = f'--iclr PATH --only {row} --draws {seed+1}'
+            add(records, cell, lambda: make(row, seed), command, settings=settings(row))
+
+def choose_settings(records, papers, strengths):
+    "Held-out losses of some settings, on the draw that no row uses"
+    texts = Texts(papers, 'title')
+    more = dict(features=[dict(max_steps=n) for n in (60, 120, 240, 480)])
+    def make(row, strength, how):
+        d = simulate(texts.z, strength, seed=pilot)
+        p,_,_ = predicted(texts, row, d.y, d.t, pilot, **how)
+        return dict(losses=held_out_losses(d.y, d.t, **p))
+    for strength in strengths:
+        for row in ('features', 'finetune', 'mask_50'):
+            for how in more.get(row, tries):
+                cell = dict(choice=row, strength=strength, papers=len(papers), **how)
+                add(records, cell, lambda: make(row, strength, how), f'--papers PATH --choose --strengths {strength:g}')
+
+def main(
+    papers:str=None, # table of papers, with columns title and abstract; by default the thousand of the package
+    iclr:str=None, # table of submissions with decisions, to measure those instead
+    only:str=None, # rows to measure, with commas; all by default
+    arms:str='title,abstract', # what is read, with commas: 'title' for title and abstract, 'abstract' for it alone
+    strengths:str='0.6,3', # how strongly the title moves outcomes, with commas
+    draws:int=5, # draws of treatments and outcomes; of real decisions: deals into folds
+    choose:bool=False, # measure the settings that were tried instead
+    out:str=str(root/'results/case_causal.json') # adds what it lacks
+):
+    "Measure what is missing"
+    records = Records(out)
+    wanted = only.split(',') if only else rows
+    unknown = [r for r in wanted if r not in rows]
+    if unknown: raise SystemExit(f"There is no row {unknown[0]!r}: use some of {', '.join(rows)}.")
+    if iclr: return real(records, load_papers(iclr), wanted, draws)
+    c = [float(s) for s in strengths.split(',')]
+    some = sample(load_papers(papers))
+    if choose: return choose_settings(records, some, c)
+    drawn(records, some, wanted, c, draws, arms.split(','))
+
+if __name__=='__main__': script(main)
