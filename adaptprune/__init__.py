@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .compression import compress
     from .export import export_onnx, save_plain
     from .fisher import choose_units, unit_scores
-    from .folder import load_compact, save_compact, save_model
+    from .folder import load_adapted, load_compact, save_compact, save_model
     from .loop import adapt
     from .mask import Mask
     from .multitask import MultiTask
@@ -34,13 +34,14 @@ __all__ = [
     'KeepBest', 'Log', 'LogCSV', 'LogTensorBoard', 'LogText', 'LogWandb', 'Mask', 'MaskCallback',
     'MaskOptimizer', 'MaskTrainer', 'MultiTask', 'Predictor', 'Recipe', 'Structure', 'TaskCard', 'TaskMask',
     'activation_scores', 'adapt', 'adapt_task', 'base_of', 'choose_units', 'compact', 'compress', 'evaluate',
-    'export_onnx', 'find_sparsity', 'find_units', 'get_recipe', 'learn_from', 'load', 'load_compact',
-    'load_data', 'load_files', 'load_task', 'save_compact', 'save_model', 'save_plain', 'set_up', 'unit_scores']
+    'export_onnx', 'find_sparsity', 'find_units', 'get_recipe', 'learn_from', 'load', 'load_adapted',
+    'load_compact', 'load_data', 'load_files', 'load_task', 'save_compact', 'save_model', 'save_plain',
+    'set_up', 'unit_scores']
 
 _rooms = dict(
     artifact=['TaskMask'], compaction=['compact'], compression=['compress'], export=['export_onnx', 'save_plain'],
-    fisher=['choose_units', 'unit_scores'], folder=['load_compact', 'save_compact', 'save_model'], loop=['adapt'],
-    mask=['Mask'], multitask=['MultiTask'], optim=['MaskOptimizer'], predict=['Predictor', 'load'],
+    fisher=['choose_units', 'unit_scores'], folder=['load_adapted', 'load_compact', 'save_compact', 'save_model'],
+    loop=['adapt'], mask=['Mask'], multitask=['MultiTask'], optim=['MaskOptimizer'], predict=['Predictor', 'load'],
     recipe=['Recipe', 'get_recipe'], scores=['activation_scores'], setup=['evaluate', 'set_up'], task=['adapt_task'],
     taskcard=['TaskCard'], tasks=['load_data', 'load_files', 'load_task'], tolerance=['find_sparsity'],
     trainer=['MaskCallback', 'MaskTrainer', 'learn_from'], units=['Structure', 'base_of', 'find_units'],
