@@ -16,7 +16,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-# %% ../nbs/api/05_privacy.ipynb #9972dc10
+# %% ../nbs/api/05_privacy.ipynb #dd994cb0
 clippings = 'joint','parts','layers'
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Privacy:
     "What a private run promises, and its batches. A value that no run can use raises `ValueError`"
     epsilon:float = 8. # bound of the privacy loss, above 0; None: no noise and no promise, for a comparison
     delta:float = 1e-5 # chance that the bound fails, above 0 and below one over the number of rows
-    batch_size:object = 1024 # expected number of rows in a batch; a tuple holds stages of equal length, such as (512, 1024, 2048)
+    batch_size:object = 1024 # expected rows of a batch; a tuple holds stages of equal length, such as (512, 1024, 2048)
     steps:int = 62 # optimiser steps of the run
     clip:float = 1e-3 # longest gradient of theta that an example may have
     clip_head:float = 1. # longest gradient of the head that an example may have
     clipping:str = 'parts' # what is clipped together: 'joint', 'parts' or 'layers'
-    known_seed:int = None # seed of sampling and noise, for tests and pages: whoever knows it can take the noise off again
+    known_seed:int = None # seed of sampling and noise, for tests and pages: who knows it can take the noise off again
 
     def __post_init__(self):
         if self.epsilon is not None: _check_positive('epsilon', self.epsilon)
@@ -53,18 +53,21 @@ def _check_positive(name, value):
 
 def _check_count(value):
     if isinstance(value, Integral) and not isinstance(value, bool) and value>0: return
-    raise ValueError(f"steps and batch_size must be whole numbers above 0, or a tuple of such for batch_size, got {value!r}.")
+    raise ValueError("steps and batch_size must be whole numbers above 0, or batch_size a tuple of such, "
+        f"got {value!r}.")
 
-# %% ../nbs/api/05_privacy.ipynb #d710265f
+# %% ../nbs/api/05_privacy.ipynb #5a7ae1e6
 def sampling_rates(
     privacy:Privacy,
     n:int # number of training rows
 ) -> list: # a probability for each step
     "How likely a row is to be in the batch of each step. More expected rows than there are raise `ValueError`"
     most = max(privacy.stages)
-    if most>n: raise ValueError(f"A batch of {most:,} rows is expected, and there are {n:,}: give a smaller batch_size.")
+    if most>n:
+        raise ValueError(f"A batch of {most:,} rows is expected, and there are {n:,}: give a smaller batch_size.")
     if privacy.epsilon is not None and privacy.delta>=1/n:
-        raise ValueError(f"delta={privacy.delta:g} would allow to publish one of the {n:,} rows: give less than {1/n:.1g}.")
+        raise ValueError(f"delta={privacy.delta:g} would allow to publish one of the {n:,} rows: "
+            f"give less than {1/n:.1g}.")
     return [size/n for size in privacy.sizes()]
 
 def poisson_rows(
@@ -192,24 +195,27 @@ def sigma_for(
         else: high = middle
     return high
 
-# %% ../nbs/api/05_privacy.ipynb #89abfc1c
+# %% ../nbs/api/05_privacy.ipynb #b237d2ec
 def account_of(
     privacy:Privacy,
     sigma:float, # noise over bound; 0 without a promise
     n:int # number of training rows
 ) -> dict: # plain values
     "What a report and a file say of a run's privacy"
-    asked = dict(epsilon=privacy.epsilon, delta=privacy.delta, sigma=sigma, clip=privacy.clip, clip_head=privacy.clip_head)
-    batches = dict(clipping=privacy.clipping, batch_size=list(privacy.stages), steps=privacy.steps, rows=n)
-    return dict(asked, **batches, sampling='Poisson', neighbours='one row blank', noise_is_secret=privacy.known_seed is None)
+    asked = dict(epsilon=privacy.epsilon, delta=privacy.delta, sigma=sigma)
+    bounds = dict(clip=privacy.clip, clip_head=privacy.clip_head, clipping=privacy.clipping)
+    batches = dict( batch_size=list(privacy.stages), steps=privacy.steps, rows=n)
+    how = dict(sampling='Poisson', neighbours='one row blank', noise_is_secret=privacy.known_seed is None)
+    return dict(asked, **bounds, **batches, **how)
 
 def promise(
     about:dict # as from `account_of`
 ) -> str: # a sentence or two
     "The promise in words"
     if about.get('epsilon') is None: return 'The mask and the head were learnt without privacy.'
-    said = (f"The mask and the head are ({about['epsilon']:g}, {about['delta']:g})-differentially private with respect to "
-        f"each of the {about['rows']:,} training rows (DP-SGD, Poisson sampling, noise {about['sigma']:.3f} over the bound, "
+    bound = f"({about['epsilon']:g}, {about['delta']:g})-differentially private"
+    said = (f"The mask and the head are {bound} with respect to each of the {about['rows']:,} training rows "
+        f"(DP-SGD, Poisson sampling, noise {about['sigma']:.3f} over the bound, "
         f"{about['steps']} steps, PLD account). This holds for one run: it does not cover the choice among several, "
         "nor the rows that scores are measured on.")
     if about.get('noise_is_secret', True): return said

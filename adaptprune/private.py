@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-# %% ../nbs/api/18_private.ipynb #4c52ec4f
+# %% ../nbs/api/18_private.ipynb #4c6d24cd
 import numpy as np, torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -26,7 +26,8 @@ from .loop import Adapted, check_writable
 from .mask import check_sparsity
 from .optim import MaskOptimizer, PatternPlace
 from .pattern import check_pattern, seen
-from .privacy import ClippedSum, Privacy, account_of, noisy_mean, poisson_rows, sampling_rates, secret_generator, sigma_for
+from .privacy import ClippedSum, Privacy, account_of, noisy_mean, poisson_rows
+from .privacy import sampling_rates, secret_generator, sigma_for
 from .recipe import Recipe, as_method, get_recipe
 from .scores import evaluating
 from .setup import model_name, set_up
@@ -87,7 +88,7 @@ def example_gradients(
         return functional_call(model, params, kwargs={k: v[None] for k,v in example.items()})['loss']
     return vmap(grad(loss), in_dims=(None, 0))({n: p.detach() for n,p in params.items()}, batch)
 
-# %% ../nbs/api/18_private.ipynb #527ed481
+# %% ../nbs/api/18_private.ipynb #81a23a86
 def _groups(privacy, names):
     "What each gradient is clipped together with: names of masked weights, and None for the head"
     def of(name):
@@ -96,6 +97,7 @@ def _groups(privacy, names):
         return 'theta' if privacy.clipping=='parts' else layer_of(name)
     return [of(n) for n in names]
 
+# %% ../nbs/api/18_private.ipynb #91f19b44
 class Learner:
     "What learns in a private run, and the rows that it learns from"
     def __init__(self,
@@ -126,7 +128,7 @@ class Learner:
         groups = _groups(p, [*names, *[None]*len(self.head)])
         return ClippedSum([*shapes, *(h.shape for h in self.head)], bounds, groups, self.device)
 
-# %% ../nbs/api/18_private.ipynb #1b426d0d
+# %% ../nbs/api/18_private.ipynb #69bee0c3
 class MaskLearner(Learner):
     "A mask and the head"
     def __init__(self,
@@ -143,7 +145,8 @@ class MaskLearner(Learner):
     def begin(self):
         base = self.model.base_model
         _check_embeddings(base, maskable(base, self.recipe.weights))
-        self.opt = PrivateMasks(base, self.head, self.sparsity, self.privacy.steps, settings=self.recipe, seed=self.seed)
+        how = dict(settings=self.recipe, seed=self.seed)
+        self.opt = PrivateMasks(base, self.head, self.sparsity, self.privacy.steps, **how)
         self.places = list(self.opt.weights)
         self.params = [*(p.param for p in self.places), *self.head]
 
@@ -184,15 +187,17 @@ class MaskLearner(Learner):
         self.opt.close()
         of = f'{mask.numel:,} weights in {len(mask)} tensors ({self.recipe.weights!r})'
         thetas = sum(len(g.theta) for g in self.opt.weights.groups)
-        return mask, dict(sparsity=mask.sparsity, target=self.sparsity, target_met=self.opt.target_met(), of=of, kept=mask.kept, thetas=thetas)
+        asked = dict(target=self.sparsity, target_met=self.opt.target_met())
+        return mask, dict(sparsity=mask.sparsity, **asked, of=of, kept=mask.kept, thetas=thetas)
 
+# %% ../nbs/api/18_private.ipynb #5d8a81e1
 def _of_one_length(rows, lengths, most):
     "Rows in chunks of equal length"
     by = {}
     for i in rows: by.setdefault(int(lengths[i]), []).append(i)
     return [some[k:k+most] for some in by.values() for k in range(0, len(some), most)]
 
-# %% ../nbs/api/18_private.ipynb #13146194
+# %% ../nbs/api/18_private.ipynb #6e7d3dfa
 class _OnVectors(nn.Module):
     "A head on vectors that are there already"
     def __init__(self, model):
@@ -201,6 +206,7 @@ class _OnVectors(nn.Module):
 
     def forward(self, x, labels): return dict(loss=self.loss(self.head(x.transpose(0, 1)), labels))
 
+# %% ../nbs/api/18_private.ipynb #a1c72e57
 class HeadLearner(Learner):
     "The head alone, on a frozen encoder"
     def __init__(self,
@@ -212,11 +218,15 @@ class HeadLearner(Learner):
         self.recipe = recipe
         super().__init__(setup, privacy, together)
 
+    def restart(self):
+        "Forget the optimiser's averages, as for a head that is put back"
+        self.opt = torch.optim.Adam(self.head, lr=self.recipe.beta)
+        self.i = 0
+
     @torch.no_grad()
     def begin(self):
         self.net = _OnVectors(self.model)
-        self.opt = torch.optim.Adam(self.head, lr=self.recipe.beta)
-        self.i = 0
+        self.restart()
         order = np.argsort(self.data.lengths, kind='stable')
         self.x,self.y = [None]*len(order),[None]*len(order)
         for k in range(0, len(order), 64):
@@ -234,7 +244,8 @@ class HeadLearner(Learner):
         params = dict(self.net.named_parameters())
         for k in range(0, len(rows), self.together):
             some = rows[k:k+self.together]
-            total.add_many(list(example_gradients(self.net, params, dict(x=self.x[some], labels=self.y[some])).values()))
+            batch = dict(x=self.x[some], labels=self.y[some])
+            total.add_many(list(example_gradients(self.net, params, batch).values()))
         return total
 
     def step(self, grads):
@@ -246,33 +257,38 @@ class HeadLearner(Learner):
 
     def end(self): return None, {}
 
-# %% ../nbs/api/18_private.ipynb #8db452a8
+# %% ../nbs/api/18_private.ipynb #8053f5dc
 _theirs = 'it is learnt from training rows without noise'
 _coins = 'the account is for batches in which each row has its own coin, as `Privacy` draws them'
 _length = 'give Privacy(steps=..., batch_size=...), whose account needs them'
 _goes_on = 'a run that goes on would draw for one account twice: start it anew'
 _looks = 'what looks at a run while it learns sees training rows, or invites a choice that no account covers'
 
-refused = dict(teacher=_theirs, teacher_model=_theirs, teacher_steps=_theirs, cache=_theirs, distil=_theirs, distil_hidden=_theirs,
-    remove=f'the units that go are chosen by scores: {_theirs}', units=_theirs, class_weights='they come from the counts of labels',
-    loader=_coins, shuffle=_coins, drop_last=_coins, batch_size=_length, epochs=_length, min_steps=_length, max_steps=_length,
+_reasons = {
+    _theirs: ('teacher', 'teacher_model', 'teacher_steps', 'cache', 'distil', 'distil_hidden', 'remove', 'units'),
+    _coins: ('loader', 'shuffle', 'drop_last'), _length: ('batch_size', 'epochs', 'min_steps', 'max_steps'),
+    _goes_on: ('resume', 'checkpoint_every', 'keep_checkpoint'), _looks: ('hooks', 'evaluate', 'eval_every')}
+
+refused = {name: why for why,names in _reasons.items() for name in names} | dict(
+    class_weights='they come from the counts of labels',
     accumulate='a sum is divided by the expected size of its batch, never by the actual one',
-    resume=_goes_on, checkpoint_every=_goes_on, keep_checkpoint=_goes_on, hooks=_looks, evaluate=_looks, eval_every=_looks,
     validate='held-out training rows would be scored without noise: give a dev set of other rows',
     loss_fn='the loss has to be of one example alone, as that of the model is',
     dropout='examples are read without dropout')
 
 def _refuse(what, why): raise ValueError(f"A private run takes no {what}: {why}.")
 
-# %% ../nbs/api/18_private.ipynb #2adcbfa8
+# %% ../nbs/api/18_private.ipynb #19563d0f
 def check_private(
     recipe:Recipe # of the run
 ):
     "Refuse a recipe that looks at training rows without noise: `ValueError`"
-    if recipe.method not in ('mask', 'features'): _refuse(f'method {recipe.method!r}', "it is for 'mask' and 'features'")
+    if recipe.method not in ('mask', 'features'):
+        _refuse(f'method {recipe.method!r}', "it is for 'mask' and 'features'")
     if recipe.teacher: _refuse('teacher', _theirs)
     if recipe.start in ('activation', 'gradient') and recipe.method=='mask':
-        _refuse(f'start={recipe.start!r}', "its scores are of training rows. Use start='rank', which looks at public weights")
+        why = "its scores are of training rows. Use start='rank', which looks at public weights"
+        _refuse(f'start={recipe.start!r}', why)
     if recipe.dropout: _refuse('dropout', refused['dropout'])
 
 def _check_embeddings(base, chosen):
@@ -284,28 +300,30 @@ def _check_mixing(model):
     name = next((n for n,m in model.named_modules() if hasattr(m, 'running_mean')), None)
     if name: _refuse(f'module that looks at a whole batch ({name})', 'the gradient of an example has to be its own')
 
-# %% ../nbs/api/18_private.ipynb #65979490
+# %% ../nbs/api/18_private.ipynb #68046eb8
 def _check_task(task, data):
     "Refuse a task or splits that come from the rows"
-    if task.kind=='regression': _refuse('regression', 'the head begins at the mean of the labels. Make classes of the scores')
+    if task.kind=='regression':
+        _refuse('regression', 'the head begins at the mean of the labels. Make classes of the scores')
     if task.class_weights: _refuse('class weights', refused['class_weights'])
     if data is None: return
     ready = isinstance(data, dict) and all(hasattr(d, 'column_names') for d in data.values())
-    if not ready: _refuse('raw file', "its classes, metric and dev set would be read off its rows. Give data=splits as from `load_task` "
-        "or `load_data`, with a `Task` that you know to be public")
-    if 'dev' not in data: _refuse('data without a dev set', 'and training rows are not held out for one: give dev rows of their own')
+    if not ready: _refuse('raw file', "its classes, metric and dev set would be read off its rows. Give data=splits as from "
+        "`load_task` or `load_data`, with a `Task` that you know to be public")
+    if 'dev' not in data:
+        _refuse('data without a dev set', 'training rows are not held out for one. Give dev rows of their own')
     if getattr(getattr(data, 'reading', None), 'held', False):
         _refuse('dev set that was held out of your rows', refused['validate'])
 
-# %% ../nbs/api/18_private.ipynb #34bd9291
+# %% ../nbs/api/18_private.ipynb #7b13ddc1
 _runs = Counter()           # private runs of this process, by the rows that they learnt from
 
 def _note_run(setup, privacy):
     mark = setup.data['train']._fingerprint
     _runs[mark] += privacy.epsilon is not None
     if _runs[mark]<2 or privacy.epsilon is None: return
-    warnings.warn(f"This is private run {_runs[mark]} on the same rows in this process. Each has its own epsilon, and together they "
-        "tell more: choosing among them by a score is not covered. Choose settings on public data.", stacklevel=3)
+    warnings.warn(f"This is private run {_runs[mark]} on the same rows in this process. Each has its own epsilon, and "
+        "together they tell more: choosing among them by a score is not covered. Choose settings on public data.", stacklevel=3)
 
 # %% ../nbs/api/18_private.ipynb #5ad58f4b
 private_recipe = Recipe(start='rank', weights='encoder', step='plain', every=2, min_steps=0)
@@ -340,7 +358,7 @@ def learn_privately(
         if isinstance(learner, MaskLearner): history[-1]['sparsity'] = learner.opt.sparsity()
     return history
 
-# %% ../nbs/api/18_private.ipynb #5a1caf48
+# %% ../nbs/api/18_private.ipynb #e718655d
 def adapt_privately(
     task, # name of a GLUE or mini task, or a `Task`; it is public, with the names of its classes
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, which stays as it is: a copy is adapted
@@ -356,7 +374,7 @@ def adapt_privately(
     together:int=None, # examples whose gradients are computed at once; by default 64 on a GPU, and 1 on a processor
     tokenizer=None, # of a model in memory; by default the one that the model's name leads to
     progress:bool=True, # show a progress bar
-    **changes # fields of the recipe to change, such as method='features' or pattern='row'; what would tell of rows raises `ValueError`
+    **changes # fields of the recipe, such as method='features' or pattern='row'; what would tell of rows raises `ValueError`
 ) -> Adapted: # its report holds the promise as `privacy`
     "Adapt a pre-trained model to a task, so that mask and head are differentially private"
     recipe = _recipe_of(recipe, changes)
@@ -374,14 +392,17 @@ def adapt_privately(
     setup.model.to('cuda' if torch.cuda.is_available() else 'cpu')
     return _learn_and_report(setup, privacy, recipe, sparsity, seed, together, sigma, progress, out, model)
 
+# %% ../nbs/api/18_private.ipynb #688936ac
 def _check_out(out, recipe):
     "Refuse a folder that cannot take the mask"
     if not out: return
-    if recipe.method=='features': raise ValueError("A head alone has no mask file: leave out `out`, and save the model's head.")
-    if (Path(out)/'adaptprune.json').exists(): raise ValueError(f"The folder {str(out)!r} holds a mask already: name another out.")
+    if recipe.method=='features':
+        raise ValueError("A head alone has no mask file: leave out `out`, and save the model's head.")
+    if (Path(out)/'adaptprune.json').exists():
+        raise ValueError(f"The folder {str(out)!r} holds a mask already: name another out.")
     check_writable(out)
 
-# %% ../nbs/api/18_private.ipynb #56b60646
+# %% ../nbs/api/18_private.ipynb #f9a137b1
 def _learner_of(setup, privacy, recipe, sparsity, seed, together):
     if recipe.method=='features': return HeadLearner(setup, privacy, recipe, together or 64)
     on_gpu = next(setup.model.parameters()).is_cuda
@@ -395,8 +416,9 @@ def _learn_and_report(setup, privacy, recipe, sparsity, seed, together, sigma, p
     history = learn_privately(learner, sigma, progress)
     mask,about = learner.end()
     report = dict(method=recipe.method, steps=privacy.steps, base=mark, **about)
-    report.update(privacy=account_of(privacy, sigma, len(learner.data)), metrics=setup.evaluate(setup.model.eval()), split='dev')
-    report.update(task=setup.task.name, recipe=asdict(recipe), model=model_name(model), metric=setup.task.metric, seed=seed)
+    report.update(privacy=account_of(privacy, sigma, len(learner.data)))
+    report.update(metrics=setup.evaluate(setup.model.eval()), metric=setup.task.metric, split='dev')
+    report.update(task=setup.task.name, recipe=asdict(recipe), model=model_name(model), seed=seed)
     res = Adapted(setup.model, mask, history, report, base=base, base_name='encoder', tensors=tensors, task=setup.task)
     res.max_length = learner.data.max_length
     report.update(sizes(res, recipe.method))

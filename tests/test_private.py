@@ -1,6 +1,7 @@
 "What a private run promises, part by part: gradients, clipping, noise, batches, the account, and all that would void it."
-import math,sys,warnings
+import importlib.util,json,math,sys,warnings
 from dataclasses import replace
+from pathlib import Path
 import pytest,torch
 from datasets import Dataset,DatasetDict
 from torch import nn
@@ -310,6 +311,36 @@ def test_head_gradients_are_those_of_the_whole_model(setup):
     total = learner.empty()
     for i in (1, 5, 6): total.add(list(torch.autograd.grad(learner.model(**learner.batch([i])).loss, learner.head)))
     for a,b in zip(learner.batch_sum([1, 5, 6]).sums, total.sums): close(a, b)
+
+# The benchmark
+
+@pytest.fixture
+def case(folder, monkeypatch):
+    path = Path(__file__).resolve().parent.parent/'benchmarks/case_private.py'
+    spec = importlib.util.spec_from_file_location('case_private', path)
+    mod = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mod)
+    monkeypatch.setattr(mod, 'n_train', 40)
+    monkeypatch.setattr(mod, 'set_up', lambda *args, **kwargs: set_up(task, folder, data=splits()))
+    monkeypatch.setattr(mod, 'adapt_privately', lambda name, model, privacy, glue_dir, **kw: go(folder, privacy, **kw))
+    monkeypatch.setattr(mod, 'small', [(8, 3)])
+    return mod
+
+def test_benchmark_adds_what_it_lacks(case, tmp_path, capsys):
+    pytest.importorskip('dp_accounting')
+    case.noise_table = case.mini_noise = case.norms = lambda: {}
+    case.attacked = lambda *args: dict(auc=.5)
+    case.delta = 1e-3
+    case.runs = lambda large: [case.cell(k, 8, 3, e) for k in case.kinds for e in (8., None)]
+    out = tmp_path/'out.json'
+    case.main(only='head', out=out)
+    first = json.loads(out.read_text())
+    assert [r['cell']['epsilon'] for r in first]==[8., None] and first[0]['privacy']['sigma']>0==first[1]['privacy']['sigma']
+    case.main(out=out, plan=True)
+    assert 'kind=head batch' not in capsys.readouterr().out and json.loads(out.read_text())==first
+    case.main(out=out)
+    kinds = [r['cell'].get('kind') for r in json.loads(out.read_text())]
+    assert json.loads(out.read_text())[:2]==first and kinds.count('mask')==kinds.count('gates')==4
 
 # The attack
 
