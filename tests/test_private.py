@@ -336,6 +336,7 @@ def test_benchmark_adds_what_it_lacks(case, tmp_path, capsys):
     case.main(only='head', out=out)
     first = json.loads(out.read_text())
     assert [r['cell']['epsilon'] for r in first]==[8., None] and first[0]['privacy']['sigma']>0==first[1]['privacy']['sigma']
+    capsys.readouterr()
     case.main(out=out, plan=True)
     assert 'kind=head batch' not in capsys.readouterr().out and json.loads(out.read_text())==first
     case.main(out=out)
