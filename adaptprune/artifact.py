@@ -11,7 +11,7 @@ import copy, math, os, re, tempfile, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/api/21_artifact.ipynb #317aeca0
+# %% ../nbs/api/21_artifact.ipynb #553566e6
 import torch
 from torch import nn
 from .anatomy import plain_name, unwrap
@@ -23,6 +23,7 @@ from .layer import apply_mask
 from .mask import Mask, group_names, merge
 from .maskfile import config_name, data_pattern, pack_folder, plain_info, read_config, read_folder, write_folder
 from .maskfile import mask_shapes, structure_of, units_in
+from .privacy import promise
 from .published import published, short_name
 from .sentence import bare_sentence_model, first_part, is_sentence_model, read_length
 from .sentence import sentence_facts, sentence_model, vector_width
@@ -565,7 +566,7 @@ def _card_data(info, base_model, repo_id):
         library_name='adaptprune', tags=['adaptprune', 'pruning', 'mask'], pipeline_tag=kind,
         model_name=repo_id.split('/')[-1], eval_results=results or None)
 
-# %% ../nbs/api/21_artifact.ipynb #2478d1a3
+# %% ../nbs/api/21_artifact.ipynb #421e9e81
 def _snippet(card, repo_id):
     "How to use a mask, in Python: answers where the file knows of its task, else the model"
     if card is None or card.kind not in ('classification', 'regression', 'vectors', 'question-answering'):
@@ -581,7 +582,7 @@ _card = """---
 
 A binary mask over {numel:,} weights in {tensors} tensors ({sparsity:.2%} pruned) of the frozen base model,
 and a small head. No weight of the base was changed.
-{cut}
+{cut}{privacy}
 {table}
 
 ```python
@@ -613,7 +614,7 @@ def _commit(repo_id, folder, private, token):
     operations = [*new.values(), *map(CommitOperationDelete, old)]
     return api.create_commit(repo_id, operations, commit_message='Mask file').commit_url
 
-# %% ../nbs/api/21_artifact.ipynb #421de170
+# %% ../nbs/api/21_artifact.ipynb #7e5ba537
 class _OnHub(_WithHead):
     "Sharing"
     def _said(self):
@@ -625,6 +626,12 @@ class _OnHub(_WithHead):
             f"are removed. By layer, {left} are left; the mask covers those. The file has {about['bytes']:,} bytes "
             f"and a head of {about['head_bytes']:,}.\n")
 
+    def _promised(self):
+        "What a card says of privacy; nothing where nobody asked for it"
+        about = self.info.get('privacy')
+        try: return f'\n{promise(about)}\n' if about else ''
+        except (AttributeError, KeyError, TypeError, ValueError): return ''      # what a file says may be anything
+
     def model_card(self,
         repo_id='owner/name' # id of the repository on the Hub
     ) -> str: # README.md, with its metadata
@@ -634,7 +641,8 @@ class _OnHub(_WithHead):
         table = '\n'.join(['| metric | value |', '|---|---|', *rows]) if rows else ''
         return _card.format(meta=_card_data(self.info, on, repo_id).to_yaml(), task=self.info.get('task') or 'task',
             on=on or 'a pre-trained model', numel=self.numel, tensors=len(self.shapes), sparsity=self.sparsity,
-            cut=self._said(), table=table, snippet=_snippet(self.card, repo_id), revision=self.base.get('revision') or 'not recorded')
+            cut=self._said(), privacy=self._promised(), table=table, snippet=_snippet(self.card, repo_id),
+            revision=self.base.get('revision') or 'not recorded')
 
     def push_to_hub(self,
         repo_id:str, # owner/name; made if need be
@@ -651,8 +659,8 @@ class _OnHub(_WithHead):
             try: return _commit(repo_id, d, private, token)
             except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {_why_not_taken(e)}") from e
 
-# %% ../nbs/api/21_artifact.ipynb #526ad17e
-_facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe'
+# %% ../nbs/api/21_artifact.ipynb #573b8219
+_facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe', 'privacy'
 
 def _labels(task):
     from adaptprune.tasks import get_task

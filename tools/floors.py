@@ -10,12 +10,12 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'exercises', 'files', 'identity', 'published', 'timing', 'trees'],
     ['mask', 'theory', 'units', 'causal'],
-    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
+    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency', 'privacy'],
     ['tables', 'multilabel', 'tags', 'spans', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'watch', 'trainer'],
     ['setup', 'vectors', 'probes', 'senses', 'teacher', 'prune'],
     ['codec', 'maskfile', 'bases', 'taskcard', 'sentence', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology',
-        'folder', 'trim', 'card', 'subject', 'forms', 'compression', 'task', 'plan', 'tolerance', 'threeheads'],
+        'folder', 'trim', 'card', 'subject', 'forms', 'compression', 'task', 'plan', 'tolerance', 'threeheads', 'private'],
     ['results', 'figures', 'claims', 'sweep', 'demo', 'cli']]
 floor_of = {room: i for i,rooms in enumerate(floors) for room in rooms}
 start,end = '<!-- floors: made by tools/floors.py -->\n','<!-- /floors -->\n'
