@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .multitask import MultiTask
     from .optim import MaskOptimizer
     from .predict import Predictor, load
+    from .privacy import Privacy
+    from .private import adapt_privately
     from .recipe import Recipe, get_recipe
     from .scores import activation_scores
     from .setup import evaluate, set_up
@@ -32,18 +34,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     'KeepBest', 'Log', 'LogCSV', 'LogTensorBoard', 'LogText', 'LogWandb', 'Mask', 'MaskCallback',
-    'MaskOptimizer', 'MaskTrainer', 'MultiTask', 'Predictor', 'Recipe', 'Structure', 'TaskCard', 'TaskMask',
-    'activation_scores', 'adapt', 'adapt_task', 'base_of', 'choose_units', 'compact', 'compress', 'evaluate',
-    'export_onnx', 'find_sparsity', 'find_units', 'get_recipe', 'learn_from', 'load', 'load_adapted',
-    'load_compact', 'load_data', 'load_files', 'load_task', 'save_compact', 'save_model', 'save_plain',
-    'set_up', 'unit_scores']
+    'MaskOptimizer', 'MaskTrainer', 'MultiTask', 'Predictor', 'Privacy', 'Recipe', 'Structure', 'TaskCard',
+    'TaskMask', 'activation_scores', 'adapt', 'adapt_privately', 'adapt_task', 'base_of', 'choose_units',
+    'compact', 'compress', 'evaluate', 'export_onnx', 'find_sparsity', 'find_units', 'get_recipe', 'learn_from',
+    'load', 'load_adapted', 'load_compact', 'load_data', 'load_files', 'load_task', 'save_compact',
+    'save_model', 'save_plain', 'set_up', 'unit_scores']
 
 _rooms = dict(
     artifact=['TaskMask'], compaction=['compact'], compression=['compress'], export=['export_onnx', 'save_plain'],
     fisher=['choose_units', 'unit_scores'], folder=['load_adapted', 'load_compact', 'save_compact', 'save_model'],
     loop=['adapt'], mask=['Mask'], multitask=['MultiTask'], optim=['MaskOptimizer'], predict=['Predictor', 'load'],
-    recipe=['Recipe', 'get_recipe'], scores=['activation_scores'], setup=['evaluate', 'set_up'], task=['adapt_task'],
-    taskcard=['TaskCard'], tasks=['load_data', 'load_files', 'load_task'], tolerance=['find_sparsity'],
+    privacy=['Privacy'], private=['adapt_privately'], recipe=['Recipe', 'get_recipe'], scores=['activation_scores'],
+    setup=['evaluate', 'set_up'], task=['adapt_task'], taskcard=['TaskCard'],
+    tasks=['load_data', 'load_files', 'load_task'], tolerance=['find_sparsity'],
     trainer=['MaskCallback', 'MaskTrainer', 'learn_from'], units=['Structure', 'base_of', 'find_units'],
     watch=['KeepBest', 'Log', 'LogCSV', 'LogTensorBoard', 'LogText', 'LogWandb'])
 _home = {name: room for room, names in _rooms.items() for name in names}

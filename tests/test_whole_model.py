@@ -127,7 +127,7 @@ def test_export_a_whole_model(command, made):
     got = json.loads(command('export', folder, '--format', 'model', '--dtype', 'fp16', '--out', 'half', '--json'))
     assert got['format']=='model' and remote('half').bert.dtype==torch.float16
     assert '--dtype goes with' in command('export', folder, '--format', 'plain', '--dtype', 'fp16', fails=True)
-    assert "use one of onnx, model, plain" in command('export', folder, '--format', 'torch', fails=True)
+    assert "use one of onnx, int8, model, plain" in command('export', folder, '--format', 'torch', fails=True)
 
 def test_export_scores(command, made):
     command('export', made['price'].folder, '--format', 'model')
