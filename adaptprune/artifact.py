@@ -649,7 +649,7 @@ class _OnHub(_WithHead):
             except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {_why_not_taken(e)}") from e
 
 # %% ../nbs/api/21_artifact.ipynb #526ad17e
-_facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe'
+_facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe', 'start_from'
 
 def _labels(task):
     from adaptprune.tasks import get_task

@@ -10,7 +10,7 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'files', 'identity', 'published', 'timing'],
     ['mask', 'theory', 'units'],
-    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
+    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'start', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
     ['tables', 'multilabel', 'tags', 'spans', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'watch', 'trainer'],
     ['setup', 'vectors', 'teacher', 'prune'],
