@@ -13,7 +13,7 @@ floors = [['anatomy', 'files', 'identity', 'published', 'timing'],
     ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'start', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency'],
     ['tables', 'multilabel', 'tags', 'spans', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'watch', 'trainer'],
-    ['setup', 'vectors', 'teacher', 'prune'],
+    ['setup', 'vectors', 'phrases', 'teacher', 'prune'],
     ['codec', 'maskfile', 'bases', 'taskcard', 'sentence', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology',
         'folder', 'trim', 'card', 'subject', 'forms', 'compression', 'task', 'plan', 'tolerance'],
     ['results', 'sweep', 'demo', 'cli']]
