@@ -389,7 +389,7 @@ def _with_files(values, folder):
     rest = {k: v for k,v in values.items() if k not in named}
     return dict(task=[None], files=[_recorded(c, folder) for c in grid(**named)], **rest)
 
-# %% ../nbs/api/26_sweep.ipynb #a54472dc
+# %% ../nbs/api/26_sweep.ipynb #a8bcd839
 def _with_start(values, folder):
     "A table in which each earlier mask, a folder beside the sweep's file, is its name and a hash of it"
     def recorded(name):
@@ -398,6 +398,7 @@ def _with_start(values, folder):
     if 'start_from' not in values: return values
     return dict(values, start_from=[recorded(n) for n in values['start_from']])
 
+# %% ../nbs/api/26_sweep.ipynb #01b03754
 def _is_list_of_tables(tables): return isinstance(tables, list) and tables and all(isinstance(t, dict) for t in tables)
 
 def _read_spec(path):

@@ -128,7 +128,7 @@ class Cut:
         res.report.update(removed=about['removed'], macs=about['macs'], **layers, cut_seconds=round(self.seconds, 1))
         res.report.update(structure=self.structure.to_dict(), base=self.mark)
 
-# %% ../nbs/api/18_task.ipynb #7450131d
+# %% ../nbs/api/18_task.ipynb #20cdff70
 theta_name = 'theta.safetensors'    # beside a mask file: theta less its threshold
 
 def write_theta(
@@ -253,7 +253,7 @@ def _writable(out, resume, checkpoint_every, force):
     Checkpoint(out, checkpoint_every, resume and not at_teacher)    # refuses a run that has nothing to resume
     if out: check_writable(out)
 
-# %% ../nbs/api/18_task.ipynb #f2e416e1
+# %% ../nbs/api/18_task.ipynb #7ad87fd8
 def _tidy(out):
     "Remove what only a run that goes on needs, once its mask is there; half a teacher is never left"
     (Path(out)/'checkpoint.pt').unlink(missing_ok=True)
