@@ -659,8 +659,9 @@ class _OnHub(_WithHead):
             try: return _commit(repo_id, d, private, token)
             except Exception as e: raise OSError(f"The Hub did not take {repo_id!r}: {_why_not_taken(e)}") from e
 
-# %% ../nbs/api/21_artifact.ipynb #573b8219
-_facts = 'task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe', 'privacy'
+# %% ../nbs/api/21_artifact.ipynb #65c859d1
+_facts = ('task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe',
+    'start_from', 'privacy')
 
 def _labels(task):
     from adaptprune.tasks import get_task

@@ -138,7 +138,7 @@ def _fields(text):
         except ValueError as e: raise ValueError(f"--set takes FIELD=VALUE, and got {part!r}: {e}") from None
     return fields
 
-# %% ../nbs/api/27_cli.ipynb #9b6d9c57
+# %% ../nbs/api/27_cli.ipynb #beae2d99
 def _is_finished(out):
     "Does a folder hold the mask of a run, and nothing of one that goes on?"
     held = {n for n in ('adaptprune.json', 'checkpoint.pt', '.teacher') if (Path(out)/n).exists()}
@@ -169,6 +169,7 @@ def _adapted(task, r, out):
     pruned = f"{r['sparsity']:.4%} of {r['of']} pruned, {r['recovered']:.1%} of the kept ones came back"
     took = f"{r['steps']:,} steps in {r['seconds']:.0f} s{teacher}"
     cut = _cut(r['removed'], r['heads'], r['neurons'])+'\n' if 'removed' in r else ''
+    if 'start_from' in r: cut += f"started from the mask of {r['start_from']['task']}, by its {r['start_from']['by']}\n"
     return f"{task.name}: {_metrics(r['metrics'])}\n{cut}{pruned}; {took}\nmask and head saved in {out}"
 
 # %% ../nbs/api/27_cli.ipynb #24618b1d
@@ -200,7 +201,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #eefd9fa5
+# %% ../nbs/api/27_cli.ipynb #8a6b9f5b
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -230,6 +231,7 @@ def adapt(
     max_steps:int=None, # stop after this many steps instead
     seed:int=0, # random seed, for head initialisation, data order and dropout
     precision:str='no', # mixed precision: 'no', 'bf16' or 'fp16'
+    start_from:str=None, # folder or Hub id of a saved mask on the same model, in whose order the new one starts
     resume:bool=False, # continue an interrupted run in --out, if there is one
     force:bool=False, # write into --out although it holds a mask
     dry_run:bool=False, # say what was read, what would be done and about how long it takes; train and write nothing
@@ -249,11 +251,12 @@ def adapt(
     t,data = _data(task, train, dev, text, label, glue_dir, **own)
     if dry_run: return _dry_run(t, model, sparsity, recipe, data, how, json)
     if tolerance is not None:
+        if start_from: raise ValueError("--tolerance tries several sparsities, and a start belongs to one: leave out --start-from.")
         return _within(t, model, recipe, tolerance, dict(how, data=data), dict(sparsity=sparsity, remove=remove), out, json)
     watch = dict(out=out, resume='auto' if resume else False, checkpoint_every=200, progress=not json and sys.stderr.isatty(), force=force)
     told = []
     watch.update(say=told.append if json else _to_stderr)
-    res = adapt_task(t, model, sparsity, recipe, data=data, **how, **watch)
+    res = adapt_task(t, model, sparsity, recipe, data=data, start_from=start_from, **how, **watch)
     if 'save_error' in res.report: raise OSError(f"The mask could not be saved in {out!r} ({res.report['save_error']}).")
     report = dict(res.report, out=out, **(dict(reading=told[0]) if told else {}))
     _tell(report, json, _adapted(t, res.report, out))

@@ -6,7 +6,8 @@
 __all__ = ['one_loss', 'Finite', 'rng_state', 'set_rng_state', 'Batches', 'Hook', 'check_hooks', 'Course', 'Run', 'Interrupt',
            'Modes', 'Wrapped', 'FrozenStay', 'check_metrics', 'Evaluate', 'History', 'save_state', 'check_writable',
            'only_run', 'read_checkpoint', 'Parts', 'goes_on', 'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base',
-           'check_base', 'taught_loss', 'Adapted', 'open_accelerator', 'count_steps', 'check_length', 'adapt']
+           'check_base', 'taught_loss', 'Adapted', 'open_accelerator', 'count_steps', 'check_length', 'check_masks',
+           'adapt']
 
 # %% ../nbs/api/13_loop.ipynb #43ec21f7
 import os, random, signal, threading, time, warnings
@@ -17,7 +18,7 @@ from itertools import chain, islice
 from numbers import Integral
 from pathlib import Path
 
-# %% ../nbs/api/13_loop.ipynb #4effea2d
+# %% ../nbs/api/13_loop.ipynb #d1ee28dc
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -36,6 +37,7 @@ from .mask import Mask, check_sparsity
 from .methods import Method, get_method
 from .recipe import Recipe, get_recipe
 from .scores import check_batch
+from .start import check_start, start_of
 from .units import base_of
 
 # %% ../nbs/api/13_loop.ipynb #3a862f3d
@@ -189,7 +191,7 @@ def check_hooks(
         raise ValueError(f"{name:.80} is no hook: give an object whose class is made from `Hook`, such as KeepBest().")
     for h in hooks: getattr(h, 'check', lambda *_: None)(recipe, eval_every)
 
-# %% ../nbs/api/13_loop.ipynb #910918bc
+# %% ../nbs/api/13_loop.ipynb #07e7d7bd
 class Course:
     "Where a run stands"
     step = 0                    # optimiser steps done
@@ -199,6 +201,7 @@ class Course:
     metrics = None              # of the end, where somebody evaluates
     unmeasured = None           # why there are none, in words
     resume = False              # does it go on from a checkpoint?
+    start = None                # the earlier run whose order theta starts in
     opt = scheduler = None      # what the method makes
     net = optimizer = None      # model and optimiser as the accelerator wraps them
 
@@ -702,7 +705,7 @@ def taught_loss(
         return total+recipe.distil_hidden*apart
     return loss
 
-# %% ../nbs/api/13_loop.ipynb #ea829b87
+# %% ../nbs/api/13_loop.ipynb #f0c8105a
 @dataclass
 class Adapted:
     "What `adapt` returns"
@@ -716,6 +719,7 @@ class Adapted:
     structure:Mapping=None # which heads and neurons of the base are left, where some were taken out
     task:object=None # the `Task`, from `adapt_task`
     max_length:int=None # tokens that were read of each example, from `adapt_task`
+    theta:dict=None # with `keep_theta`: name -> theta less its threshold, for `start_from` of a later run
 
 # %% ../nbs/api/13_loop.ipynb #7f6f86be
 def _computes_bf16():
@@ -792,7 +796,19 @@ def _checked(recipe, changes, max_steps):
     _check_remove(recipe)
     return method, recipe
 
-# %% ../nbs/api/13_loop.ipynb #d62c451a
+# %% ../nbs/api/13_loop.ipynb #3cfb3744
+def check_masks(
+    masks:bool, # does the method learn a mask?
+    recipe:Recipe, # of the run
+    **asked # what was asked for and goes with a learnt mask only
+):
+    "Refuse what only a run with a learnt mask, of single weights where theta is to be kept, can do: `ValueError`"
+    name = next((n for n,v in asked.items() if v), None)
+    if name and not masks: raise ValueError(f"{name} goes with a method that learns a mask, and {recipe.method!r} learns none: "
+        "leave it out, or use the recipe 'default'.")
+    if not asked.get('keep_theta') or not recipe.pattern: return
+    raise ValueError(f"With pattern={recipe.pattern!r} several weights share a theta, so there is none to keep: leave out keep_theta.")
+
 def _check_teacher(recipe, loss_fn, teacher):
     if recipe.teacher and loss_fn is not model_loss:
         raise ValueError("With a teacher the model's own loss is used: leave out loss_fn.")
@@ -808,13 +824,15 @@ def _config(run, recipe, mark):
     how = dict(accumulate=acc.gradient_accumulation_steps, mixed_precision=str(acc.mixed_precision),
         processes=acc.num_processes)
     what = dict(sparsity=run.sparsity, seed=run.seed, n_steps=run.steps, base=mark, batches=_length(run.batches.loader))
+    if run.start: what['start_from'] = run.start.mark
     return {**settings, **run.method.config(), **what, **how}
 
-# %% ../nbs/api/13_loop.ipynb #efaf5979
+# %% ../nbs/api/13_loop.ipynb #617ebbb2
 def _report(run, recipe, base, mark):
     "What was asked and what came out"
     report = dict(method=recipe.method, steps=run.step, seconds=round(run.took, 1), base=mark, base_module=str(base))
     report.update(run.method.report())
+    if run.start: report['start_from'] = run.start.report()
     if run.metrics is not None: report['metrics'] = run.metrics
     if run.unmeasured: report['evaluate_error'] = run.unmeasured
     if report.get('target_met', True): return report
@@ -822,7 +840,7 @@ def _report(run, recipe, base, mark):
         "Raise gamma or the number of epochs, or use a schedule.")
     return report
 
-# %% ../nbs/api/13_loop.ipynb #c8098063
+# %% ../nbs/api/13_loop.ipynb #a6e38a9e
 def adapt(
     model:nn.Module, # any module; changed in place
     loader, # training batches: a `DataLoader`, a list, or any stream (then with `max_steps`)
@@ -844,6 +862,8 @@ def adapt(
     keep_checkpoint:bool=False, # leave the checkpoint in `out` when the run is over
     progress:bool=True, # show a progress bar
     hooks=(), # your own, each with the events of `Hook`
+    start_from=None, # a `TaskMask` or the result of an earlier run on the same base, in whose order theta starts
+    keep_theta:bool=False, # keep theta in the result, so that a later run can start from it
     **changes # fields of the recipe to change; `method` may be a `Method` of your own
 ) -> Adapted:
     "Adapting by pruning: Algorithm 1, for any module, loss and batches"
@@ -854,6 +874,8 @@ def adapt(
     check_hooks(hooks, recipe, eval_every)
     seed = _whole('seed', seed)
     check_sparsity(sparsity)
+    check_masks(method.masks, recipe, start_from=start_from, keep_theta=keep_theta)
+    start = start_of(start_from)
     _check_teacher(recipe, loss_fn, teacher_model)
     part = find_base(model, base)
     measure = [] if evaluate is None and eval_every==0 else [Evaluate(evaluate, eval_every)]
@@ -870,12 +892,14 @@ def adapt(
     run = Run(model, loader, method, loss_fn, steps, base=part.module, sparsity=sparsity, seed=seed, acc=acc)
     before = [Interrupt(out), Modes(recipe.dropout), method, *measure, Wrapped(), FrozenStay()]
     run.hooks = [*before, *hooks, History(progress=progress), saver]
-    run.resume = resume
+    run.resume,run.start = resume,start
     mark = fingerprint(part.module)
     tensors = base_tensors(part.module, maskable(part.module, recipe.weights)) if method.masks else None
+    if start: check_start(start, tensors)
     saver.config = _config(run, recipe, mark)
     with only_run(out, acc.is_main_process): run.train()
     report = _report(run, recipe, part, mark)
     if acc.is_main_process and not keep_checkpoint: saver.remove()
     for h in hooks: getattr(h, 'reported', lambda *_: None)(run, report)
-    return Adapted(model, method.mask(), run.history, report, base=part.module, base_name=part.name, tensors=tensors)
+    about = dict(base=part.module, base_name=part.name, tensors=tensors, theta=method.thetas() if keep_theta else None)
+    return Adapted(model, method.mask(), run.history, report, **about)

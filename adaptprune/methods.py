@@ -12,16 +12,18 @@ import math
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
-# %% ../nbs/api/12_methods.ipynb #3cce06e5
+# %% ../nbs/api/12_methods.ipynb #dc0d8833
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from .anatomy import maskable
 from .kernels import adam_step
 from .mask import Mask
 from .optim import MaskOptimizer, MaskSettings, fitted_alpha
 from .recipe import Recipe
 from .scores import activation_scores, gradient_scores
 from .sparsity import rate_factor
+from .start import theta_at
 
 # %% ../nbs/api/12_methods.ipynb #791e2b6e
 def outside(
@@ -94,7 +96,7 @@ class DenseMethod(Method):
         def factor(i): return rate_factor(min((i+.5)/steps, 1), self.recipe.warmup, self.recipe.decay)
         return LambdaLR(self.opt, factor)
 
-# %% ../nbs/api/12_methods.ipynb #b0077b95
+# %% ../nbs/api/12_methods.ipynb #5227f1cf
 _looks = dict(activation=activation_scores, gradient=gradient_scores)
 n_looks = 16    # batches for the scores that theta starts from
 
@@ -111,13 +113,29 @@ class LearntMask(DenseMethod):
         if look and not run.resume: return look(run.model, run.first(n_looks), run.base, run.loss_fn, self.recipe.weights)
         return {} if look else None
 
-    def optimizer(self, run):
-        scores = self.scores(run)
-        settings = replace(self.recipe, start='rank') if scores=={} else self.recipe
-        return MaskOptimizer(run.base, outside(run.model, run.base), run.sparsity, run.steps, scores=scores or None, settings=settings,
-            seed=run.seed, sparse_grad=run.sparse_grad)
+    def theta(self, run, **distribution):
+        "Initial thetas in the order that an earlier run leaves, where there is one; a run that resumes has its own already"
+        if not run.start or run.resume: return None
+        within = self.within(run) if run.start.theta is None else None
+        return {n: theta_at(r, **distribution) for n,r in run.start.ranks(within).items()}
 
-# %% ../nbs/api/12_methods.ipynb #38ee71ff
+    def within(self, run):
+        "What orders the weights that an earlier mask kept, and those that it pruned: the recipe's own start"
+        scores = self.scores(run)
+        if scores is not None: return scores
+        g = torch.Generator().manual_seed(run.seed)
+        def score(w): return w.detach().abs() if self.recipe.start=='rank' else torch.rand(w.shape, generator=g)
+        return {n: score(w) for n,w in maskable(run.base, self.recipe.weights).items()}
+
+    def optimizer(self, run):
+        r = self.recipe
+        theta = self.theta(run, start=r.start, spread=r.spread, mean=r.mean, std=r.std)
+        scores = self.scores(run) if theta is None else None
+        settings = replace(r, start='rank') if scores=={} else r
+        return MaskOptimizer(run.base, outside(run.model, run.base), run.sparsity, run.steps, scores=scores or None, settings=settings,
+            seed=run.seed, sparse_grad=run.sparse_grad, theta=theta)
+
+# %% ../nbs/api/12_methods.ipynb #f7cd1af7
 class MaskMethod(LearntMask):
     "A mask that learns, its report and its end"
     def scheduler(self, steps): "The optimiser decays its own learning rates"; return None
@@ -125,6 +143,7 @@ class MaskMethod(LearntMask):
     def done(self): return self.opt.done
     def stays(self, name): return name not in self.opt.base_weights()
     def mask(self) -> Mask: return self.opt.mask()
+    def thetas(self) -> dict: return self.opt.thetas()
 
     def counts(self, run):
         row = dict(sparsity=self.opt.sparsity())
@@ -233,7 +252,7 @@ class PricedGates(DrawnGates):
         self._move(self.target)
         self.weights.write()
 
-# %% ../nbs/api/12_methods.ipynb #691c566b
+# %% ../nbs/api/12_methods.ipynb #0177abf3
 class GateOptimizer(PricedGates):
     "L0 regularisation by hard-concrete gates, held to a sparsity schedule and exact at the end"
     def __init__(self,
@@ -245,11 +264,12 @@ class GateOptimizer(PricedGates):
         settings:MaskSettings=MaskSettings(spread=10., reach=1.), # weights, budget, schedule and learning rates
         stiffness:float=10., # price for being behind by 1
         ascent:float=50., # what lambda gains in a run that is behind by 1 all the time
-        at:float=2.2 # initial log alpha of all gates
+        at:float=2.2, # initial log alpha of all gates
+        theta=None # name in the base -> initial log alpha shaped like the weight, in place of `at`
     ):
         alpha = fitted_alpha(settings, steps, sparsity)
         own = replace(settings, start='normal', mean=at, std=0., step='adam', alpha=alpha, t_l=math.inf, t_s=1., schedule='cubic', every=1)
-        super().__init__(base, head, sparsity, steps, settings=own)
+        super().__init__(base, head, sparsity, steps, settings=own, theta=theta)
         self.stiffness,self.ascent = stiffness,ascent
         self.lam = {g.name: 0. for g in self.weights.groups}
         self.behind = dict(self.lam)
@@ -274,12 +294,13 @@ class GateOptimizer(PricedGates):
             if not self.done: p.weight.copy_(p.w0*gate_value(p.theta, p.noise))
         self.weights.note()
 
-# %% ../nbs/api/12_methods.ipynb #d4cda15c
+# %% ../nbs/api/12_methods.ipynb #6ec14ee3
 class Gates(MaskMethod):
     "L0 gates"
     def optimizer(self, run):
         prices = 1. if run.resume else self.prices(run)
-        return GateOptimizer(run.base, outside(run.model, run.base), run.sparsity, run.steps, prices, settings=self.recipe)
+        theta = self.theta(run, start='normal', mean=2.2, std=1.)
+        return GateOptimizer(run.base, outside(run.model, run.base), run.sparsity, run.steps, prices, settings=self.recipe, theta=theta)
 
     def prices(self, run, n=4):
         "The mean size of a gate's gradient, for each weight, before training"

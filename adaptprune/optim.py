@@ -746,14 +746,14 @@ def _changed(settings, changes):
         raise ValueError(f"MaskOptimizer has no setting {bad[0]!r}: they are {', '.join(MaskSettings.__dataclass_fields__)}.")
     return replace(settings, **changes)
 
-# %% ../nbs/api/08_optim.ipynb #389071fb
+# %% ../nbs/api/08_optim.ipynb #7c33c291
 class _Starts:
     "Where theta starts, for each weight"
-    def __init__(self, settings, scores, seed):
-        self.settings,self.scores = settings,scores
+    def __init__(self, settings, scores, seed, theta=None):
+        self.settings,self.scores,self.theta = settings,scores,theta
         self.generator = torch.Generator('cpu').manual_seed(seed)
         self.start = settings.start
-        if scores is None and self.start in ('activation', 'gradient'):
+        if scores is None and theta is None and self.start in ('activation', 'gradient'):
             warnings.warn(f"No scores were given for start={self.start!r}, so theta starts from the rank of |w0|. Pass "
                 "scores=activation_scores(model, batches) for a better mask, or start='rank' if this is meant.")
             self.start = 'rank'
@@ -761,11 +761,20 @@ class _Starts:
     def __call__(self, name, w0):
         s = self.settings
         start = self.start
+        if self.theta is not None: return self._given(name, w0)
         if self.scores is not None:
             if name not in self.scores: raise ValueError(f"The scores lack the weight {name!r}: they are of another model or another base.")
             start = self.scores[name]
         if s.shape: w0,start = self._units(name, w0, start)
         return start_theta(w0, start, spread=s.spread, mean=s.mean, std=s.std, generator=self.generator)
+
+    def _given(self, name, w0):
+        "The theta that was given for a weight"
+        theta = self.theta.get(name)
+        if theta is None or theta.shape!=w0.shape:
+            raise ValueError(f"theta has no tensor of shape {tuple(w0.shape)} for the weight {name!r}: it is of another model.")
+        theta = theta.detach().to(w0.device, torch.float32)
+        return unit_means(theta, self.settings.shape, name) if self.settings.shape else theta
 
     def _units(self, name, w0, start):
         "Base and scores of each unit of a pattern; scores of another shape are left for `start_theta` to refuse"
@@ -773,10 +782,10 @@ class _Starts:
         def of(t): return unit_means(t, self.settings.shape, name)
         return of(w0.abs()), of(start) if isinstance(start, Tensor) else start
 
-# %% ../nbs/api/08_optim.ipynb #b331cbbf
+# %% ../nbs/api/08_optim.ipynb #5a3c1745
 class _Prepared(torch.optim.Optimizer):
     "Weights, settings, groups of parameters"
-    def __init__(self, base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward):
+    def __init__(self, base, head, sparsity, steps, scores, settings, seed, sparse_grad, in_backward, theta=None):
         self.settings,self.target,self.steps = settings,check_sparsity(sparsity),steps
         self.alpha,self.rule = float(fitted_alpha(settings, steps, sparsity)),settings.rule
         self.every = settings.every if settings.recovery else 1
@@ -784,7 +793,7 @@ class _Prepared(torch.optim.Optimizer):
         self.i,self.done,self.closed = 0,False,False
         self.in_backward,self.learned,self.hooks = in_backward,False,[]
         params = _parameters(head)
-        starts = _Starts(settings, scores, seed)
+        starts = _Starts(settings, scores, seed, theta)
         self.weights = WrittenWeights(base, params, settings.weights, settings.budget, starts, settings.t_l, settings.shape)
         if sparse_grad and settings.step!='adam': self.weights.sparse_tables()
         groups = [dict(params=[p.param for p in self.weights], lr=self.alpha, role='theta')]
@@ -963,7 +972,7 @@ class _Thresholds(_Launched):
         if last: self.weights.write()
         else: self.weights.rewrite()
 
-# %% ../nbs/api/08_optim.ipynb #f502fd0e
+# %% ../nbs/api/08_optim.ipynb #9a71aafa
 class _Report(_Thresholds):
     "Counts and the mask"
     def sparsity(self) -> float:
@@ -995,6 +1004,11 @@ class _Report(_Thresholds):
             warnings.warn(f"This mask has sparsity {mask.sparsity:.4f}, the target is {self.target:g}: the optimiser is at step "
                 f"{self.i} of {self.steps}{', and the model was changed since' if self.done else ''}.", stacklevel=2)
         return mask
+
+    def thetas(self) -> dict:
+        "Name -> theta less its threshold, on the CPU: above 0 where a weight is kept. A pattern has none for each weight: `ValueError`"
+        if self.weights.pattern: raise ValueError("With a pattern, several weights share a theta: start from the mask instead.")
+        return {p.name: p.shaped(p.theta-p.group.tau).contiguous().cpu() for p in self.weights}
 
     def base_weights(self) -> dict:
         "Name -> base value, of every masked weight that this process holds"
@@ -1095,7 +1109,7 @@ class _Saved(_Report):
             raise ValueError(f"This state is of a run with {name}={own[name]!r}, and the optimiser has {getattr(self, name)!r}: "
                 "use the same.")
 
-# %% ../nbs/api/08_optim.ipynb #08fec6de
+# %% ../nbs/api/08_optim.ipynb #de535a9c
 class MaskOptimizer(_Saved):
     "Adapting by pruning as an optimiser (Gao et al. 2021, Eq. 2 to 7): it learns which weights of a frozen base to keep"
     def __init__(self,
@@ -1108,12 +1122,13 @@ class MaskOptimizer(_Saved):
         seed:int=0, # random seed of a 'normal' or 'uniform' start
         sparse_grad:bool=False, # give embeddings sparse gradients: less work on a CPU, but no gradient clipping
         in_backward:bool=False, # update a weight inside the backward pass, which frees its gradient: no accumulation, clipping or scaling
+        theta=None, # name in the base -> initial theta shaped like the weight, in place of scores: `theta_at`
         **changes # settings by name
     ):
         settings = _changed(settings, changes)
         _check_steps(steps, settings, check_sparsity(sparsity))
         check_pattern(settings.pattern, {}, sparsity)
-        try: super().__init__(base, head, sparsity, int(steps), scores, settings, seed, sparse_grad, in_backward)
+        try: super().__init__(base, head, sparsity, int(steps), scores, settings, seed, sparse_grad, in_backward, theta)
         except BaseException:
             if hasattr(self, 'weights'): self.close()
             raise

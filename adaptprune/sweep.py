@@ -14,7 +14,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-# %% ../nbs/api/26_sweep.ipynb #9d79b59f
+# %% ../nbs/api/26_sweep.ipynb #108b6388
 import torch
 from filelock import Timeout
 from tqdm.auto import tqdm
@@ -24,7 +24,7 @@ from .mask import check_sparsity
 from .optim import fitted_reach
 from .recipe import Recipe, check_field, default_sparsity, get_recipe, parse_field, reads, recipes, retired, rules
 from .results import append_line, engine_version, environment, lock_beside, read_results
-from .task import adapt_task, check_prunes
+from .task import adapt_task, check_prunes, read_start
 from .tasks import get_task, load_files, lower_is_better
 
 # %% ../nbs/api/26_sweep.ipynb #245bb80b
@@ -61,7 +61,7 @@ _first_names = dict(t_l={math.inf: 1e5}, dropout={None: -1.}, teacher={None: 'no
 _whole_epochs = dict(paper=dict(epochs=5))
 _first_cell = dict(seed=0, model='minilm', eval_every=0)
 
-# %% ../nbs/api/26_sweep.ipynb #5283b284
+# %% ../nbs/api/26_sweep.ipynb #93fe9c2e
 def _as_first(cell, recipe):
     "The fields of a recipe that a method reads, as the first version spelt them"
     plain,values = Recipe(), _settled(cell, recipe)
@@ -71,6 +71,10 @@ def _as_first(cell, recipe):
         if n in _first_names: return _first_names[n].get(v, v)
         return written[n] if n in written and written[n]==v else v
     return {n: spelt(n, values[n]) for n in counts}
+
+def _start_hash(start):
+    "The hash of an earlier mask, from its folder or from what a sweep records of it"
+    return start['hash'] if isinstance(start, dict) else read_start(start).mark
 
 def cell_key(
     cell:dict # arguments of `adapt_task`, plain values only
@@ -82,10 +86,11 @@ def cell_key(
     first = {n: named.get(n, v) for n,v in _first_fields.items()}
     rest = {k: v for k,v in cell.items() if k not in rules and k not in ('recipe', 'name')}
     rest = {'sparsity': default_sparsity(recipe), **rest}
+    if 'start_from' in rest: rest['start_from'] = _start_hash(rest['start_from'])
     text = json.dumps({**_first_cell, **rest, **first, **later}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-# %% ../nbs/api/26_sweep.ipynb #77632a5d
+# %% ../nbs/api/26_sweep.ipynb #befdd3af
 def cell_name(
     cell:dict # arguments of `adapt_task`
 ) -> str: # the recipe's name, and the fields that differ from it
@@ -95,7 +100,9 @@ def cell_name(
     told,plain = _settled(cell, cell_recipe(cell)), _settled(cell, recipes[name])
     taken = {'epochs'} if cell.get('max_steps') else set()
     changes = [n for n in told if n in cell and n not in taken and told[n]!=plain[n]]
-    return ', '.join([name, *(f'{n}={told[n]}' for n in changes)])
+    start = cell.get('start_from')
+    begun = [] if start is None else [f"from {start['name'] if isinstance(start, dict) else Path(start).name}"]
+    return ', '.join([name, *(f'{n}={told[n]}' for n in changes), *begun])
 
 # %% ../nbs/api/26_sweep.ipynb #e2d38a7a
 def _spread(rows, n):
@@ -307,10 +314,10 @@ def _run_shown(cells, path, bar, workers, scheduler, ask):
         with _runner(workers, scheduler) as each: return _run_missing(each, cells, path, show, **ask)
     except KeyboardInterrupt: raise _interrupted(cells, path) from None
 
-# %% ../nbs/api/26_sweep.ipynb #e6ae844e
+# %% ../nbs/api/26_sweep.ipynb #e66aecb3
 _arguments = dict(name=str, task=str, model=str, recipe=str, mixed_precision=str, sparsity=float, seed=0, max_steps=1,
     round_steps=1, teacher_steps=1, eval_every=0, accumulate=1, max_length=1, max_train_samples=1, rank=1, validate=bool, tune_kept=bool,
-    train=str, dev=str, text=str, label=str, kind=str)
+    train=str, dev=str, text=str, label=str, kind=str, start_from=str)
 _said = {str: 'a string', float: 'a number', bool: 'true or false', int: 'a whole number'}
 _mixed = 'no','bf16','fp16'
 
@@ -382,6 +389,15 @@ def _with_files(values, folder):
     rest = {k: v for k,v in values.items() if k not in named}
     return dict(task=[None], files=[_recorded(c, folder) for c in grid(**named)], **rest)
 
+# %% ../nbs/api/26_sweep.ipynb #a8bcd839
+def _with_start(values, folder):
+    "A table in which each earlier mask, a folder beside the sweep's file, is its name and a hash of it"
+    def recorded(name):
+        if not (folder/name).is_dir(): raise ValueError(f"start_from = {name!r}: there is no such folder beside the sweep's file.")
+        return dict(name=Path(name).name, hash=read_start(folder/name).mark)
+    if 'start_from' not in values: return values
+    return dict(values, start_from=[recorded(n) for n in values['start_from']])
+
 # %% ../nbs/api/26_sweep.ipynb #64b7fe7e
 def _is_list_of_tables(tables): return isinstance(tables, list) and tables and all(isinstance(t, dict) for t in tables)
 
@@ -403,7 +419,7 @@ def _in_table(where):
     try: yield
     except ValueError as e: raise ValueError(f'{where}: {e}') from e
 
-# %% ../nbs/api/26_sweep.ipynb #cfc79afa
+# %% ../nbs/api/26_sweep.ipynb #bb289254
 def _once(cells, seen, i):
     "Refuse a configuration that an earlier table has"
     for c in cells:
@@ -422,7 +438,8 @@ def read_sweep(
     with _in_table(f'{path}, [common]'): shared = _values(common)
     for i,t in enumerate(tables, 1):
         with _in_table(f'{path}, table {i} of [[cells]]'):
-            new = _cross(_with_files({**shared, **_values(t), **own}, Path(path).parent))
+            values = _with_start({**shared, **_values(t), **own}, Path(path).parent)
+            new = _cross(_with_files(values, Path(path).parent))
             _once(new, seen, i)
         cells += new
     return sorted(cells, key=lambda c: c.get('seed', 0)), out
@@ -447,14 +464,15 @@ def _command(path, cells, glue_dir, model, only, out=None):
     near = Path(path).resolve().is_relative_to(Path.cwd())
     return shlex.join(['adaptprune', 'sweep', os.path.relpath(path) if near else str(path), *told])+f' --only {only}'
 
-# %% ../nbs/api/26_sweep.ipynb #32c3c4eb
+# %% ../nbs/api/26_sweep.ipynb #ffba878d
 def _places(path):
-    "Hash of the content of each file that a sweep names -> where it lies"
+    "Hash of the content of each file, and of each earlier mask, that a sweep names -> where it lies"
     common,tables,_ = _read_spec(path)
-    named = [t[k] for t in (common, *tables) for k in ('train', 'dev') if k in t]
-    names = [n for v in named for n in (v if isinstance(v, list) else [v])]
-    paths = [(Path(path).parent/n).resolve() for n in names]
-    return {_hash_of(p): str(p) for p in paths}
+    def paths(*keys):
+        named = [t[k] for t in (common, *tables) for k in keys if k in t]
+        return [(Path(path).parent/n).resolve() for v in named for n in (v if isinstance(v, list) else [v])]
+    starts = {read_start(p).mark: str(p) for p in paths('start_from')}
+    return {_hash_of(p): str(p) for p in paths('train', 'dev')} | starts
 
 def _load(files, places):
     "Task and splits of recorded files"
@@ -466,13 +484,21 @@ def _load(files, places):
     columns = tuple(c.strip() for c in files['text'].split(','))
     return load_files(found('train'), found('dev'), columns, files.get('label', 'label'), files.get('kind'))
 
+def _start(said, places):
+    "The recorded earlier mask"
+    start = read_start(places[said['hash']])
+    if start.mark==said['hash']: return start
+    raise ValueError(f"The mask {said['name']!r} was changed while the sweep ran: start it again.")
+
 def run_on_files(
     files:dict=None, # what a record says of own files; None for a task that has a name
-    places:dict=None, # hash of the content of a file -> where it lies
+    places:dict=None, # hash of the content of a file or an earlier mask -> where it lies
     run=adapt_task, # what runs a configuration
+    start_from:dict=None, # what a record says of an earlier mask; None where there is none
     **cell # the rest of a configuration
 ): # what `run` returns
-    "Run a configuration, on own files where it has some"
+    "Run a configuration, on own files and from an earlier mask where it has such"
+    if start_from: cell['start_from'] = _start(start_from, places)
     if files is None: return run(**cell)
     task,data = _load(files, places)
     return run(**dict(cell, task=task, data=data))
@@ -480,7 +506,7 @@ def run_on_files(
 def _on_files(cells, path, run):
     "What runs the configurations of a sweep; files that cannot be read raise `ValueError` before anything runs"
     own = {json.dumps(c['files'], sort_keys=True): c['files'] for c in cells if 'files' in c}
-    if not own: return run
+    if not own and not any('start_from' in c for c in cells): return run
     places = _places(path)
     for files in own.values(): _load(files, places)
     return partial(run_on_files, places=places, run=run)

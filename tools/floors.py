@@ -10,10 +10,11 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 floors = [['anatomy', 'exercises', 'files', 'identity', 'published', 'timing', 'trees'],
     ['mask', 'theory', 'units', 'causal'],
-    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency', 'privacy'],
+    ['layer', 'loss', 'pattern', 'sparsity', 'scores', 'kernels', 'optim', 'fisher', 'posttraining', 'compaction', 'latency', 'privacy',
+        'start'],
     ['tables', 'multilabel', 'tags', 'spans', 'tasks', 'head', 'recipe', 'methods'],
     ['loop', 'watch', 'trainer'],
-    ['setup', 'vectors', 'probes', 'senses', 'teacher', 'prune'],
+    ['setup', 'vectors', 'probes', 'senses', 'teacher', 'prune', 'phrases'],
     ['codec', 'maskfile', 'bases', 'taskcard', 'sentence', 'artifact', 'predict', 'multitask', 'export', 'quantize', 'bench', 'topology',
         'folder', 'trim', 'card', 'subject', 'forms', 'compression', 'task', 'plan', 'tolerance', 'threeheads', 'private'],
     ['results', 'figures', 'claims', 'sweep', 'demo', 'cli']]
