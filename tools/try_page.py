@@ -55,6 +55,7 @@ class Learnt:
         taught = [make_teacher(self.recipe, keep, teaching[t], {}, **a) for t,a in zip(tasks, self.abouts)]
         self.teachers = [t for t,_ in taught]
         self.structure = Structure.from_dict(self.once('structure', self.choose))
+        self.cuts = structure_report(self.units, self.structure)
         for s in self.setups: s.model = compact(s.model, self.structure)
         self.before = deepcopy(self.setups[0].model.base_model.state_dict())
         self.reports = [self.mask(*o)|about for o,(_,about) in zip(zip(tasks, self.setups, self.teachers), taught)]
@@ -97,8 +98,8 @@ def texts_of(rows):
     if 'text_b' not in rows.column_names: return list(rows['text_a'])
     return list(zip(rows['text_a'], rows['text_b']))
 
-def int8(model, setup, folder, bound=0.):
-    "A model as an ONNX graph in int8. The base without its mask agrees with nothing, so it has no bound"
+def int8(model, setup, folder, bound=-2):
+    "A model as an ONNX graph in int8. The base without its mask answers nothing, so nobody asks how well it agrees"
     export_onnx(model, folder/'whole.onnx', setup.tokenizer, force=True)
     batches = text_batches(texts_of(setup.data['train'])[:128], setup.tokenizer)
     quantize_onnx(folder/'whole.onnx', folder/'int8.onnx', model, batches, bound=bound, force=True)
@@ -108,20 +109,23 @@ def tensors(graph): return {t.name: numpy_helper.to_array(t) for t in graph.grap
 
 class Files:
     "What is shared, and what is a task's own: graphs, the bytes of the base, and which of its weights each task keeps"
-    def __init__(self, learnt):
-        pairs = [self.pair(s, learnt.before) for s in learnt.setups]
+    def __init__(self,
+        learnt, # a `Learnt`
+        bound=.9 # smallest agreement of a task's int8 graph with PyTorch
+    ):
+        pairs = [self.pair(s, learnt.before, bound) for s in learnt.setups]
         self.graphs = [dense for dense,_ in pairs]
         dense,masked = ([tensors(p[i]) for p in pairs] for i in (0, 1))
         first = dense[0]
         def same(n, x): return all(n in d and d[n].tobytes()==x.tobytes() for d in dense)
-        self.shared = [n for n,x in first.items() if x.nbytes>=1024 and same(n, x)]
+        self.shared = [n for n,x in first.items() if x.nbytes>=256 and same(n, x)]
         self.cut = [n for n in self.shared if first[n].dtype==np.int8 and any((m[n]!=d[n]).any() for m,d in zip(masked, dense))]
         self.check(dense, masked)
         self.base,self.at = self.laid_out(first)
         self.bits = [np.packbits(np.concatenate([m[n].ravel()!=0 for n in self.cut])).tobytes() for m in masked]
         for g in self.graphs: self.refer(g)
 
-    def pair(self, setup, before):
+    def pair(self, setup, before, bound):
         "The graphs of a task with and without its mask"
         model = setup.model.cpu().eval()
         dense = deepcopy(model)
@@ -129,13 +133,14 @@ class Files:
         for n,p in model.base_model.state_dict().items():
             kept = p!=0
             if not torch.equal(p[kept], before[n][kept]): raise ValueError(f'{n} has weights that the base has not.')
-        with tempfile.TemporaryDirectory() as tmp: return int8(dense, setup, Path(tmp)), int8(model, setup, Path(tmp), bound=.9)
+        with tempfile.TemporaryDirectory() as tmp: return int8(dense, setup, Path(tmp)), int8(model, setup, Path(tmp), bound)
 
     def check(self, dense, masked):
-        "All that a mask changes in the shared part is which weights are zero, and their scales"
-        scales = {n.replace('_quantized', '_scale') for n in self.cut}
-        for n in set(self.shared)-set(self.cut)-scales:
-            if any(m[n].tobytes()!=dense[0][n].tobytes() for m in masked): raise ValueError(f'{n} differs between tasks.')
+        "All that a mask changes is which weights of the shared part are zero, and their scales"
+        free = {*self.cut, *(n.replace('_quantized', '_scale') for n in self.cut)}
+        for d,m in zip(dense, masked):
+            other = [n for n in d if n not in free and d[n].tobytes()!=m[n].tobytes()]
+            if other: raise ValueError(f'{other[0]} is changed by a mask, and it is not shared.')
 
     def laid_out(self, first):
         "The shared tensors in one piece, and where each lies"
@@ -229,7 +234,7 @@ base, vocab: weights and vocabulary of all-MiniLM-L6-v2, sentence-transformers, 
   https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2; units cut out and in eight bits
 """
 
-def describe(task, setup, report, folder):
+def describe(task, setup, report):
     "What the page says of a task"
     t = setup.task
     about = dict(name=task, data=data_names.get(task, task), texts=len(t.text), labels=list(t.labels or ['score']), metric=t.metric, **told[task])
@@ -238,9 +243,9 @@ def describe(task, setup, report, folder):
 
 def write_manifest(folder, about): (folder/'manifest.js').write_text(f'window.adaptpruneManifest={json.dumps(about)};\n')
 
-def write(learnt, folder):
+def write(learnt, folder, bound=.9):
     "All that the page loads, into a new folder: the manifest"
-    files,packed = Files(learnt),fetch_ort()
+    files,packed = Files(learnt, bound),fetch_ort()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     vocab = learnt.setups[0].tokenizer.get_vocab()
@@ -248,9 +253,8 @@ def write(learnt, folder):
     for t,g,bits in zip(learnt.tasks, files.graphs, files.bits): parts |= {f'{t}-graph': g.SerializeToString(), f'{t}-mask': bits}
     (folder/ort_files['api']).write_bytes(packed['api'])
     (folder/'LICENCES.txt').write_text(licences)
-    tasks = [describe(*o, folder) for o in zip(learnt.tasks, learnt.setups, learnt.reports)]
-    report = structure_report(learnt.units, learnt.structure)
-    about = dict(date=str(date.today()), api=ort_files['api'], longest=128, sparsity=sparsity, removed=report['removed'], ranges=files.ranges,
+    tasks = [describe(*o) for o in zip(learnt.tasks, learnt.setups, learnt.reports)]
+    about = dict(date=str(date.today()), api=ort_files['api'], longest=128, sparsity=sparsity, removed=learnt.cuts['removed'], ranges=files.ranges,
         parts={k: write_part(folder, k, v) for k,v in parts.items()}, tasks=tasks)
     write_manifest(folder, about)
     for t,s in zip(tasks, learnt.setups):
@@ -258,6 +262,48 @@ def write(learnt, folder):
         print(f"{t['data']}: {t['metric']} {t['int8']:.4f} in int8, {t['float32']:.4f} before, teacher {t['teacher']:.4f}")
     write_manifest(folder, about)
     return about
+
+def plain_page(page, files):
+    "Write a page with nothing but what `try.js` shows, for the files of a folder"
+    static = root/'docs'/'_static'
+    scripts = ''.join(f'<script src="{(static/n).as_uri()}"></script>' for n in ('wordpiece.js', 'try.js'))
+    page.write_text(f'<!doctype html><meta charset="utf-8"><div id="try-it" data-files="{files.as_uri()}/"></div>{scripts}')
+
+def in_browser(files, questions, runs=5):
+    "What headless Chromium answers from disk: a list of dicts with values, tokens and ms, for pairs of a task and its texts"
+    from chromium import Chromium
+    with tempfile.TemporaryDirectory() as tmp, Chromium(timeout=600) as c:
+        plain_page(Path(tmp)/'page.html', files)
+        c.open((Path(tmp)/'page.html').as_uri())
+        c.js('adaptprunePage.opened.then(adaptprunePage.start)')
+        got = [c.js(f'adaptprunePage.ask({json.dumps(task)}, {json.dumps(texts)}, {runs})') for task,texts in questions]
+        if c.errors: raise RuntimeError('\n'.join(c.errors))
+        return got, c('Browser.getVersion')['product']
+
+def in_python(files, questions, tokenizer):
+    "What Python answers: a list of arrays"
+    asks = {t: Answers(files, t, tokenizer) for t,_ in questions}
+    return [asks[task].value(tuple(texts)) for task,texts in questions]
+
+def agreement(files, questions, tokenizer):
+    "How well browser and Python agree"
+    got,browser = in_browser(files, questions)
+    want = in_python(files, questions, tokenizer)
+    differences = [float(np.abs(np.array(g['values'])-w).max()) for g,w in zip(got, want)]
+    same = np.mean([np.argmax(g['values'])==w.argmax() for g,w in zip(got, want)])
+    return dict(examples=len(got), difference=max(differences), same_class=float(same), browser=browser,
+        ms=median(g['ms'] for g in got), tokens=median(g['tokens'] for g in got))
+
+def write_record(learnt, about, command, seconds):
+    "results/try.json: sizes, scores, agreement, versions and hardware"
+    questions = [(t, [x] if isinstance(x, str) else list(x)) for t,s in zip(learnt.tasks, learnt.setups) for x in texts_of(s.data['dev'])[:60]]
+    load = os.getloadavg()
+    agrees = agreement(cache/'try', questions, learnt.setups[0].tokenizer)
+    config = dict(model='minilm', recipe='structured', remove=remove, sparsity=sparsity, steps=steps, batch_size=16, seed=0)
+    about = dict(command=command, date=about['date'], config=config, removed=about['removed'], heads=[r.get('heads', 0) for r in learnt.cuts['layers']],
+        neurons=[r.get('neurons', 0) for r in learnt.cuts['layers']], parts=about['parts'], masked=sum(n for _,n in about['ranges']), tasks=about['tasks'],
+        agreement=agrees, runtime=f"onnxruntime-web {ort['version']}", machine=machine(), load_average=load, wall_s=round(seconds))
+    record.write_text(json.dumps(about, indent=1)+'\n')
 
 def main():
     "Make the files of the page"
@@ -272,6 +318,7 @@ def main():
     if (root/'_site').exists(): shutil.copytree(cache/'try', root/'_site'/'try', dirs_exist_ok=True)
     shipped = sum(p['shipped'] for p in about['parts'].values())
     print(f"{shipped/1e6:.1f} MB in {os.path.relpath(cache/'try', root)}: `make docs` puts them into the site.")
-    if args.record: write_record(learnt, about, bool(args.glue_dir), time.perf_counter()-began)
+    command = 'python tools/try_page.py'+' --glue-dir PATH'*bool(args.glue_dir)+' --record'
+    if args.record: write_record(learnt, about, command, time.perf_counter()-began)
 
 if __name__=='__main__': main()
