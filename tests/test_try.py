@@ -149,7 +149,7 @@ def questions(files):
 @needs_browser
 def test_browser_answers_as_python(files, tokenizer):
     found = try_page.agreement(files, questions(files), tokenizer)
-    assert found['examples']==100 and found['same_class']==1 and found['difference']<2e-3 and found['ms']>0
+    assert found['examples']==100 and found['same_class']>=.98 and found['difference']<.02 and found['median_difference']<1e-3 and found['ms']>0
 
 @pytest.fixture
 def page(tmp_path):
@@ -169,16 +169,18 @@ def test_a_reader_types_a_sentence(page, files, tokenizer):
     c = page(files)
     assert 'Load the networks' in seen(c)
     c.js('document.querySelector(".try-go").click()')
-    c.js('adaptprunePage.ready')
     for task in try_page.read_manifest(files)['tasks']:
-        tab = f'[...document.querySelectorAll(".try-tabs button")].find(b => b.dataset.task==={json.dumps(task["name"])})'
-        c.wait(lambda: c.js(f'{tab}.click() || {tab}.getAttribute("aria-pressed")')=='true' or next(iter(())))
+        tab = f'document.querySelector(".try-tabs [data-task={task["name"]}]")'
+        c.until(tab)
+        c.js(f'{tab}.click()')
+        assert c.js(f'{tab}.getAttribute("aria-pressed")')=='true'
         texts = ['I have never seen a better film.', 'The film is superb.'][:task['texts']]
         c.js(f"document.querySelectorAll('textarea').forEach((b, i) => {{ b.value = {json.dumps(texts)}[i]; b.dispatchEvent(new Event('input')); }})")
         want = try_page.Answers(files, task['name'], tokenizer).value(tuple(texts))
-        number = f'{100*want.max():.1f} %' if len(want)>1 else f"{want[0]:.1f} of {task['top']}"
-        c.wait(lambda: number in seen(c) or next(iter(())))
-        if len(want)>1: assert c.js('document.querySelector(".try-label").innerText')==task['labels'][want.argmax()]
+        share = want if len(want)>1 else np.clip(want/task['top'], 0, 1)
+        near = json.dumps([float(100*x) for x in share])
+        c.until(f'[...document.querySelectorAll(".try-fill")].every((b, i) => Math.abs(parseFloat(b.style.width)-{near}[i])<.5)')
+        if len(want)>1 and np.ptp(want)>.01: assert c.js('document.querySelector(".try-label").innerText')==task['labels'][want.argmax()]
         assert ' ms in this browser' in seen(c)
     assert c.errors==[]
 
@@ -200,4 +202,4 @@ def test_a_lost_or_broken_file_is_named(page, tiny_files, tmp_path):
     assert 'It did not work' in seen(c)
     shutil.copy(tiny_files/'base-0.js', bad)
     c.js('adaptprunePage.start()')
-    assert ' ms in this browser' in seen(c) or c.wait(lambda: ' ms in this browser' in seen(c) or next(iter(())))
+    c.until('document.querySelector(".try-ms")')

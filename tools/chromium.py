@@ -17,7 +17,7 @@ class Chromium:
         self.process = subprocess.Popen([program, *flags, f'--user-data-dir={self.home.name}', 'about:blank'], **quiet)
         port = self.wait(self.port)
         pages = self.wait(lambda: json.load(urlopen(f'http://127.0.0.1:{port}/json/list', timeout=5)))
-        self.socket = create_connection(next(p for p in pages if p['type']=='page')['webSocketDebuggerUrl'], timeout=self.timeout)
+        self.socket = create_connection(next(p for p in pages if p['type']=='page')['webSocketDebuggerUrl'], timeout=self.timeout+10)
         self.n,self.errors = 0,[]
         for domain in ('Page', 'Runtime', 'Log'): self(f'{domain}.enable')
         return self
@@ -61,6 +61,13 @@ class Chromium:
         got = self('Runtime.evaluate', expression=code, awaitPromise=True, returnByValue=True, userGesture=True)
         if 'exceptionDetails' in got: raise RuntimeError(got['exceptionDetails'].get('exception', {}).get('description') or got['exceptionDetails']['text'])
         return got['result'].get('value')
+
+    def until(self, code):
+        "Wait until JavaScript gives something true; what fails is tried again"
+        seconds = 1000*self.timeout
+        self.js(f"""new Promise((done, fail) => {{ const end = Date.now()+{seconds};
+            (function look() {{ let got = false; try {{ got = {code}; }} catch (e) {{ }}
+            if (got) done(); else if (Date.now()>end) fail(new Error('It never came true.')); else setTimeout(look, 50); }})(); }})""")
 
     def look(self, width, height, dark=False):
         "Set the size of the window and the theme"

@@ -286,12 +286,13 @@ def in_python(files, questions, tokenizer):
     return [asks[task].value(tuple(texts)) for task,texts in questions]
 
 def agreement(files, questions, tokenizer):
-    "How well browser and Python agree"
+    "How well browser and Python agree; a score from 0 to 5 counts as a fraction of 5"
     got,browser = in_browser(files, questions)
     want = in_python(files, questions, tokenizer)
-    differences = [float(np.abs(np.array(g['values'])-w).max()) for g,w in zip(got, want)]
+    tops = {t['name']: t.get('top', 1) for t in read_manifest(files)['tasks']}
+    differences = [float(np.abs(np.array(g['values'])-w).max())/tops[t] for (t,_),g,w in zip(questions, got, want)]
     same = np.mean([np.argmax(g['values'])==w.argmax() for g,w in zip(got, want)])
-    return dict(examples=len(got), difference=max(differences), same_class=float(same), browser=browser,
+    return dict(examples=len(got), difference=max(differences), median_difference=median(differences), same_class=float(same), browser=browser,
         ms=median(g['ms'] for g in got), tokens=median(g['tokens'] for g in got))
 
 def write_record(learnt, about, command, seconds):
