@@ -291,8 +291,8 @@ def agreement(files, questions, tokenizer):
     want = in_python(files, questions, tokenizer)
     tops = {t['name']: t.get('top', 1) for t in read_manifest(files)['tasks']}
     differences = [float(np.abs(np.array(g['values'])-w).max())/tops[t] for (t,_),g,w in zip(questions, got, want)]
-    same = np.mean([np.argmax(g['values'])==w.argmax() for g,w in zip(got, want)])
-    return dict(examples=len(got), difference=max(differences), median_difference=median(differences), same_class=float(same), browser=browser,
+    same = [int(np.argmax(g['values']))==int(w.argmax()) for g,w in zip(got, want) if len(w)>1]
+    return dict(examples=len(got), difference=max(differences), median_difference=median(differences), classified=len(same), same_class=sum(same)/len(same), browser=browser,
         ms=median(g['ms'] for g in got), tokens=median(g['tokens'] for g in got))
 
 def write_record(learnt, about, command, seconds):
