@@ -3,7 +3,7 @@ PYTHON ?= python3
 # What installs PyTorch, before anything that depends on it. Pip's own choice on Linux may be a CUDA build of gigabytes; for the small CPU build:
 #   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
-test users docs nbs results gpu: export OMP_NUM_THREADS ?= 1
+test users docs try nbs results gpu: export OMP_NUM_THREADS ?= 1
 
 DEV   := .venv
 DEMO  := .venv-demo
@@ -29,6 +29,9 @@ gpu: $(DEV)/.done  ## Run the tests marked gpu and the benchmarks of a GPU, and 
 
 docs: $(DEV)/.docs  ## Build the documentation in _site/ (open _site/index.html)
 	$(PY) tools/docs.py
+
+try: $(DEV)/.done  ## Make what the page Try it loads (some minutes of learning; GLUE='PATH' for SST-2 and STS-B): then make docs
+	$(PY) tools/try_page.py $(if $(GLUE),--glue-dir '$(GLUE)')
 
 nbs: $(DEV)/.done  ## Execute all the notebooks in place, or those of NB='a.ipynb b.ipynb'
 	$(PY) tools/execute.py $(NB)
@@ -79,4 +82,4 @@ $(DEV)/.docs: $(DEV)/.done
 	$(DEV)/bin/pip install -q -e '.[docs]'
 	@touch $@
 
-.PHONY: help demo test users gpu docs nbs results export readme style clean
+.PHONY: help demo test users gpu docs try nbs results export readme style clean

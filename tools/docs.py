@@ -187,6 +187,7 @@ def main(args):
     for name,(_,_,md) in pages.items(): (html/name).write_text(md, encoding='utf-8')
     (html/'llms.txt').write_text(llms(pages), encoding='utf-8')
     (html/'sitemap.xml').write_text(sitemap(pages), encoding='utf-8')
+    if (cache/'try').exists(): shutil.copytree(cache/'try', html/'try')
     check(html)
     shutil.rmtree(site, ignore_errors=True)
     html.rename(site)
