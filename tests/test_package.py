@@ -22,7 +22,7 @@ def test_version(): assert adaptprune.__version__==cfg['version']
 def test_settings_agree():
     p = project['project']
     assert (p['name'],p['description'],p['requires-python'])==(cfg['lib_name'],cfg['description'],f">={cfg['min_python']}")
-    assert p['license']=='Apache-2.0' and cfg['license']=='apache2'
+    assert p['license'].split(' AND ')==['Apache-2.0', 'CC-BY-4.0', 'CC-BY-SA-4.0'] and cfg['license']=='apache2'
     assert p['authors'][0]['name']==cfg['author'] and cfg['author'] in cfg['copyright']
     assert 'Apache License' in (root/'LICENSE').read_text()
 
@@ -113,5 +113,5 @@ def test_sdist_and_wheel(built):
     assert lib <= wheel and lib <= sdist
     assert {'LICENSE','README.md','pyproject.toml'} <= sdist
     info = f'adaptprune-{adaptprune.__version__}.dist-info'
-    assert f'{info}/licenses/LICENSE' in wheel and f'{info}/entry_points.txt' in wheel
+    assert f'{info}/licenses/LICENSE' in wheel and f'{info}/licenses/adaptprune/data/ud-ewt/LICENSE.txt' in wheel and f'{info}/entry_points.txt' in wheel
     assert not {n.split('/')[0] for n in wheel} - {'adaptprune',info}
