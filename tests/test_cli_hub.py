@@ -107,7 +107,7 @@ mistakes = [
     ('push nowhere someone/x', ["'nowhere'"]), ('push m x', ["'x'", 'owner/name']), ('push m else/x', ["'else/x'", 'rights']),
     ('apply m', ['--first', '--input']), ('apply m --first a --input in.csv', ['either']), ('apply m --input in.csv', ['--text']), ('apply m --input in.doc --text a', ["'.doc'"]),
     ('apply m --input in.csv --text nope', ['nope']), ('apply m --first a --out base', ["'base'", '--force']), ('apply m --first a --model ./no/where', ['./no/where', '--model']),
-    ('export m --format tflite', ["'tflite'", 'onnx, model, plain']), ('export m --format plain --out base', ["'base'", '--force']), ('export m --format plain --out . --force', ['holds other things']),
+    ('export m --format tflite', ["'tflite'", 'onnx, int8, model, plain']), ('export m --format plain --out base', ["'base'", '--force']), ('export m --format plain --out . --force', ['holds other things']),
 ]
 
 def test_mistakes_are_one_line(user, tmp_path):

@@ -72,7 +72,10 @@ def recorded():
             if words: found[p.name, re.sub(r'--only \w+', '--only KEY', shlex.join(words))] = words
     return [(name, words) for (name,_),words in found.items()]
 
-def python_blocks(md): return re.findall(r'^```python\n(.*?)^```', md, re.M|re.S)
+def python_blocks(md):
+    "The Python that a page prints, but for the answers to its exercises, which have a test of their own"
+    md = re.sub(r'^<details>.*?^</details>', '', md, flags=re.M|re.S)
+    return re.findall(r'^```python\n(.*?)^```', md, re.M|re.S)
 
 def make_targets(): return {t for name,l in lines() for t in re.findall(r'^make ([a-z]+)', l.strip())}
 
