@@ -190,7 +190,7 @@ def test_it_draws_on_a_phone(name, tmp_path):
     page = tmp_path/'page.html'
     page.write_text(f'<!doctype html><meta charset="utf-8"><body style="width:366px; margin:12px">{html(name)}{probe}', encoding='utf-8')
     how = '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--window-size=500,900', '--dump-dom'
-    where = f'--user-data-dir={tmp_path}/profile', '--virtual-time-budget=5000', page.as_uri()
+    where = f'--user-data-dir={tmp_path}/profile', '--virtual-time-budget=20000', page.as_uri()
     r = subprocess.run([chromium, *how, *where], capture_output=True, text=True, timeout=120)
     labels,least,stills,wide = map(float, re.search('data-found="([^"]+)"', r.stdout)[1].split())
     assert labels>=8 and least>=9 and stills==0 and wide<=366
