@@ -7,7 +7,6 @@ from argparse import ArgumentParser
 from copy import deepcopy
 from dataclasses import asdict,replace
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 import numpy as np
@@ -292,8 +291,8 @@ def agreement(files, questions, tokenizer):
     tops = {t['name']: t.get('top', 1) for t in read_manifest(files)['tasks']}
     differences = [float(np.abs(np.array(g['values'])-w).max())/tops[t] for (t,_),g,w in zip(questions, got, want)]
     same = [int(np.argmax(g['values']))==int(w.argmax()) for g,w in zip(got, want) if len(w)>1]
-    return dict(examples=len(got), difference=max(differences), median_difference=median(differences), classified=len(same), same_class=sum(same)/len(same), browser=browser,
-        ms=median(g['ms'] for g in got), tokens=median(g['tokens'] for g in got))
+    return dict(examples=len(got), difference=max(differences), median_difference=median(differences), classified=len(same), same_class=sum(same)/len(same),
+        browser=browser, ms=median(g['ms'] for g in got), tokens=median(g['tokens'] for g in got))
 
 def write_record(learnt, about, command, seconds):
     "results/try.json: sizes, scores, agreement, versions and hardware"

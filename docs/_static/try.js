@@ -14,6 +14,8 @@
       ['Two children are on a swing.', 'Some kids play in a park.']],
   };
 
+  const named = { spearman: 'Spearman correlation' };
+
   // A small tag of HTML with attributes and children
   function el(tag, attrs, ...children) {
     const e = document.createElement(tag);
@@ -133,8 +135,10 @@
   function bars(task, values) {
     const one = task.labels.length === 1;
     return task.labels.map((label, i) => {
-      const v = one ? Math.min(1, Math.max(0, values[0] / task.top)) : values[i], words = one ? `${values[0].toFixed(1)} of ${task.top}` : `${(100 * v).toFixed(1)} %`;
-      return el('div', { class: 'try-row' }, el('span', null, label), el('span', { class: 'try-track' }, el('span', { class: 'try-fill', style: `width:${(100 * v).toFixed(2)}%` })), el('span', { class: 'try-number' }, words));
+      const v = one ? Math.min(1, Math.max(0, values[0] / task.top)) : values[i];
+      const words = one ? `${values[0].toFixed(1)} of ${task.top}` : `${(100 * v).toFixed(1)} %`;
+      const fill = el('span', { class: 'try-fill', style: `width:${(100 * v).toFixed(2)}%` });
+      return el('div', { class: 'try-row' }, el('span', null, label), el('span', { class: 'try-track' }, fill), el('span', { class: 'try-number' }, words));
     });
   }
 
@@ -167,8 +171,9 @@
     shown.boxes = labels.map((_, i) => el('textarea', { rows: '2', id: `try-text-${i}`, spellcheck: 'false', oninput: soon }));
     const fill = ex => { [].concat(ex).forEach((t, i) => { shown.boxes[i].value = t; }); answer(); };
     const chips = some.map(ex => el('button', { type: 'button', class: 'try-chip', onclick: () => fill(ex) }, [].concat(ex).join(' — ')));
-    shown.form.replaceChildren(...labels.flatMap((l, i) => [el('label', { for: `try-text-${i}` }, l), shown.boxes[i]]), el('div', { class: 'try-chips' }, ...chips));
-    shown.about.replaceChildren(`${task.about} Its score on ${task.rows.toLocaleString('en')} examples that it has not seen: ${task.metric} `, el('strong', null, task.int8.toFixed(3)),
+    shown.form.replaceChildren(...labels.flatMap((l, i) => [el('label', { for: `try-text-${i}` }, l), shown.boxes[i]]));
+    shown.chips.replaceChildren(el('span', { class: 'try-quiet' }, 'Or ask one of these:'), ...chips);
+    shown.about.replaceChildren(`${task.about} Its score on ${task.rows.toLocaleString('en')} examples that it has not seen: ${named[task.metric] || task.metric} `, el('strong', null, task.int8.toFixed(3)),
       ` in int8 as here, ${task.float32.toFixed(3)} before int8; the fine-tuned whole network that it learnt from: ${task.teacher.toFixed(3)}.`);
     fill(some[0]);
   }
@@ -197,9 +202,9 @@
   }
 
   async function open() {
-    for (const k of ['said', 'tabs', 'about', 'form', 'result', 'foot']) shown[k] = el('div', { class: `try-${k}` });
+    for (const k of ['said', 'tabs', 'about', 'form', 'result', 'chips', 'foot']) shown[k] = el('div', { class: `try-${k}` });
     shown.result.setAttribute('aria-live', 'polite');
-    root.replaceChildren(shown.tabs, shown.about, shown.form, shown.result, shown.said, shown.foot);
+    root.replaceChildren(shown.tabs, shown.about, shown.form, shown.result, shown.said, shown.chips, shown.foot);
     try { await script('manifest.js'); }
     catch (e) {
       say('try-none', el('p', null, 'The networks are not here: they are made, and not kept in the repository. In a clone, these two commands make them and put them into this site:'), el('pre', null, make));
