@@ -720,7 +720,7 @@ def _pruned_matrices(now, then):
     if kept: return Mask(kept)
     raise ValueError("The model has the weights of its base, and none is pruned: give base=, the model as it was before training.")
 
-# %% ../nbs/api/21_artifact.ipynb #ffadaaa8
+# %% ../nbs/api/21_artifact.ipynb #cabc0341
 _kinds = dict(ForSequenceClassification='classification', ForTokenClassification='tokens',
     ForQuestionAnswering='question-answering', ForMaskedLM='masked-lm', ForCausalLM='causal-lm', LMHeadModel='causal-lm')
 
@@ -747,6 +747,7 @@ def _kind_of(model, n_out):
     if n_out==1: return 'regression'
     return 'several scores' if asked=='regression' else kind
 
+# %% ../nbs/api/21_artifact.ipynb #faa3cf8c
 def _outputs(model):
     "How many outputs a head has; None where they are not those of a class"
     if hasattr(model, 'pooling'): return model.head.mlp[-1].out_features

@@ -647,7 +647,7 @@ def compress(
     res = run(model, data, out, **asked, progress=watch, **how, **extras)
     _tell(dict(res.report, out=out), json, _smaller(res.report, out))
 
-# %% ../nbs/api/27_cli.ipynb #62c831ff
+# %% ../nbs/api/27_cli.ipynb #ac208ba7
 _formats = dict(onnx='model.onnx', int8='model_int8.onnx', model='whole-model', plain='plain-model')
 
 def _export_model(tm, model, out, dtype, force):
@@ -661,6 +661,7 @@ def _export_model(tm, model, out, dtype, force):
 
 _label_names = 'label','labels','tags','score','answers','answer'
 
+# %% ../nbs/api/27_cli.ipynb #cdd7f03f
 def _label_in(card, table, label):
     "The column with what is true of the texts, if there is one; one that was asked for has to be there"
     def there(names): return all(n.strip() in table.names for n in names.split(','))
@@ -687,6 +688,7 @@ def _score(p, card, table):
     loader = make_loaders(rows, p.reader.tokenizer, max_length=p.reader.max_length)['dev']
     return score(p.model, loader, task_of(card))
 
+# %% ../nbs/api/27_cli.ipynb #f0e03013
 def _write_int8(net, tok, texts, length, out, tol, bound, force):
     "Write a model in int8: how it agrees with PyTorch on texts"
     from tempfile import TemporaryDirectory
@@ -722,6 +724,7 @@ def _export_int8(tm, model, out, tol, force, data, text, label, bound):
     small.model = by_file(p.model, OnnxRunner(out))
     return dict(report, metrics=_score(p, card, table), metrics_int8=_score(small, card, table))
 
+# %% ../nbs/api/27_cli.ipynb #233a0c88
 def _int8_words(out, r):
     "What `export` tells of an int8 file"
     a = r['agreement']
