@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-# %% ../nbs/api/01_causal.ipynb #66398ad6
+# %% ../nbs/api/01_causal.ipynb #c7fc7273
 import numpy as np
+from scipy.special import expit, logit
 
-# %% ../nbs/api/01_causal.ipynb #28778eba
-def _sigmoid(x): return 1/(1+np.exp(-np.asarray(x, dtype=float)))
-def _logit(p): return np.log(p)-np.log1p(-p)
-
+# %% ../nbs/api/01_causal.ipynb #55dd9ea6
 @dataclass(frozen=True)
 class Drawn:
     "Treatments and outcomes of units, and what they were drawn from"
@@ -35,7 +33,7 @@ class Drawn:
         "The average effect of the treatment on these units"
         return float((self.q1-self.q0).mean())
 
-# %% ../nbs/api/01_causal.ipynb #584dc944
+# %% ../nbs/api/01_causal.ipynb #814ab941
 def simulate(
     z, # confounder of each unit, 0 or 1; else `ValueError`
     strength:float=.6, # c: how strongly the confounder moves the outcome, on the scale of logits
@@ -46,8 +44,8 @@ def simulate(
     z = _binary('z', z)
     rng = np.random.default_rng([seed, 1905_12741])         # no stream that a caller's own seed may give
     g = .3+.4*z
-    q0 = _sigmoid(strength*(2*z-1))
-    q1 = _sigmoid(effect+strength*(2*z-1))
+    q0 = expit(strength*(2*z-1))
+    q1 = expit(effect+strength*(2*z-1))
     t = (rng.random(len(z))<g).astype(int)
     y = (rng.random(len(z))<np.where(t==1, q1, q0)).astype(int)
     return Drawn(y, t, z, g, q0, q1)
@@ -166,7 +164,7 @@ def iptw(
         terms.append(weights*(y-mean)/weights.mean())
     return _effect(means[0]-means[1], terms[0]-terms[1])
 
-# %% ../nbs/api/01_causal.ipynb #7bc5158c
+# %% ../nbs/api/01_causal.ipynb #4bdab38e
 def aiptw(
     y, # outcomes
     t, # treatments, 0 or 1
@@ -178,15 +176,17 @@ def aiptw(
     terms = _scores(y, t, g, q0, q1)
     return _effect(terms.mean(), terms)
 
+def _checked(y, t, g, q0, q1):
+    "All that an estimator reads, as arrays"
+    y,t = _groups(y, t)
+    return y, t, _propensities(g, len(y)), _numbers('q0', q0, len(y)), _numbers('q1', q1, len(y))
+
 def _scores(y, t, g, q0, q1):
     "What each unit says of the effect"
-    y,t = _groups(y, t)
-    g = _propensities(g, len(y))
-    q0 = _numbers('q0', q0, len(y))
-    q1 = _numbers('q1', q1, len(y))
+    y,t,g,q0,q1 = _checked(y, t, g, q0, q1)
     return q1-q0 + t/g*(y-q1) - (1-t)/(1-g)*(y-q0)
 
-# %% ../nbs/api/01_causal.ipynb #355c30e2
+# %% ../nbs/api/01_causal.ipynb #06e8af34
 @dataclass(frozen=True)
 class _Range:
     "Outcomes as numbers between 0 and 1"
@@ -199,17 +199,17 @@ def _range_of(y): return _Range(0., 1.) if y.min()>=0 and y.max()<=1 else _Range
 
 def _fluctuation(y, offset, h, steps=100):
     "The epsilon at which sum h (y - sigmoid(offset + epsilon h)) is 0, by Newton's method with halved steps"
-    def off(epsilon): return (h*(y-_sigmoid(offset+epsilon*h))).sum()
+    def off(epsilon): return (h*(y-expit(offset+epsilon*h))).sum()
     epsilon = 0.
     for _ in range(steps):
-        p = _sigmoid(offset+epsilon*h)
+        p = expit(offset+epsilon*h)
         step = off(epsilon)/max((h*h*p*(1-p)).sum(), 1e-12)
         while abs(off(epsilon+step))>abs(off(epsilon)) and abs(step)>1e-14: step /= 2
         epsilon += step
         if abs(step)<1e-12: return epsilon
     return epsilon
 
-# %% ../nbs/api/01_causal.ipynb #0d99af3c
+# %% ../nbs/api/01_causal.ipynb #fd1f0b25
 def moved(
     y, # outcomes
     t, # treatments, 0 or 1
@@ -218,13 +218,12 @@ def moved(
     q1 # predicted outcomes with it
 ) -> tuple: # q0 and q1 after the move
     "The outcome model whose weighted errors sum to zero"
-    y,t = _groups(y, t)
-    g = _propensities(g, len(y))
+    y,t,g,*q = _checked(y, t, g, q0, q1)
     scale = _range_of(y)
-    logits = [_logit(scale.into(_numbers(n, q, len(y))).clip(1e-4, 1-1e-4)) for n,q in (('q0', q0), ('q1', q1))]
+    logits = [logit(scale.into(x).clip(1e-4, 1-1e-4)) for x in q]
     epsilon = _fluctuation(scale.into(y), np.where(t==1, logits[1], logits[0]), t/g-(1-t)/(1-g))
     steps = -epsilon/(1-g), epsilon/g
-    return tuple(scale.back(_sigmoid(x+s)) for x,s in zip(logits, steps))
+    return tuple(scale.back(expit(x+s)) for x,s in zip(logits, steps))
 
 def tmle(
     y, # outcomes
@@ -342,7 +341,7 @@ def linear_learner(
         return {n: _ridge(x[rows], of[rows]).predict_proba(x[held])[:,1] for n,(rows,of) in fits.items()}
     return learn
 
-# %% ../nbs/api/01_causal.ipynb #06a837ae
+# %% ../nbs/api/01_causal.ipynb #05de795f
 def outcome_propensity(
     t, # treatments, 0 or 1
     q0, # predicted outcomes without treatment, from `cross_fit`
@@ -354,7 +353,7 @@ def outcome_propensity(
     from sklearn.linear_model import LogisticRegression
     t = _binary('t', t)
     chances = [_numbers(n, q, len(t)).clip(1e-4, 1-1e-4) for n,q in (('q0', q0), ('q1', q1))]
-    x = np.column_stack([_logit(q) for q in chances])
+    x = np.column_stack([logit(q) for q in chances])
     g = np.empty(len(t))
     for k in np.unique(fold):
         units = np.flatnonzero(np.asarray(fold)==k)

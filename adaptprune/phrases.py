@@ -168,7 +168,7 @@ def phrase_loader(
     order = torch.Generator().manual_seed(seed)
     return DataLoader(parts, batch_size, shuffle=shuffle, collate_fn=CollateParts(tokenizer), generator=order)
 
-# %% ../nbs/api/15_phrases.ipynb #0b58f8ee
+# %% ../nbs/api/15_phrases.ipynb #6372403c
 def phrase_vectors(
     h:Tensor, # (rows, length, width): the last layer
     row:Tensor, # (phrases,): the row that each phrase is in
@@ -195,13 +195,16 @@ class PhraseModel(nn.Module):
         h = self.encoder(**inputs).last_hidden_state
         return phrase_vectors(h, row, source), phrase_vectors(h, row, target)
 
+    def compare(self, u, v):
+        "What the head says of the vectors of two phrases"
+        return self.head(torch.cat([u, v, (u-v).abs(), u*v], 1))
+
     def forward(self, labels=None, **batch):
-        u,v = self.vectors(**batch)
-        logits = self.head(torch.cat([u, v, (u-v).abs(), u*v], 1))
+        logits = self.compare(*self.vectors(**batch))
         if labels is None: return dict(logits=logits)
         return dict(logits=logits, loss=F.cross_entropy(logits, labels))
 
-# %% ../nbs/api/15_phrases.ipynb #c6057859
+# %% ../nbs/api/15_phrases.ipynb #4e4dcca5
 @torch.no_grad()
 def phrase_metrics(
     model:PhraseModel, # changed in nothing
@@ -215,6 +218,6 @@ def phrase_metrics(
             labels += b.pop('labels').tolist()
             u,v = model.vectors(**b)
             cosines += F.cosine_similarity(u, v).tolist()
-            said += model.head(torch.cat([u, v, (u-v).abs(), u*v], 1)).diff(dim=1)[:,0].tolist()
+            said += model.compare(u, v).diff(dim=1)[:,0].tolist()
     right = float(np.mean((np.array(said)>0)==np.array(labels)))
     return dict(accuracy=right, auc=roc_auc_score(labels, said), cosine_auc=roc_auc_score(labels, cosines))

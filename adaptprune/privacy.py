@@ -195,7 +195,7 @@ def sigma_for(
         else: high = middle
     return high
 
-# %% ../nbs/api/05_privacy.ipynb #b237d2ec
+# %% ../nbs/api/05_privacy.ipynb #67c8944f
 def account_of(
     privacy:Privacy,
     sigma:float, # noise over bound; 0 without a promise
@@ -204,7 +204,7 @@ def account_of(
     "What a report and a file say of a run's privacy"
     asked = dict(epsilon=privacy.epsilon, delta=privacy.delta, sigma=sigma)
     bounds = dict(clip=privacy.clip, clip_head=privacy.clip_head, clipping=privacy.clipping)
-    batches = dict( batch_size=list(privacy.stages), steps=privacy.steps, rows=n)
+    batches = dict(batch_size=list(privacy.stages), steps=privacy.steps, rows=n)
     how = dict(sampling='Poisson', neighbours='one row blank', noise_is_secret=privacy.known_seed is None)
     return dict(asked, **bounds, **batches, **how)
 

@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-# %% ../nbs/api/18_private.ipynb #4c6d24cd
-import numpy as np, torch
+# %% ../nbs/api/18_private.ipynb #ac0c3e06
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from tqdm.auto import tqdm
@@ -33,7 +33,7 @@ from .scores import evaluating
 from .setup import model_name, set_up
 from .sparsity import rate_factor
 from .task import sizes
-from .tasks import get_task
+from .tasks import BucketBatchSampler, get_task
 
 # %% ../nbs/api/18_private.ipynb #47b665cd
 def theta_gradient(
@@ -206,7 +206,7 @@ class _OnVectors(nn.Module):
 
     def forward(self, x, labels): return dict(loss=self.loss(self.head(x.transpose(0, 1)), labels))
 
-# %% ../nbs/api/18_private.ipynb #a1c72e57
+# %% ../nbs/api/18_private.ipynb #332c81ec
 class HeadLearner(Learner):
     "The head alone, on a frozen encoder"
     def __init__(self,
@@ -227,13 +227,13 @@ class HeadLearner(Learner):
     def begin(self):
         self.net = _OnVectors(self.model)
         self.restart()
-        order = np.argsort(self.data.lengths, kind='stable')
-        self.x,self.y = [None]*len(order),[None]*len(order)
-        for k in range(0, len(order), 64):
-            batch = self.batch(order[k:k+64].tolist())
+        n = len(self.data)
+        self.x,self.y = [None]*n,[None]*n
+        for rows in BucketBatchSampler(self.data.lengths, 64, shuffle=False):
+            batch = self.batch(rows)
             labels = batch.pop('labels')
             vectors = self.model.read(**batch)[1].transpose(0, 1)
-            for i,x,y in zip(order[k:k+64], vectors, labels): self.x[i],self.y[i] = x,y
+            for i,x,y in zip(rows, vectors, labels): self.x[i],self.y[i] = x,y
         self.x,self.y = torch.stack(self.x),torch.stack(self.y)
 
     def batch_sum(self,

@@ -11,11 +11,12 @@ __all__ = ['with_words', 'piece_means', 'Words', 'word_states', 'Probe', 'probe_
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# %% ../nbs/api/15_probes.ipynb #38daae4d
+# %% ../nbs/api/15_probes.ipynb #c26ec390
 import numpy as np, torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from .scores import evaluating
+from .tasks import BucketBatchSampler
 from .trees import mean_by_length, rank_correlation, uuas
 
 # %% ../nbs/api/15_probes.ipynb #18b95da0
@@ -44,7 +45,7 @@ def piece_means(
     picks = nn.functional.one_hot(words+1, int(words.max())+2)[...,1:].to(h.dtype)        # (sentences, pieces, words)
     return (picks/picks.sum(1, keepdim=True).clamp(min=1)).transpose(1, 2)@h
 
-# %% ../nbs/api/15_probes.ipynb #13bbb401
+# %% ../nbs/api/15_probes.ipynb #3897e838
 @dataclass
 class Words:
     "The vectors of all words of some sentences, at every layer"
@@ -70,11 +71,9 @@ def word_states(
 ) -> Words: # on the CPU
     "Run a network once, and keep every word's vector at every layer"
     device = next(encoder.parameters()).device
-    order = np.argsort([-len(s) for s in sentences], kind='stable')
     out = [None]*len(sentences)
     with evaluating(encoder):
-        for i in range(0, len(order), batch_size):
-            some = order[i:i+batch_size]
+        for some in BucketBatchSampler(list(map(len, sentences)), batch_size, shuffle=False):
             b = with_words(tokenizer, [sentences[j] for j in some])
             words = b.pop('words')
             h = encoder(**{k: v.to(device) for k,v in b.items()}, output_hidden_states=True).hidden_states

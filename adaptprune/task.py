@@ -290,7 +290,7 @@ def _saying(fresh, say):
 
 def _to_stderr(line): print(line, file=sys.stderr)
 
-# %% ../nbs/api/18_task.ipynb #d932253a
+# %% ../nbs/api/18_task.ipynb #a1f88b01
 def adapt_task(
     task=None, # name of a GLUE or mini task, or a `Task`; with `data` a name of your own, or `None`
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, which stays as it is: a copy is adapted
@@ -316,13 +316,12 @@ def adapt_task(
 ) -> Adapted: # its report holds the metrics of each dev split, what was trained, and what a task stores
     "Adapt a pre-trained model to a task, by any method"
     task,data,kwargs = task_and_data(task, data, kwargs)
-    if start_from is not None: kwargs['start_from'] = start_from
     name = recipe or ('structured' if kwargs.get('remove') else 'distilled')
     recipe,kwargs,loading = _split(name, dict(kwargs, max_steps=max_steps))
     if sparsity is None: sparsity = default_sparsity(recipe)
-    _check_call(recipe, sparsity, dict(kwargs, max_steps=max_steps, teacher_steps=teacher_steps))
-    if kwargs.get('start_from') is not None:
-        kwargs['start_from'] = read_start(kwargs['start_from'])
+    _check_call(recipe, sparsity, dict(kwargs, start_from=start_from, max_steps=max_steps, teacher_steps=teacher_steps))
+    if start_from is not None:
+        kwargs['start_from'] = read_start(start_from)
         _check_start(kwargs['start_from'], recipe)
     if 'resume' in kwargs: kwargs['resume'] = goes_on(kwargs['resume'], is_unfinished(kwargs.get('out')))
     _writable(kwargs.get('out'), kwargs.get('resume', False), kwargs.get('checkpoint_every', 0), force)

@@ -9,7 +9,7 @@ __all__ = ['encode_texts', 'batch_of', 'ThreeHeads', 'outcome_loss', 'treatment_
 # %% ../nbs/api/23_threeheads.ipynb #6685ac13
 from copy import deepcopy
 
-# %% ../nbs/api/23_threeheads.ipynb #d845482a
+# %% ../nbs/api/23_threeheads.ipynb #b0fd9c1d
 import numpy as np, torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +18,7 @@ from .causal import cross_fit
 from .loop import Adapted, adapt
 from .loss import distil_hidden
 from .scores import evaluating
+from .tasks import BucketBatchSampler
 
 # %% ../nbs/api/23_threeheads.ipynb #96fb2913
 def encode_texts(
@@ -143,7 +144,9 @@ def learn_heads(
     loss = heads_loss(None if vectors is not None else encoder, hidden)
     return adapt(model, loader, loss, sparsity=sparsity, recipe=recipe, seed=seed, **{'progress': False, **kwargs})
 
-# %% ../nbs/api/23_threeheads.ipynb #4a45c5ff
+# %% ../nbs/api/23_threeheads.ipynb #e2368a44
+def _in_batches(encoded, batch_size): return BucketBatchSampler([len(e['input_ids']) for e in encoded], batch_size, shuffle=False)
+
 @torch.no_grad()
 def predict_heads(
     model:ThreeHeads, # adapted
@@ -155,9 +158,8 @@ def predict_heads(
     "Propensity and both outcomes of texts"
     device = next(model.parameters()).device
     out = {n: np.empty(len(encoded)) for n in ('g', 'q0', 'q1')}
-    order = np.argsort([len(e['input_ids']) for e in encoded], kind='stable')
     with evaluating(model):
-        for some in np.split(order, range(batch_size, len(order), batch_size)):
+        for some in _in_batches(encoded, batch_size):
             batch = batch_of(tokenizer, [encoded[i] for i in some])
             if vectors is not None: batch = dict(vectors=torch.as_tensor(vectors[some], dtype=torch.float32))
             got = model(**{k: v.to(device) for k,v in batch.items()})
@@ -174,10 +176,9 @@ def read_vectors(
     "What three heads on an untouched encoder read"
     model = ThreeHeads(encoder)
     out = np.empty((len(encoded), encoder.config.hidden_size), dtype=np.float32)
-    order = np.argsort([len(e['input_ids']) for e in encoded], kind='stable')
     device = next(encoder.parameters()).device
     with evaluating(model):
-        for some in np.split(order, range(batch_size, len(order), batch_size)):
+        for some in _in_batches(encoded, batch_size):
             batch = batch_of(tokenizer, [encoded[i] for i in some])
             out[some] = model.read(**{k: v.to(device) for k,v in batch.items()})[0].float().cpu()
     return out

@@ -8,14 +8,14 @@ __all__ = ['many_rows', 'mean_vectors', 'text_features', 'linear_baseline', 'cos
 # %% ../nbs/api/15_vectors.ipynb #adf48719
 import warnings
 
-# %% ../nbs/api/15_vectors.ipynb #0e3fdb9d
+# %% ../nbs/api/15_vectors.ipynb #db19a866
 import numpy as np, torch
 from torch import nn
 from .scores import evaluating
 from .setup import Setup
-from .tasks import compute_metrics
+from .tasks import BucketBatchSampler, compute_metrics
 
-# %% ../nbs/api/15_vectors.ipynb #8ba6c7ef
+# %% ../nbs/api/15_vectors.ipynb #30803251
 @torch.no_grad()
 def mean_vectors(
     encoder:nn.Module, # a Hugging Face encoder
@@ -26,11 +26,9 @@ def mean_vectors(
 ) -> np.ndarray: # (texts, width) float32, each of length 1
     "The mean of the last layer's vectors over the tokens of each text"
     device = next(encoder.parameters()).device
-    order = np.argsort([-len(t) for t in texts], kind='stable')
     out = [None]*len(texts)
     with evaluating(encoder):
-        for i in range(0, len(order), batch_size):
-            some = order[i:i+batch_size]
+        for some in BucketBatchSampler(list(map(len, texts)), batch_size, shuffle=False):
             b = tokenizer([texts[j] for j in some], padding=True, truncation=True, max_length=max_length, return_tensors='pt').to(device)
             h = encoder(**b).last_hidden_state.float()
             mask = b['attention_mask'][...,None].float()

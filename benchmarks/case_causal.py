@@ -10,12 +10,12 @@
 The confounder is a fashionable word in the title. Every row predicts each paper by what was learnt on the other fold.
 Settings are chosen by held-out outcome loss on draw 99, which no row uses; bias chooses nothing. Until `--choose` has
 measured a row, its settings are those set beforehand. A row that was recorded with other settings is refused, not mixed."""
-import random, time
+import random
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np
 
 from adaptprune.causal import (cross_fit, cut, estimates, folds, held_out_losses, is_buzzy, linear_learner, load_papers,
     naive, one_draw_interval, outcome_propensity, overlap, simulate, stratified)
@@ -23,6 +23,7 @@ from adaptprune.cli import script
 from adaptprune.head import load_encoder, load_tokenizer
 from adaptprune.results import Records
 from adaptprune.threeheads import encode_texts, heads_learner, read_vectors
+from adaptprune.timing import with_cost
 
 root = Path(__file__).resolve().parent.parent
 max_length = 32
@@ -107,20 +108,12 @@ def drawn_row(texts, row, strength, draw):
     if row=='oracle': return dict(known, effects=plain({'naive': naive(d.y, d.t), 'AIPTW': stratified(d.y, d.t, d.z)}))
     return dict(known, **found(texts, row, d.y, d.t, draw, d.truth))
 
-def spent(make):
-    "What a function returns, with its time"
-    began = time.perf_counter()
-    cpu = time.process_time()
-    out = make()
-    took = dict(seconds=round(time.perf_counter()-began, 1), cpu_seconds=round(time.process_time()-cpu, 1))
-    return dict(out, **took, threads=torch.get_num_threads())
-
 def add(records, cell, make, command, **settings):
     "Record a cell, if it is not there; one that is there with other settings ends the program"
     if records.has(cell, **settings): return
     if records.has(cell):
         raise SystemExit(f"{records.path} holds {cell} with other settings than {settings}: take it out, or name another --out.")
-    row = dict(cell=cell, **spent(make), **settings, command=f'python benchmarks/case_causal.py {command}')
+    row = dict(cell=cell, **with_cost(make), **settings, command=f'python benchmarks/case_causal.py {command}')
     records.add(row)
     short = {n: round(e['value'], 4) for n,e in row.get('effects', {}).items()}
     print(cell, short, row.get('losses'), row['cpu_seconds'], 'seconds', flush=True)

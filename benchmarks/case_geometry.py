@@ -12,7 +12,7 @@ The folder --cases holds two others. ud-ewt has en_ewt-train.conllu and en_ewt-d
 (github.com/UniversalDependencies/UD_English-EWT, version 2.15). semcor has brown1.tsv and brown2.tsv, made from
 github.com/google-research-datasets/word_sense_disambigation_corpora in the format of adaptprune/data/semcor/README.md.
 It needs the extra cases."""
-import os, time
+import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +37,7 @@ from adaptprune.senses import choose_senses, read_senses, sense_scores, sense_ve
 from adaptprune.task import adapt_task
 from adaptprune.tasks import get_task
 from adaptprune.teacher import make_teacher
+from adaptprune.timing import with_cost
 from adaptprune.trees import chain_distances, read_conllu, uuas
 
 root = Path(__file__).resolve().parent.parent
@@ -207,11 +208,8 @@ def command(cell, what):
 def measured(s, cell, what, made):
     "A record"
     encoder,about = made
-    began,cpu = time.perf_counter(),time.process_time()
-    found = list(measures[what](s, encoder))
-    spent = dict(seconds=round(time.perf_counter()-began, 1), cpu_seconds=round(time.process_time()-cpu, 1))
-    kept = dict(model=s.model, network=about, sizes=s.sizes, found=found, **spent)
-    return dict(cell=dict(cell, measured=what), **kept, threads=torch.get_num_threads(), command=command(cell, what))
+    found = with_cost(lambda: dict(found=list(measures[what](s, encoder))))
+    return dict(cell=dict(cell, measured=what), model=s.model, network=about, sizes=s.sizes, **found, command=command(cell, what))
 
 def chosen(given, known, what):
     "The parts of an option with commas; an unknown one stops the program"

@@ -9,7 +9,6 @@ A private head takes a minute or more, after ten in which the frozen encoder rea
 Scores are of the dev set, whose rows are not protected. The bounds of gradients were chosen on the packaged sentences (`mini-sentiment`);
 the other settings were not tuned.
 SST-2 is public, so the noise comes from a known seed and a run can be made again. Needs the extra `private`."""
-import time
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -26,6 +25,7 @@ from adaptprune.recipe import as_method
 from adaptprune.results import Records
 from adaptprune.setup import sampled, set_up
 from adaptprune.tasks import load_task
+from adaptprune.timing import with_cost
 
 root = Path(__file__).resolve().parent.parent
 n_train,delta = 67_349, 1e-5
@@ -144,11 +144,8 @@ def jobs(glue_dir, with_large):
 
 def recorded(measure, c, kind):
     "A measurement as it is recorded"
-    began,cpu = time.perf_counter(), time.process_time()
-    found = measure()
-    spent = dict(seconds=round(time.perf_counter()-began, 1), cpu_seconds=round(time.process_time()-cpu, 1))
-    about = dict(model='minilm', metric='accuracy', data='GLUE', split='dev', threads=torch.get_num_threads())
-    return dict(cell=c, **about, **found, **spent, command=f'python benchmarks/case_private.py --glue-dir PATH --only {kind}')
+    about = dict(model='minilm', metric='accuracy', data='GLUE', split='dev')
+    return dict(cell=c, **about, **with_cost(measure), command=f'python benchmarks/case_private.py --glue-dir PATH --only {kind}')
 
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)

@@ -6,7 +6,7 @@
 
 First a mask is learnt for each of the arms phrases, permuted and sentences, on the pairs that the package brings; it is kept in --keep.
 Then each subsample (a seed) of each task is learnt by each arm. Scores are of the dev set."""
-import copy, time
+import copy
 from itertools import product
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from adaptprune.results import Records
 from adaptprune.setup import set_up
 from adaptprune.setup import evaluate as score
 from adaptprune.task import adapt_task, read_start, write_theta
+from adaptprune.timing import with_cost
 from adaptprune.topology import overlaps
 
 root = Path(__file__).resolve().parent.parent
@@ -93,9 +94,7 @@ def learn(task, labels, arm, seed, glue_dir, keep, steps=steps, **how):
     about = dict(glue_dir=glue_dir, max_train_samples=labels, seed=seed, max_steps=steps, progress=False)
     res = adapt_task(task, 'minilm', start_from=start, **about, **how)
     report = res.report
-    split = report['split']
-    row = dict(metric=report['metric'], metrics=report['metrics'][split] if split in report['metrics'] else report['metrics'],
-        split=split, steps=report['steps'], seconds=report['seconds'])
+    row = {k: report[k] for k in ('metric', 'metrics', 'split', 'steps')}
     if res.mask is None or how.get('validate'): return row
     if start: row['start_from'] = report['start_from']
     if (keep/'phrases').exists(): row['common'] = common(read_start(keep/'phrases').mask, res.mask)
@@ -111,11 +110,9 @@ def choices(): return [dict(choose='reach', reach=r, task=t, labels=100, arm=a, 
 
 def recorded(records, cell, make, command):
     "Make a row, and add it where there is none of its cell"
-    began,cpu = time.perf_counter(), time.process_time()
-    made = make()
-    spent = dict(wall_s=round(time.perf_counter()-began, 1), cpu_s=round(time.process_time()-cpu, 1))
-    if not records.has(cell): records.add(dict(cell=cell, **made, **spent, threads=torch.get_num_threads(), command=command))
-    print(cell, made['metrics'], spent, flush=True)
+    made = with_cost(make)
+    if not records.has(cell): records.add(dict(cell=cell, **made, command=command))
+    print(cell, made['metrics'], made['seconds'], 'seconds', flush=True)
 
 def words(text, kind=str): return [kind(w) for w in text.split(',') if w]
 

@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 import onnx,onnxruntime,torch
 from onnx import external_data_helper,numpy_helper
+from scipy.special import softmax
 from adaptprune.compaction import compact
 from adaptprune.export import export_onnx
 from adaptprune.fisher import choose_units,score_units
@@ -186,10 +187,6 @@ def read_part(folder, name, files):
     return gzip.decompress(base64.b64decode(''.join(pieces)))
 
 def read_manifest(folder): return json.loads((folder/'manifest.js').read_text().split('=', 1)[1].rstrip().rstrip(';'))
-
-def softmax(z):
-    e = np.exp(z-z.max())
-    return e/e.sum()
 
 class Answers:
     "What ONNX Runtime answers in Python, by the files that the page loads"
