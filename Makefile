@@ -21,7 +21,7 @@ test: $(DEV)/.done  ## Check that modules and README are in step with the notebo
 	$(PY) tools/readme.py --check
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal -rs --durations=5
 
-users: $(USERS)/.done  ## Run every command and Python block that the documentation prints, on the wheel with the newest versions of its dependencies
+users: $(USERS)/.done  ## Run every command and Python block that the documentation prints, and the pages offered in Colab, on the wheel with the newest versions of its dependencies
 	$(USERS)/bin/python tools/users.py
 
 gpu: $(DEV)/.done  ## Run the tests marked gpu and the benchmarks of a GPU, and record them in results/; without a GPU, say so
@@ -69,7 +69,7 @@ $(USERS)/.done: pyproject.toml $(wildcard adaptprune/*.py)
 	$(USERS)/bin/pip install -q $(TORCH)
 	rm -rf build dist/users
 	$(USERS)/bin/pip wheel -q --no-deps -w dist/users .
-	$(USERS)/bin/pip install -q "$$(echo dist/users/*.whl)[offline,onnx]" pytest hypothesis
+	$(USERS)/bin/pip install -q "$$(echo dist/users/*.whl)[offline,onnx]" peft execnb pytest hypothesis
 	@touch $@
 
 $(DEV)/.done: pyproject.toml

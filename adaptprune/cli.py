@@ -201,7 +201,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #8a6b9f5b
+# %% ../nbs/api/27_cli.ipynb #ab0465de
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -232,6 +232,7 @@ def adapt(
     seed:int=0, # random seed, for head initialisation, data order and dropout
     precision:str='no', # mixed precision: 'no', 'bf16' or 'fp16'
     start_from:str=None, # folder or Hub id of a saved mask on the same model, in whose order the new one starts
+    keep_theta:bool=False, # write theta beside the mask, so that a later --start-from has the whole order
     resume:bool=False, # continue an interrupted run in --out, if there is one
     force:bool=False, # write into --out although it holds a mask
     dry_run:bool=False, # say what was read, what would be done and about how long it takes; train and write nothing
@@ -249,14 +250,15 @@ def adapt(
     how.update(max_length=max_length, batch_size=batch_size)
     if not dry_run: _holds_no_mask(out, force or resume)
     t,data = _data(task, train, dev, text, label, glue_dir, **own)
-    if dry_run: return _dry_run(t, model, sparsity, recipe, data, how, json)
+    if tolerance is not None and (start_from or keep_theta):
+        raise ValueError("--tolerance tries several sparsities, and a start belongs to one: leave out --start-from and --keep-theta.")
+    if dry_run: return _dry_run(t, model, sparsity, recipe, data, dict(how, start_from=start_from), json)
     if tolerance is not None:
-        if start_from: raise ValueError("--tolerance tries several sparsities, and a start belongs to one: leave out --start-from.")
         return _within(t, model, recipe, tolerance, dict(how, data=data), dict(sparsity=sparsity, remove=remove), out, json)
     watch = dict(out=out, resume='auto' if resume else False, checkpoint_every=200, progress=not json and sys.stderr.isatty(), force=force)
     told = []
     watch.update(say=told.append if json else _to_stderr)
-    res = adapt_task(t, model, sparsity, recipe, data=data, start_from=start_from, **how, **watch)
+    res = adapt_task(t, model, sparsity, recipe, data=data, start_from=start_from, keep_theta=keep_theta, **how, **watch)
     if 'save_error' in res.report: raise OSError(f"The mask could not be saved in {out!r} ({res.report['save_error']}).")
     report = dict(res.report, out=out, **(dict(reading=told[0]) if told else {}))
     _tell(report, json, _adapted(t, res.report, out))

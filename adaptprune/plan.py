@@ -9,7 +9,7 @@ __all__ = ['peak_memory', 'Plan', 'plan_run']
 import copy, sys, time
 from dataclasses import dataclass, replace
 
-# %% ../nbs/api/18_plan.ipynb #dd26d705
+# %% ../nbs/api/18_plan.ipynb #7a0c7f79
 import numpy as np
 import torch
 from .anatomy import maskable
@@ -17,7 +17,7 @@ from .loop import Hook, adapt, count_steps
 from .prune import phases
 from .recipe import default_sparsity, get_recipe
 from .setup import set_up
-from .task import Cut, check_prunes
+from .task import Cut, check_prunes, check_use, read_start
 from .teacher import teacher_recipe
 
 # %% ../nbs/api/18_plan.ipynb #1aaa6dbc
@@ -82,7 +82,7 @@ class Plan:
             f"memory: {self.memory/1e9:.1f} GB at the peak of these steps"]
         return '\n'.join([self.reading, *lines] if self.reading else lines)
 
-# %% ../nbs/api/18_plan.ipynb #f825e9d5
+# %% ../nbs/api/18_plan.ipynb #f28a4f40
 def plan_run(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -93,6 +93,7 @@ def plan_run(
     max_length:int=128, # longest example, in tokens
     seed:int=0, # random seed
     mixed_precision='no', # 'no', 'bf16', 'fp16'
+    start_from=None, # as in `adapt_task`
     **changes # fields of the recipe to change
 ) -> Plan:
     "What `adapt_task` would do. A method in several phases raises `ValueError`"
@@ -101,17 +102,20 @@ def plan_run(
         raise ValueError(f"The method {recipe.method!r} trains in several phases, which cannot be planned.")
     if sparsity is None: sparsity = default_sparsity(recipe)
     check_prunes(recipe.method, sparsity)
+    start = read_start(start_from)
+    if start: check_use(start, recipe)
     setup = set_up(task, model, recipe.batch_size, data, max_length=max_length, seed=seed, pooling=recipe.pooling)
+    if start: check_use(start, recipe, setup.model.base_model)
     loader,reading = setup.loaders['train'],setup.reading
     batches = (list(setup.sample(4))*4)[:4]
     tokens = _tokens_a_step(loader)
     how = dict(seed=seed, mixed_precision=mixed_precision)
-    teacher,start,pace,n_teacher = None,0.,0.,0
+    teacher,waited,pace,n_teacher = None,0.,0.,0
     if recipe.teacher:
         own = teacher_recipe(recipe)
         teacher = copy.deepcopy(setup.model)
         n_teacher = count_steps(own, loader, max_steps)
-        start,pace = _timed(teacher, batches, recipe=own, sparsity=0., **how)
+        waited,pace = _timed(teacher, batches, recipe=own, sparsity=0., **how)
     if recipe.remove:
         units = recipe.units if recipe.units=='layers' else 'random'
         Cut(setup, teacher, replace(recipe, units=units), seed)
@@ -119,7 +123,7 @@ def plan_run(
     steps = count_steps(recipe, loader, max_steps)
     own = replace(recipe, remove=0., units='fisher')
     begun,mask_pace = _timed(setup.model, batches, recipe=own, sparsity=sparsity, teacher_model=teacher, **how)
-    seconds = start+begun+tokens*(pace*n_teacher+mask_pace*steps)
+    seconds = waited+begun+tokens*(pace*n_teacher+mask_pace*steps)
     times = dict(step_seconds=tokens*mask_pace, teacher_step_seconds=tokens*pace, seconds=seconds)
     sizes = dict(weights=n, pruned=round(n*sparsity), remove=recipe.remove, memory=peak_memory())
     return Plan(str(reading or ''), recipe.method, steps, n_teacher, recipe.batch_size, **sizes, **times)

@@ -1,5 +1,6 @@
 "Tests run offline, on one thread, and hypothesis draws the same examples on every run."
 import os,sys
+from pathlib import Path
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest,torch,transformers
@@ -15,9 +16,17 @@ configs = {
     'Bert': size, 'Roberta': dict(size, pad_token_id=1), 'Electra': dict(size, embedding_size=8), 'Albert': dict(size, embedding_size=8),
     'DistilBert': dict(vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40), 'GPT2': gpt2}
 
+real_glue = Path(os.environ.get('GLUE_DIR') or Path(__file__).resolve().parents[2]/'shared'/'glue')
+
 def pytest_collection_modifyitems(items):
-    "What takes long goes first, so that no core waits for it at the end"
+    "What takes long goes first, so that no core waits for it at the end; what needs GLUE says so where it is absent"
     items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+    without = pytest.mark.skip(reason='no GLUE folder: set GLUE_DIR, or put one at ../shared/glue')
+    for item in items:
+        if item.get_closest_marker('glue') and not real_glue.is_dir(): item.add_marker(without)
+
+@pytest.fixture(scope='session')
+def glue_dir(): return str(real_glue)
 
 @pytest.fixture(scope='session')
 def tiny():

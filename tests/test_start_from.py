@@ -218,3 +218,16 @@ def test_the_command(command, saved, folder):
     assert 'started from the mask of mini-sentiment, by its theta' in said
     assert 'another base' not in said and "No folder 'gone'" in command(*asked, '--start-from', 'gone', '--out', 'third', fails=True)
     assert 'leave out --start-from' in command(*asked, '--start-from', saved, '--tolerance', .1, '--out', 'third', fails=True)
+
+def test_the_command_keeps_theta(command, saved, folder):
+    asked = ['adapt', '--task', 'mini-sentiment', '--model', folder, '--recipe', 'default', '--max-steps', 1, '--max-length', 16]
+    command(*asked, '--keep-theta', '--out', 'first')
+    assert 'by its theta' in command(*asked, '--start-from', 'first', '--out', 'second')
+    assert '--keep-theta' in command(*asked, '--keep-theta', '--tolerance', .1, '--out', 'third', fails=True)
+
+@pytest.mark.parametrize('options, said', [
+    (['--start-from', 'gone'], "No folder 'gone'"), (['--remove', .5], 'start_from is of the whole network'),
+    (['--weights', 'encoder'], 'start_from masks'), (['--recipe', 'default'], '')])
+def test_a_dry_run_looks_at_the_start(options, said, command, saved, folder):
+    asked = ['adapt', '--task', 'mini-sentiment', '--model', folder, '--max-steps', 1, '--max-length', 16, '--dry-run', '--start-from', saved]
+    assert (said or 'nothing was trained') in command(*asked, *options, fails=bool(said))

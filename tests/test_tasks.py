@@ -523,13 +523,10 @@ def test_mini_needs_more_than_words(name, limit):
 
 counts = dict(sst2=(67_349, 872), stsb=(5_749, 1_500), mnli=(54_437, 9_815), rte=(2_490, 277), mrpc=(3_668, 408), cola=(8_551, 1_043))
 
-real_dir = os.environ.get('GLUE_DIR') or Path(__file__).parents[2]/'shared'/'glue'
-
 @pytest.mark.glue
-@pytest.mark.skipif(not Path(real_dir).is_dir(), reason='no GLUE folder: set GLUE_DIR, or put one at ../shared/glue')
 @pytest.mark.parametrize('task', list(counts))
-def test_real_glue(task):
-    ds = load_task(task, glue_dir=real_dir)
+def test_real_glue(task, glue_dir):
+    ds = load_task(task, glue_dir=glue_dir)
     train,dev = counts[task]
     assert ds['dev'].num_rows==dev
     assert ds['train'].num_rows==train or task=='mnli' and ds['train'].num_rows==392_702

@@ -58,9 +58,9 @@ def test_the_packaged_pairs_are_in_no_tested_task():
 
 @pytest.mark.glue
 @pytest.mark.parametrize('task', ['mrpc', 'stsb', 'sst2'])
-def test_no_packaged_sentence_is_in_a_tested_set(task):
+def test_no_packaged_sentence_is_in_a_tested_set(task, glue_dir):
     from adaptprune.tasks import load_task
-    d = load_task(task)['dev']
+    d = load_task(task, glue_dir=glue_dir)['dev']
     tested = {''.join(t.lower().split()) for c in ('text_a', 'text_b') if c in d.column_names for t in d[c]}
     mine = {''.join(' '.join(s).lower().split()) for ps in read_phrases().values() for p in ps for s in (p.source, p.target)}
     assert not tested&mine

@@ -1,6 +1,6 @@
 """Execute notebooks in place, each in a process of its own, as a reader with a fresh kernel would.
 usage: python tools/execute.py [NB ...]      (all the notebooks under nbs/ if none is named)"""
-import os,sys,time
+import os,re,sys,time
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -8,36 +8,34 @@ from pathlib import Path
 from execnb.nbio import read_nb,write_nb
 from execnb.shell import CaptureShell
 from fastcore.all import working_directory
-from nbdev.clean import clean_nb
-from nbdev.config import get_config
-from nbdev.doclinks import nbglob
-from nbdev.process import NBProcessor
 
-def skipped(nb, flags):
-    "Positions of the cells of `nb` that are not to run: `#| eval: false`, a flag of `flags`, or the call that exports"
-    def f(c):
-        d = c.directives_ or {}
-        return d.get('eval:', [''])[0].lower()=='false' or flags & d.keys() or 'nbdev_export(' in c.source
-    return {c.idx_ for c in nb.cells if c.cell_type=='code' and f(c)}
+root = Path(__file__).resolve().parent.parent
+not_run = re.compile(r'^#\| *(eval: *false|slow|gpu)\b', re.M)
 
-def executed(fn):
-    "The notebook `fn` with its outputs as they come now, and the error that stopped it, or None"
-    cfg = get_config()
-    sys.path.insert(0, str(cfg.config_path))
+def skipped(cell):
+    "Is a cell not to run? Text, `#| eval: false`, what is slow or needs a GPU, and the call that exports"
+    return cell.cell_type!='code' or bool(not_run.search(cell.source)) or 'nbdev_export(' in cell.source
+
+def executed(fn, shell=None):
+    "The notebook `fn` with its outputs as they come now, and the error that stopped it, or None; `shell.user_ns` has its names"
+    shell = shell or CaptureShell(fn)
     os.environ['IN_TEST'] = '1'
     nb = read_nb(fn)
-    skip = skipped(NBProcessor(fn).nb, set(cfg.tst_flags.split()))
-    def pre(c):
-        if c.cell_type!='code' or c.idx_ in skip: return True
-        c.outputs = []
-    shell = CaptureShell(fn)
+    def pre(cell):
+        if skipped(cell): return True
+        cell.outputs = []
     try:
         with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=pre)
     except BaseException: return nb, shell.prettytb(fname=fn.name)
     return nb, None
 
+def pages(): return sorted(p for p in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+
 def execute(fn):
     "Execute the notebook `fn` in place and return its error, or None; a notebook that failed is left as it was"
+    from nbdev.clean import clean_nb
+    from nbdev.config import get_config
+    sys.path.insert(0, str(root))
     nb,error = executed(fn)
     if error: return error
     clean_nb(nb, clean_ids=get_config().clean_ids)
@@ -45,7 +43,7 @@ def execute(fn):
 
 def main(fns):
     "Execute each of `fns`, saying how long it took; stop at the first that fails"
-    for fn in fns or sorted(nbglob(as_path=True)):
+    for fn in fns or pages():
         fn,start = Path(fn).resolve(),time.time()
         with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
             try: err = pool.submit(execute, fn).result()

@@ -7,7 +7,7 @@ import re,sys
 from math import isclose
 from pathlib import Path
 from execnb.nbio import read_nb
-from execute import executed
+from execute import executed,pages,root
 
 rel,apart = .05, .02
 number = re.compile(r'(?<![\w.])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?(?![\w])')
@@ -39,19 +39,21 @@ def changed(stored, fresh):
         was,now = '\n'.join(said(a)), '\n'.join(said(b))
         if not alike(was, now): yield a.source, was, now
 
-def differences(fn):
-    "The same of a file and its execution, as a text; an execution that fails is one, too"
-    fresh,error = executed(fn)
-    if error: return f'{fn.name} fails:\n{error}'
-    told = [f'--- {src[:300]}\nheld:\n{was[:600]}\ngives:\n{now[:600]}' for src,was,now in changed(read_nb(fn), fresh)]
+def differences(stored, fresh):
+    "The same as a text"
+    told = [f'--- {src[:300]}\nheld:\n{was[:600]}\ngives:\n{now[:600]}' for src,was,now in changed(stored, fresh)]
     return '\n\n'.join(told)
 
+def compared(fn):
+    "What a file and its execution say differently, as a text; an execution that fails is a difference, too"
+    fresh,error = executed(fn)
+    return f'{fn.name} fails:\n{error}' if error else differences(read_nb(fn), fresh)
+
 def main(fns):
-    from nbdev.config import get_config
-    from nbdev.doclinks import nbglob
+    sys.path.insert(0, str(root))
     bad = 0
-    for fn in [Path(f) for f in fns] or sorted(nbglob(get_config().nbs_path, as_path=True)):
-        found = differences(fn.resolve())
+    for fn in [Path(f) for f in fns] or pages():
+        found = compared(fn.resolve())
         bad += bool(found)
         print(f"{'DIFFERS' if found else 'same   '} {fn}\n{found}".rstrip(), flush=True)
     if bad: sys.exit(f'{bad} notebooks hold what they no longer give')

@@ -1,4 +1,5 @@
-"""Be a user: in an empty folder, run the commands and Python blocks that the documentation prints, and the command line's tests.
+"""Be a user: in an empty folder, run the commands and Python blocks that the documentation prints, the pages that can be opened
+in Colab, and the command line's tests.
 usage: .venv-users/bin/python tools/users.py      (`make users` makes that environment: the wheel, with the newest
                                                   versions of its dependencies and no development pins)
 
@@ -7,13 +8,14 @@ OWNER/NAME, a table made here for train.csv, sweeps of one short run for sweeps/
 only parsed, and the report says so."""
 import os,re,shlex,shutil,subprocess,sys,tempfile,time,tomllib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata,resources
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(root/'tools'), str(root/'tests')]
 from hub_server import Hub,client_env,owner
-import printed
+import colab,printed
 
 # The pages whose Python blocks are run; in each, what is printed and what runs in its place
 small_python = {
@@ -147,6 +149,11 @@ def blocks(name, folder, env, report):
     (folder/'blocks.py').write_text(code, encoding='utf-8')
     report(f'the Python blocks of {name}', *run([sys.executable, 'blocks.py'], folder, env))
 
+def in_colab(page, env, report):
+    "A page that is offered in Colab, alone in an empty folder"
+    command = sys.executable, root/'tools'/'colab.py', page
+    report(f'{page.relative_to(root)} as in Colab', *run(command, root.parent, env))
+
 def tests(folder, env, report):
     "The tests of the command line, against what is installed"
     shutil.copytree(root/'tests', folder/'tests', ignore=shutil.ignore_patterns('__pycache__'))
@@ -179,8 +186,9 @@ def main():
             commands(there, env, report, lambda word: word in alone)
             for name in small_python.keys()-{'README.md'}: blocks(name, there, env, report)
             tests(there, env, report)
+        pages = [partial(in_colab, p, env, report) for p in colab.offered()]
         with ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(f) for f in (in_order, beside_it)]: done.result()
+            for done in [pool.submit(f) for f in (in_order, *pages, beside_it)]: done.result()
     if report.failed: sys.exit('\n'.join([f'{len(report.failed)} failed:', *(f'  {f}' for f in report.failed)]))
 
 if __name__=='__main__': main()
