@@ -285,7 +285,7 @@ def test_command_line(home, tmp_path, capsys, monkeypatch):
     assert code==0 and 'of the layers removed: accuracy' in got.out and 'model and report card in fast' in got.out
     code,got = run(*args)
     assert code==2 and '--force' in got.err and 'Traceback' not in got.err
-    code,got = run(*args, '--force', '--json', '--label', '')
+    code,got = run(*args, '--force', '--json', '--label', '', '--formats', 'none')
     assert code==0 and json.loads(got.out)['metric']=='agreement'
     code,got = run(home/'classifier')
     assert code==2 and '--data' in got.err

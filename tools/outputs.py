@@ -2,7 +2,7 @@
 usage: python tools/outputs.py [NB ...]      (all the notebooks under nbs/ if none is named; nothing is written)
 
 Texts must be the same. A number may differ by a twentieth or by .02, as those of a short training do on another machine.
-Whatever a cell opens with `#| varies` is not compared: times, sizes in memory, and what else is another each time."""
+Times (`0.3 s`, `12 ms`, `'seconds': 4`) are not compared, and no cell that opens with `#| varies`: what is another each time."""
 import re,sys
 from math import isclose
 from pathlib import Path
@@ -11,24 +11,27 @@ from execute import executed,pages,root
 
 rel,apart = .05, .02
 number = re.compile(r'(?<![\w.])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?(?![\w])')
-passing = re.compile(r'0x[0-9a-f]+')
+tag = re.compile(r'<style.*?</style>|<script.*?</script>|<[^>]*>', re.S)
+passing = re.compile(r"0x[0-9a-f]+|seconds': [\d.e+-]+|[\d.,]+ (?:s|ms|min)\b")
 
 def said(cell):
     "The text of a cell's outputs, without what goes to stderr"
     for o in cell.get('outputs', []):
         if o['output_type']=='stream' and o.get('name')=='stderr': continue
-        text = o.get('text') or o.get('data', {}).get('text/plain', '')
-        yield ''.join(text)
+        data = o.get('data', {})
+        if 'text/html' in data: yield tag.sub(' ', ''.join(data['text/html']))      # of a table, the text depends on a width
+        else: yield ''.join(o.get('text') or data.get('text/plain', ''))
 
 def words(text):
     "A text without its numbers, its line breaks and the widths of its columns"
-    text = ' '.join(number.sub('#', passing.sub('0x', text)).split())
+    text = ' '.join(number.sub('#', text).split())
     return re.sub(r'-{2,}', '--', text)
 
 def values(text): return [float(n.replace(',', '')) for n in number.findall(text)]
 
 def alike(was, now):
     "Do two texts say the same?"
+    was,now = (passing.sub('then', t) for t in (was, now))
     if words(was)!=words(now): return False
     return all(isclose(a, b, rel_tol=rel, abs_tol=apart) for a,b in zip(values(was), values(now)))
 
