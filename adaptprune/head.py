@@ -105,12 +105,24 @@ def _default_pooling(encoder):
     decodes = is_decoder(encoder.config) if ahead is None else not ahead
     return 'last' if decodes else 'first'
 
-# %% ../nbs/api/10_head.ipynb #886fe1c9
+# %% ../nbs/api/10_head.ipynb #302c09a0
 poolings = 'first','last','mean'
 each_token = 'tokens' # for a tag for each word: nothing is pooled
 
+def _make_known(model):
+    "Construct a model of each class in this one, without weights: until then transformers collects no hidden states for the class"
+    from transformers import PreTrainedModel
+    theirs = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    with torch.device('meta'):
+        for cls,config in {type(m): m.config for m in theirs}.items(): cls(config)
+
 class _Pooled(nn.Module):
     "An encoder, and what a head reads of it"
+    def __setstate__(self, state):
+        "Of a pickle, which may be read where no such model was ever made"
+        super().__setstate__(state)
+        _make_known(self)
+
     def read(self, attention_mask=None, **inputs):
         "The hidden states of all layers, and of these what the head reads"
         if attention_mask is not None: inputs['attention_mask'] = attention_mask

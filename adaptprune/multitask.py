@@ -630,21 +630,27 @@ class _Predicting(_Calling):
             finally: self._switch(was)
         return out
 
-# %% ../nbs/api/22_multitask.ipynb #ff45673e
+# %% ../nbs/api/22_multitask.ipynb #ca648362
 class _Portable(_Predicting):
     "What can be pickled"
     def __getstate__(self):
         "The base without any mask, the models of all tasks around it, and their masks"
         with self._lock:
             self._switch(self.task)                 # refuses a base that is closed or was changed
-            live = self._live()
-            masked = {id(live[w.name]): w for w in (self._weights[n] for n in self._dirty)}
-            whole = {i: nn.Parameter(w.w0, live[w.name].requires_grad) for i,w in masked.items()}
-            models = without_hooks(nn.ModuleList(t.model for t in self._tasks.values()), whole)
+            models = nn.ModuleList(t.model for t in self._tasks.values())
+            models = without_hooks(models, self._copies(models))
             self._take_hooks_off(base_of(models[0]))
             tasks = [self._packed(t, model) for t,model in zip(self._tasks.values(), models)]
             tokenizer = self.tokenizer if self._place else self._tokenizer          # its folder may be gone where this is read
             return dict(tasks=dict(zip(self._tasks, tasks)), task=self.task, tokenizer=tokenizer, place=self._place)
+
+    def _copies(self, models):
+        "id -> a copy of each tensor, without a mask: a process that is given the tensors themselves shares them, and here they are written to"
+        live = self._live()
+        pristine = {id(live[w.name]): w.w0 for w in (self._weights[n] for n in self._dirty)}
+        new = {id(b): b.clone() for b in models.buffers()}
+        for p in models.parameters(): new[id(p)] = nn.Parameter(pristine.get(id(p), p).detach().clone(), p.requires_grad)
+        return new
 
     def _take_hooks_off(self, base):
         "Leave out of a copy of the base what watches this one"

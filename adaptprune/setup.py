@@ -55,7 +55,7 @@ def evaluate(
     def run(batch): return model(**{k: v.to(device) for k,v in batch.items()}).logits
     return score_answers(run, loader, task)
 
-# %% ../nbs/api/15_setup.ipynb #f995a70c
+# %% ../nbs/api/15_setup.ipynb #685cb943
 @dataclass
 class Setup:
     "A task, ready to be learnt"
@@ -64,6 +64,7 @@ class Setup:
     loaders:dict # split -> loader
     tokenizer:object = None # the encoder's
     data:dict = None # split -> rows
+    asked:dict = None # how the data was asked for: what a setup `like` this one must not be asked for otherwise
 
     @property
     def reading(self):
@@ -168,7 +169,18 @@ def sampled(
     few.reading = getattr(data, 'reading', None)
     return few
 
-# %% ../nbs/api/15_setup.ipynb #dc0d195f
+# %% ../nbs/api/15_setup.ipynb #422dfbfa
+def _data_like(like, task, asked):
+    "The data of another setup, if nothing else is asked for"
+    if like.task!=task: raise ValueError(f"like= is a setup of {like.task.name!r}, and this one is of {task.name!r}: set it up by itself.")
+    own = like.asked or {}
+    for name,value in asked.items():
+        if value is None or value is False or value is own.get(name) or name!='data' and value==own.get(name): continue
+        raise ValueError(f"like= takes the data and the tokenizer of that setup, which was made with {name}={own.get(name)!r:.60}, "
+            f"and not {value!r:.60}: leave {name} out, or leave out like.")
+    return like.data
+
+# %% ../nbs/api/15_setup.ipynb #423605c0
 def _splits(data, validate, n, seed):
     "All splits, or train and the tenth of it that is held out; of train `n` rows, or all"
     if validate: data = {k: v for k,v in holdout(data).items() if k in ('train', 'validation')}
@@ -191,7 +203,8 @@ def set_up(
 ) -> Setup:
     "Put task, encoder, head and batches together. The same seed gives the same head and order for every method"
     task = get_task(task)
-    if like: data = like.data
+    asked = dict(data=data, glue_dir=glue_dir, validate=validate, tokenizer=tokenizer, max_train_samples=max_train_samples)
+    if like: data = _data_like(like, task, asked)
     else: data = _splits(data or load_task(task, glue_dir), validate, max_train_samples, seed)
     tokenizer = like.tokenizer if like else _tokenizer(model, tokenizer, loading)
     encoder = _encoder(model, loading)
@@ -205,7 +218,7 @@ def set_up(
     rows = {split: l.dataset for split,l in like.loaders.items()} if like else data
     loaders = make_loaders(rows, tokenizer, batch_size, max_length=max_length, seed=seed)
     _check_tokens(loaders, tokenizer, encoder)
-    return Setup(task, net, loaders, tokenizer, data)
+    return Setup(task, net, loaders, tokenizer, data, like.asked if like else asked)
 
 # %% ../nbs/api/15_setup.ipynb #8718fee6
 def digest(

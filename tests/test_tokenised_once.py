@@ -83,3 +83,12 @@ def test_another_length_is_refused(folder, data):
     rows = {k: l.dataset for k,l in first.loaders.items()}
     loaders = make_loaders(rows, first.tokenizer, batch_size=4, max_length=16)
     assert loaders['train'].dataset is rows['train'] and len(loaders['train'])==16 and isinstance(rows['train'], TokenisedDataset)
+
+@pytest.mark.parametrize('kwargs, said', [
+    (dict(task='mini-similarity'), "is a setup of 'mini-sentiment', and this one is of 'mini-similarity'"),
+    (dict(max_train_samples=5), 'max_train_samples=None, and not 5'), (dict(validate=True), 'validate=False, and not True'),
+    (dict(data=dict(train=[])), 'leave data out'), (dict(tokenizer='other'), "and not 'other': leave tokenizer out")])
+def test_what_a_shared_setup_cannot_be_asked_for(kwargs, said, folder):
+    first = set_up('mini-sentiment', folder, max_length=16)
+    assert set_up('mini-sentiment', folder, like=first, max_length=16).data is first.data
+    with pytest.raises(ValueError, match=said): set_up(**{'task': 'mini-sentiment', **kwargs}, model=folder, like=first, max_length=16)
