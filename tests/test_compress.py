@@ -1,7 +1,7 @@
 "A user's own model made smaller: every kind, every way to stop and go on, and mistakes that are said before any work"
 import csv,json,sys
 import pytest,torch,transformers
-from adaptprune import card,cli,compression as room,subject as subjects
+from adaptprune import card,cli,compression as room,forms,subject as subjects
 from adaptprune.card import Stage,time_stages
 from adaptprune.compaction import compact
 from adaptprune.compression import Settings,compress,smallest
@@ -96,9 +96,11 @@ def test_adapting_helps(home, tmp_path):
     def far(**how): return adapt_loss(subject)(compress(home/'classifier', texts, tmp_path/str(how), remove=.5, **{**quick, **how}).model, at).item()
     assert far(steps=200)<.8*far(steps=0)
 
+@pytest.fixture(scope='module')
+def want(home): return compress(home/'classifier', texts, home/'whole', remove=.5, **dict(quick, steps=120))
+
 @pytest.mark.parametrize('where', ['scores', 'early', 'late', 'card'])
-def test_a_run_that_was_killed_goes_on(where, home, tmp_path, monkeypatch):
-    want = compress(home/'classifier', texts, tmp_path/'whole', remove=.5, **dict(quick, steps=120))
+def test_a_run_that_was_killed_goes_on(where, want, home, tmp_path, monkeypatch):
     out = tmp_path/'out'
     with monkeypatch.context() as m:
         if where=='scores': m.setattr(room, 'unit_scores', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -276,6 +278,7 @@ def test_compare():
 
 def test_command_line(home, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(forms, 'session_memory', lambda *args, **kwargs: dict(peak=2., imports=1.))
     def run(*args):
         monkeypatch.setattr(sys, 'argv', ['adaptprune', 'compress', *map(str, args)])
         with pytest.raises(SystemExit) as e: cli.main()

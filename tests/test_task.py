@@ -298,10 +298,12 @@ def test_mini_sentiment():
 
 @pytest.mark.weights
 @pytest.mark.slow
-@pytest.mark.parametrize('recipe', ['lora', 'bitfit'])
-def test_a_method_learns_on_real_weights(recipe):
-    scores = [adapt_task('mini-similarity', sparsity=0., recipe=r, max_steps=80, progress=False).report['metrics']['spearman'] for r in (recipe, 'features')]
-    assert scores[0]>max(.4, scores[1]+.1)
+def test_methods_learn_on_real_weights():
+    def score(recipe):
+        res = adapt_task('mini-similarity', sparsity=0., recipe=recipe, max_steps=60, max_length=64, progress=False)
+        return res.report['metrics']['spearman']
+    frozen = score('features')
+    for recipe in ('lora', 'bitfit'): assert score(recipe)>max(.4, frozen+.1), recipe
 
 @pytest.mark.weights
 def test_pooling_of_a_task(tmp_path):

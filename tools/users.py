@@ -63,12 +63,22 @@ def make_model(folder):
     AutoModelForSequenceClassification.from_pretrained(model_path('minilm'), num_labels=2, **names).save_pretrained(folder/'my-classifier')
     load_tokenizer('minilm').save_pretrained(folder/'my-classifier')
 
+def make_small(folder):
+    "A BERT of two narrow layers, with MiniLM's tokenizer"
+    from adaptprune.head import load_tokenizer
+    from transformers import BertConfig, BertModel
+    tokenizer = load_tokenizer('minilm')
+    size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
 def make_sweeps(folder):
-    "A sweep of one short run in place of each that the repository declares, with the same name and output"
+    "A sweep of one short run on a small model in place of each that the repository declares, with the same name and output"
     (folder/'sweeps').mkdir()
+    make_small(folder/'small-bert')
     for p in (root/'sweeps').glob('*.toml'):
         out = tomllib.loads(p.read_text(encoding='utf-8'))['out']
-        run = '[[cells]]\ntask = "stsb"\nmodel = "minilm"\nrecipe = "default"\nmax_steps = 2\n'
+        run = '[[cells]]\ntask = "stsb"\nmodel = "small-bert"\nrecipe = "default"\nmax_steps = 2\n'
         (folder/'sweeps'/p.name).write_text(f'out = "{out}"\n\n{run}', encoding='utf-8')
 
 def make_own_sweep(folder):
