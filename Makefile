@@ -69,7 +69,7 @@ $(USERS)/.done: pyproject.toml $(wildcard adaptprune/*.py)
 	$(USERS)/bin/pip install -q $(TORCH)
 	rm -rf build dist/users
 	$(USERS)/bin/pip wheel -q --no-deps -w dist/users .
-	$(USERS)/bin/pip install -q "$$(echo dist/users/*.whl)[offline,onnx]" peft execnb pytest hypothesis
+	$(USERS)/bin/pip install -q "$$(echo dist/users/*.whl)[offline,onnx]" peft nbclient ipykernel pytest hypothesis
 	@touch $@
 
 $(DEV)/.done: pyproject.toml

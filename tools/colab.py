@@ -1,31 +1,38 @@
 """Run a page as a reader in Colab does: alone in an empty folder, on the library that is installed.
-usage: python tools/colab.py PAGE.ipynb      (says what fails, what the page holds and no longer gives, and which answer is wrong)"""
-import re,shutil,sys,tempfile
+usage: python tools/colab.py PAGE.ipynb      (says what fails, which answer is wrong, and what the page holds and no longer gives)"""
+import copy,re,sys,tempfile
 from pathlib import Path
-from execnb.nbio import read_nb
-from execnb.shell import CaptureShell
-from execute import executed,pages,root
+import nbformat
 from outputs import differences
+from pages import pages,root,skipped
 
-sys.path.insert(0, str(root/'tests'))
 installs = re.compile(r"'install -q (.*?)'")
+
+def read(fn): return nbformat.read(fn, as_version=4)
 
 def wants(fn):
     "What a page installs in Colab, or None if it is not offered there"
-    found = [m for c in read_nb(fn).cells if c.cell_type=='code' and 'google.colab' in c.source for m in installs.findall(c.source)]
+    found = [m for c in read(fn).cells if c.cell_type=='code' and 'google.colab' in c.source for m in installs.findall(c.source)]
     return found[0] if found else None
 
 def offered(): return [p for p in pages() if wants(p)]
 
+def answers(page):
+    "A cell that tries the answers which a page folds away, where the page has run"
+    name = page.relative_to(root/'nbs').with_suffix('').as_posix()
+    lines = 'import sys', f'sys.path.append({str(root/"tests")!r})', 'from test_exercises import try_answers', f'try_answers({name!r}, globals())'
+    return nbformat.v4.new_code_cell('\n'.join(lines))
+
 def main(page):
-    from test_exercises import try_answers
+    from nbclient import NotebookClient
     page = Path(page).resolve()
+    stored = read(page)
+    stored.cells = [c for c in stored.cells if not skipped(c)]
+    fresh = copy.deepcopy(stored)
+    for c in fresh.cells: c.outputs = []
+    fresh.cells.append(answers(page))
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(shutil.copy(page, folder))
-        shell = CaptureShell(copy)
-        fresh,error = executed(copy, shell)
-        if error: sys.exit(error)
-        try_answers(page.relative_to(root/'nbs').with_suffix('').as_posix(), shell.user_ns)
-    if told := differences(read_nb(page), fresh): sys.exit(told)
+        NotebookClient(fresh, timeout=None, kernel_name='python3', resources=dict(metadata=dict(path=folder))).execute()
+    if told := differences(stored, fresh): sys.exit(told)
 
 if __name__=='__main__': main(sys.argv[1])

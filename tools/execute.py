@@ -1,6 +1,6 @@
 """Execute notebooks in place, each in a process of its own, as a reader with a fresh kernel would.
 usage: python tools/execute.py [NB ...]      (all the notebooks under nbs/ if none is named)"""
-import os,re,sys,time
+import os,sys,time
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -8,13 +8,7 @@ from pathlib import Path
 from execnb.nbio import read_nb,write_nb
 from execnb.shell import CaptureShell
 from fastcore.all import working_directory
-
-root = Path(__file__).resolve().parent.parent
-not_run = re.compile(r'^#\| *(eval: *false|slow|gpu)\b', re.M)
-
-def skipped(cell):
-    "Is a cell not to run? Text, `#| eval: false`, what is slow or needs a GPU, and the call that exports"
-    return cell.cell_type!='code' or bool(not_run.search(cell.source)) or 'nbdev_export(' in cell.source
+from pages import pages,root,skipped
 
 def executed(fn, shell=None):
     "The notebook `fn` with its outputs as they come now, and the error that stopped it, or None; `shell.user_ns` has its names"
@@ -28,8 +22,6 @@ def executed(fn, shell=None):
         with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=pre)
     except BaseException: return nb, shell.prettytb(fname=fn.name)
     return nb, None
-
-def pages(): return sorted(p for p in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 
 def execute(fn):
     "Execute the notebook `fn` in place and return its error, or None; a notebook that failed is left as it was"

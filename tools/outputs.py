@@ -6,8 +6,7 @@ Times (`0.3 s`, `12 ms`, `'seconds': 4`) are not compared, and no cell that open
 import re,sys
 from math import isclose
 from pathlib import Path
-from execnb.nbio import read_nb
-from execute import executed,pages,root
+from pages import pages,root
 
 rel,apart = .05, .02
 number = re.compile(r'(?<![\w.])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?(?![\w])')
@@ -49,6 +48,8 @@ def differences(stored, fresh):
 
 def compared(fn):
     "What a file and its execution say differently, as a text; an execution that fails is a difference, too"
+    from execnb.nbio import read_nb
+    from execute import executed
     fresh,error = executed(fn)
     return f'{fn.name} fails:\n{error}' if error else differences(read_nb(fn), fresh)
 
