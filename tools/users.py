@@ -56,20 +56,22 @@ def make_tables(folder):
 
 def make_model(folder):
     "Somebody's classifier, as `save_pretrained` left it: MiniLM with a head for two classes"
-    from adaptprune.head import load_tokenizer
+    from adaptprune.head import load_tokenizer, quiet
     from adaptprune.published import model_path
     from transformers import AutoModelForSequenceClassification
     names = dict(id2label={0: 'bad', 1: 'good'}, label2id={'bad': 0, 'good': 1})
-    AutoModelForSequenceClassification.from_pretrained(model_path('minilm'), num_labels=2, **names).save_pretrained(folder/'my-classifier')
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(model_path('minilm'), num_labels=2, **names)
+        model.save_pretrained(folder/'my-classifier')
     load_tokenizer('minilm').save_pretrained(folder/'my-classifier')
 
 def make_small(folder):
     "A BERT of two narrow layers, with MiniLM's tokenizer"
-    from adaptprune.head import load_tokenizer
+    from adaptprune.head import load_tokenizer, quiet
     from transformers import BertConfig, BertModel
     tokenizer = load_tokenizer('minilm')
     size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
+    with quiet(): BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 def make_sweeps(folder):
