@@ -683,12 +683,13 @@ class MultiTask(_Portable):
     "Many tasks on one base: `add`, `use`, `remove`, call it, `close` it"
     @classmethod
     def from_pretrained(cls,
-        tasks, # folders or Hub ids of mask files: a dict from names, or a list, where the last part is the name
+        tasks, # folders or Hub ids of mask files: a dict from names, a list, where the last part is the name, or one of them
         model=None, # the base: 'minilm', a folder, a Hub id, or a module; by default the one that the first file names
         check:bool=True, # as in `add`
         **kwargs # for `load_encoder`, such as dtype
     ) -> 'MultiTask':
         "Serve the tasks of some mask files; none, or one name for two, raises `ValueError`"
+        if isinstance(tasks, (str, Path)): tasks = [tasks]
         named = dict(tasks) if isinstance(tasks, dict) else {Path(t).name: t for t in tasks}
         if not named or len(named)<len(tasks):
             raise ValueError("Name at least one mask file, each by another "
