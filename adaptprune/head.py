@@ -232,7 +232,7 @@ def check_files(
         if not file.is_file(): continue
         try:
             if file.suffix=='.json': json.loads(file.read_text(encoding='utf-8'))
-            else: safe_open(file, 'pt').__enter__()
+            else: safe_open(file, 'pt')
         except (ValueError, SafetensorError) as e:
             raise OSError(f"The folder {folder} holds no usable model: {file.name} is damaged ({e}). Copy it anew from where it came "
                 "from, or save the model again.") from e

@@ -20,8 +20,10 @@ few = [dict(text='abcdefghij'[i%10]+' '+'cab'[i%3], label='rare' if i==7 else ('
 rows = dict(train=few, dev=few[:10])
 
 @pytest.fixture
-def base(folder, tmp_path):
+def base(folder, tiny, tmp_path):
+    "A base with positions enough for `compress`, which times it"
     shutil.copytree(folder, tmp_path/'base')
+    tiny('Bert', num_hidden_layers=1, max_position_embeddings=128).save_pretrained(tmp_path/'base')
     return tmp_path/'base'
 
 def csv(path, table):
@@ -86,11 +88,10 @@ def test_a_sentence_encoder_in_half_precision(base, tmp_path):
 
 # Damaged folders of models
 
-@pytest.mark.parametrize('kind', ['classifier', 'encoder'])
-@pytest.mark.parametrize('file, left', [('model.safetensors', 500), ('model.safetensors', -9), ('config.json', 1), ('modules.json', 1)])
+@pytest.mark.parametrize('kind, file, left', [('classifier', 'model.safetensors', 500), ('classifier', 'config.json', 1),
+    ('encoder', 'model.safetensors', -9), ('encoder', 'config.json', 1), ('encoder', 'modules.json', 1)])
 def test_damaged_folders(kind, file, left, home, tmp_path, command):
     "One line with folder, file and remedy, from every reader"
-    if not (home/kind/file).exists(): pytest.skip('a classifier has no modules')
     shutil.copytree(home/kind, tmp_path/'m')
     whole = (tmp_path/'m'/file).read_bytes()
     (tmp_path/'m'/file).write_bytes(whole[:left])
@@ -106,7 +107,7 @@ def test_damaged_folders(kind, file, left, home, tmp_path, command):
 # Paths of masks
 
 def test_one_path_is_one_task(base, mask):
-    for name in (mask, str(mask)): assert set(MultiTask.from_pretrained(name, str(base)))=={'dense', 'mask'}
+    for name in (mask, str(mask)): assert MultiTask.from_pretrained(name, str(base)).tasks==['dense', 'mask']
 
 def test_a_file_stands_for_its_folder(base, mask, tmp_path, command):
     files = [f for f in mask.iterdir() if f.suffix in ('.json', '.safetensors')]
