@@ -536,11 +536,13 @@ def _fetch(name, files, kwargs):
 
 # %% ../nbs/api/21_artifact.ipynb #e1033010
 def find_folder(
-    name, # a folder, or owner/name on the Hub
+    name, # a folder, one of its two files, or owner/name on the Hub
     **kwargs # revision, cache_dir, local_files_only, token of `snapshot_download`
 ) -> Path: # a folder on this machine
     "Where a mask file lies, fetched from the Hub if need be; what cannot be had raises `OSError` with the remedy"
-    if Path(name).is_dir(): return Path(name)
+    path = Path(name)
+    if path.is_dir(): return path
+    if path.is_file() and (path.parent/config_name).exists(): return path.parent
     if not _is_hub_id(str(name)):
         raise FileNotFoundError(f"No folder {str(name)!r}, and it is not the owner/name of a mask on the Hub.")
     folder = _fetch(name, [config_name], kwargs)
@@ -661,7 +663,7 @@ class _OnHub(_WithHead):
 
 # %% ../nbs/api/21_artifact.ipynb #65c859d1
 _facts = ('task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe',
-    'start_from', 'privacy')
+    'start_from', 'max_train_samples', 'privacy')
 
 def _labels(task):
     from adaptprune.tasks import get_task

@@ -620,7 +620,7 @@ def open_model(
     "A model to time, and what reads texts for it"
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from adaptprune.folder import load_adapted, load_compact, record
-    from adaptprune.head import load_encoder, load_tokenizer
+    from adaptprune.head import check_files, load_encoder, load_tokenizer
     from adaptprune.maskfile import config_name
     from adaptprune.predict import load
     from adaptprune.published import model_path
@@ -628,6 +628,7 @@ def open_model(
         p = load(name, device='cpu')
         return p.model.float().eval(), p.reader.tokenizer
     path = model_path(name)
+    check_files(path)
     try: config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:
         raise OSError(f"{name!r} is neither a model nor a saved mask: {str(e).splitlines()[0]}") from e

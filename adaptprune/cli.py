@@ -201,7 +201,7 @@ def _dry_run(task, model, sparsity, recipe, data, how, as_json):
     plan = plan_run(task, model, sparsity, recipe, data, **how)
     _tell(asdict(plan), as_json, f'{plan}\nnothing was trained, nothing was written')
 
-# %% ../nbs/api/27_cli.ipynb #ab0465de
+# %% ../nbs/api/27_cli.ipynb #0e8a294f
 def adapt(
     task:str=None, # GLUE task (sst2, stsb, mnli, ...) or mini task (mini-sentiment, mini-similarity, mini-inference)
     model:str='minilm', # 'minilm' (offline package), a folder, or a Hub id such as google-bert/bert-base-uncased
@@ -224,6 +224,7 @@ def adapt(
     missing:str=None, # 'drop' leaves out rows without text or label (default: an error), 'keep' takes 'None' for a class
     duplicates:str=None, # 'drop' keeps one row of each text, and none of dev or test in train
     max_length:int=128, # tokens that are read of an example
+    max_train_samples:int=None, # use so many training rows, drawn by --seed (default: all)
     batch_size:int=None, # examples in a training batch (default: the recipe's)
     weights:str=None, # which weights get a mask: 'all', 'encoder' or a pattern (default: the recipe's)
     set:str=None, # other fields of the recipe, such as step=adam,dropout=0.1 (all of them: the docs of Recipe)
@@ -248,10 +249,12 @@ def adapt(
     own.update(label_sep=label_sep)
     how = dict(seed=seed, epochs=epochs, max_steps=max_steps, weights=weights, mixed_precision=precision)
     how.update(max_length=max_length, batch_size=batch_size)
+    if max_train_samples is not None: how.update(max_train_samples=max_train_samples)
     if not dry_run: _holds_no_mask(out, force or resume)
     t,data = _data(task, train, dev, text, label, glue_dir, **own)
     if tolerance is not None and (start_from or keep_theta):
-        raise ValueError("--tolerance tries several sparsities, and a start belongs to one: leave out --start-from and --keep-theta.")
+        raise ValueError("--tolerance tries several sparsities, and a start belongs to one: leave out "
+            "--start-from and --keep-theta.")
     if dry_run: return _dry_run(t, model, sparsity, recipe, data, dict(how, start_from=start_from), json)
     if tolerance is not None:
         return _within(t, model, recipe, tolerance, dict(how, data=data), dict(sparsity=sparsity, remove=remove), out, json)
@@ -659,6 +662,7 @@ def _export_model(tm, model, out, dtype, force):
     net,tok = (p, None) if p else _open(tm, model)
     save_model(net, out, tok, dtype=dtype, force=force)
     code = ', trust_remote_code=True' if any(Path(out).glob('*.py')) else ''
+    if (Path(out)/'modules.json').exists(): return f"{out}: the sentence encoder, for SentenceTransformer({out!r}{code})"
     return f"{out}: the model with its head, for from_pretrained({out!r}{code})"
 
 _label_names = 'label','labels','tags','score','answers','answer'
@@ -678,17 +682,19 @@ def _checked_texts(card, table):
     rows = [r for r in zip(*columns) if all(isinstance(t, str) and t.strip() for t in r)]
     return [r[0] if len(r)==1 else r for r in rows]
 
-def _score(p, card, table):
-    "The metrics of a predictor on the labelled rows of a file"
+def _scorer(card, table):
+    "What measures a predictor on the labelled rows of a file, which are read and checked now"
     from adaptprune.setup import evaluate as score
     from adaptprune.taskcard import task_of
     from adaptprune.tasks import make_loaders
     if card.kind in ('vectors', 'question-answering'):
         columns = dict(zip(('text_a', 'text_b', 'label'), (table.column(n) for n in (*card.text, card.label))))
-        return p.evaluate(columns, path=table.source)
+        return lambda p: p.evaluate(columns, path=table.source)
     rows = dict(dev=_own_rows(card, dict(dev=table), None, None))
-    loader = make_loaders(rows, p.reader.tokenizer, max_length=p.reader.max_length)['dev']
-    return score(p.model, loader, task_of(card))
+    def scored(p):
+        loader = make_loaders(rows, p.reader.tokenizer, max_length=p.reader.max_length)['dev']
+        return score(p.model, loader, task_of(card))
+    return scored
 
 # %% ../nbs/api/27_cli.ipynb #f0e03013
 def _write_int8(net, tok, texts, length, out, tol, bound, force):
@@ -706,6 +712,7 @@ def _export_int8(tm, model, out, tol, force, data, text, label, bound):
     "Write an int8 file that is checked on real texts; what to report of it"
     import copy
     from dataclasses import replace
+    from functools import partial
     from adaptprune.export import OnnxRunner
     from adaptprune.predict import predictor_for
     from adaptprune.quantize import by_file
@@ -716,15 +723,20 @@ def _export_int8(tm, model, out, tol, force, data, text, label, bound):
     card = replace(card, label=_label_in(card, table, label), text=card.text[:2])
     card = _own_columns(card, table, text)
     if card.kind in ('classification', 'regression') and card.label: card = _with_classes(card, None)
+    texts = _checked_texts(card, table)
+    no_score = card.kind.endswith('-lm') or not card.label or (card.kind=='vectors' and len(card.text)<2)
+    score = None if no_score else _scorer(card, table)
     net,tok = _open(tm, model)
     net = net.float()
-    found = _write_int8(net, tok, _checked_texts(card, table), card.max_length or 128, out, tol, bound, force)
-    report = dict(agreement=found, labels=tm.info.get('labels'))
-    if card.kind.endswith('-lm') or not card.label or (card.kind=='vectors' and len(card.text)<2): return report
+    write = partial(_write_int8, net, tok, texts, card.max_length or 128, out, tol, bound, force)
+    labels = tm.info.get('labels')
+    if not score: return dict(agreement=write(), labels=labels)
     p = predictor_for(net, tok, tm.card)
+    metrics = score(p)                      # what cannot be scored is refused before anything is written
+    found = write()
     small = copy.copy(p)
     small.model = by_file(p.model, OnnxRunner(out))
-    return dict(report, metrics=_score(p, card, table), metrics_int8=_score(small, card, table))
+    return dict(agreement=found, labels=labels, metrics=metrics, metrics_int8=score(small))
 
 # %% ../nbs/api/27_cli.ipynb #233a0c88
 def _int8_words(out, r):

@@ -18,8 +18,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from .anatomy import unwrap
 from .compaction import is_compact, shapes_of, shrink_like, shrink_source
 from .files import new_path
-from .head import AdaptModel, Head, ScalarMix, each_token, quiet
+from .head import AdaptModel, Head, ScalarMix, check_files, each_token, quiet
 from .loss import G, loss_source
+from .sentence import is_sentence_model
 from .units import Structure, base_of
 
 # %% ../nbs/api/23_folder.ipynb #d1c0ed5c
@@ -113,6 +114,13 @@ def _check_weights(ours, theirs):
     if bad: raise ValueError(f"The folder does not give the same network back ({bad[0]!r} differs), so nothing was written.")
 
 # %% ../nbs/api/23_folder.ipynb #f532cd2f
+def _write_compact(folder, model):
+    "Write a compact network into a folder, and compare what comes back"
+    emptied = _emptied(model, _whole(model))
+    with quiet(): model.save_pretrained(folder, state_dict={**model.state_dict(), **emptied})
+    _write_record(folder, model, emptied)
+    _check_weights(model.state_dict(), load_compact(folder).state_dict())
+
 def save_compact(
     model:nn.Module, # a compact network of transformers, with a head or without
     folder, # folder to make
@@ -122,17 +130,15 @@ def save_compact(
     "Write a compact network with all that loads it. One that does not come back the same raises `ValueError`"
     model = unwrap(model)
     _check_compact(model)
-    emptied = _emptied(model, _whole(model))
     with new_path(folder, force) as new:
-        with quiet(): model.save_pretrained(new, state_dict={**model.state_dict(), **emptied})
         if tokenizer is not None: tokenizer.save_pretrained(new)
-        _write_record(new, model, emptied)
-        _check_weights(model.state_dict(), load_compact(new).state_dict())
+        _write_compact(new, model)
     return Path(folder)
 
 # %% ../nbs/api/23_folder.ipynb #de1b57c9
 def _read(folder):
     "The config of a compact network"
+    check_files(folder)
     try: config = transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as e: raise OSError(f"{folder} holds no model: {str(e).splitlines()[0]}") from e
     about = getattr(config, record, None) or {}
@@ -298,7 +304,7 @@ def _class_names(labels, n):
     return tuple(labels or (('score',) if n==1 else [f'LABEL_{i}' for i in range(n)]))
 
 def save_model(
-    model, # an `AdaptModel` (such as that of `load_model` or `adapt`), a model of transformers, or a `Predictor` with either
+    model, # an `AdaptModel` (as of `load_model` or `adapt`), a model of transformers, a `SentenceTransformer`, or a `Predictor` of one
     folder, # folder to make
     tokenizer=None, # saved beside it; by default that of the `Predictor`
     labels=None, # names of the classes, in the order of the outputs; by default those of the `Predictor`
@@ -312,6 +318,7 @@ def save_model(
     if several is None: several = getattr(getattr(model, 'card', None), 'kind', None)=='multilabel'
     model,tokenizer,labels = _known(model, tokenizer, labels)
     dtype = _precision(dtype)
+    if is_sentence_model(model): return _save_sentence_model(model, folder, dtype, force)
     if not isinstance(model, AdaptModel): return _save_usual(model, folder, tokenizer, dtype, force)
     if model.pooling==each_token: raise ValueError("A model that tags words is no text classifier, as which transformers would load "
         "it: save the mask file, and `load` it.")
@@ -346,6 +353,7 @@ def load_adapted(
     **kwargs # for `from_pretrained`, such as dtype or revision
 ) -> AdaptModel: # in eval mode
     "Read a model with a head of ours. The folder's code is not run"
+    check_files(folder)
     try: config = transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as e: raise OSError(f"{folder} holds no model: {str(e).splitlines()[0]}") from e
     about = getattr(config, record, None) or {}
@@ -371,4 +379,19 @@ def _save_usual(model, folder, tokenizer, dtype, force):
         if tokenizer is not None: tokenizer.save_pretrained(new)
         with quiet(): again = type(model).from_pretrained(new)
         _check_weights(model.state_dict(), again.state_dict())
+    return Path(folder)
+
+# %% ../nbs/api/23_folder.ipynb #aac4636d
+def _save_sentence_model(model, folder, dtype, force):
+    "Write a sentence encoder for `SentenceTransformer`, and compare what comes back; a pooler, which it does not read, may be new"
+    encoder = base_of(model)
+    if dtype not in (None, encoder.dtype): model = copy.deepcopy(model).to(dtype)
+    encoder,is_cut = base_of(model),is_compact(model)
+    if is_cut: _check_compact(encoder)
+    with new_path(folder, force) as new, quiet():
+        model.save_pretrained(str(new), create_model_card=False)
+        if is_cut: _write_compact(new, encoder)
+        again = type(model)(str(new), device='cpu', trust_remote_code=is_cut).state_dict()
+        ours = model.state_dict()
+        _check_weights(ours, {n: t for n,t in again.items() if n in ours})
     return Path(folder)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['one_loss', 'Finite', 'rng_state', 'set_rng_state', 'Batches', 'Hook', 'check_hooks', 'Course', 'Run', 'Interrupt',
            'Modes', 'Wrapped', 'FrozenStay', 'check_metrics', 'Evaluate', 'History', 'save_state', 'check_writable',
-           'only_run', 'read_checkpoint', 'Parts', 'goes_on', 'Checkpoint', 'untrained', 'name_of', 'Base', 'find_base',
-           'check_base', 'taught_loss', 'Adapted', 'open_accelerator', 'count_steps', 'check_length', 'check_masks',
-           'adapt']
+           'writable_folder', 'only_run', 'read_checkpoint', 'Parts', 'goes_on', 'Checkpoint', 'untrained', 'name_of',
+           'Base', 'find_base', 'check_base', 'taught_loss', 'Adapted', 'open_accelerator', 'count_steps',
+           'check_length', 'check_masks', 'adapt']
 
 # %% ../nbs/api/13_loop.ipynb #43ec21f7
 import os, random, signal, threading, time, warnings
 from collections.abc import Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from numbers import Integral
@@ -478,6 +478,21 @@ def check_writable(
     except OSError as e:
         raise OSError(f"The folder {str(out)!r} cannot be written to ({e.strerror}): name another out.") from e
 
+# %% ../nbs/api/13_loop.ipynb #8aebb3ac
+@contextmanager
+def writable_folder(
+    out # folder, made if it is not there; None is none
+):
+    "Hold a folder that can be written to. A block that fails leaves no empty folder that was not there before"
+    new = [p for p in (Path(out), *Path(out).parents) if not p.exists()] if out else []
+    try:
+        if out: check_writable(out)
+        yield
+    except BaseException:
+        with suppress(OSError):             # one that holds something stays
+            for p in new: p.rmdir()
+        raise
+
 # %% ../nbs/api/13_loop.ipynb #a1d656af
 @contextmanager
 def only_run(
@@ -883,21 +898,21 @@ def adapt(
     saver = Checkpoint(out, checkpoint_every, resume)
     acc = open_accelerator(mixed_precision, accumulate, accelerator)
     steps = count_steps(recipe, loader, max_steps, acc.num_processes*acc.gradient_accumulation_steps)
-    if out: check_writable(out)
-    check_base(part.module, method.masks)
-    if base is None and method.masks: _say_unnamed(model)
-    if recipe.method!='finetune': part.warn()
-    set_seed(seed)
-    if teacher_model: loss_fn = taught_loss(teacher_model, recipe, acc)
-    run = Run(model, loader, method, loss_fn, steps, base=part.module, sparsity=sparsity, seed=seed, acc=acc)
-    before = [Interrupt(out), Modes(recipe.dropout), method, *measure, Wrapped(), FrozenStay()]
-    run.hooks = [*before, *hooks, History(progress=progress), saver]
-    run.resume,run.start = resume,start
-    mark = fingerprint(part.module)
-    tensors = base_tensors(part.module, maskable(part.module, recipe.weights)) if method.masks else None
-    if start: check_start(start, tensors)
-    saver.config = _config(run, recipe, mark)
-    with only_run(out, acc.is_main_process): run.train()
+    with writable_folder(out):
+        check_base(part.module, method.masks)
+        if base is None and method.masks: _say_unnamed(model)
+        if recipe.method!='finetune': part.warn()
+        set_seed(seed)
+        if teacher_model: loss_fn = taught_loss(teacher_model, recipe, acc)
+        run = Run(model, loader, method, loss_fn, steps, base=part.module, sparsity=sparsity, seed=seed, acc=acc)
+        before = [Interrupt(out), Modes(recipe.dropout), method, *measure, Wrapped(), FrozenStay()]
+        run.hooks = [*before, *hooks, History(progress=progress), saver]
+        run.resume,run.start = resume,start
+        mark = fingerprint(part.module)
+        tensors = base_tensors(part.module, maskable(part.module, recipe.weights)) if method.masks else None
+        if start: check_start(start, tensors)
+        saver.config = _config(run, recipe, mark)
+        with only_run(out, acc.is_main_process): run.train()
     report = _report(run, recipe, part, mark)
     if acc.is_main_process and not keep_checkpoint: saver.remove()
     for h in hooks: getattr(h, 'reported', lambda *_: None)(run, report)

@@ -630,7 +630,7 @@ class _Predicting(_Calling):
             finally: self._switch(was)
         return out
 
-# %% ../nbs/api/22_multitask.ipynb #ca648362
+# %% ../nbs/api/22_multitask.ipynb #5ca04b13
 class _Portable(_Predicting):
     "What can be pickled"
     def __getstate__(self):
@@ -645,7 +645,7 @@ class _Portable(_Predicting):
             return dict(tasks=dict(zip(self._tasks, tasks)), task=self.task, tokenizer=tokenizer, place=self._place)
 
     def _copies(self, models):
-        "id -> a copy of each tensor, without a mask: a process that is given the tensors themselves shares them, and here they are written to"
+        "id -> a copy of each tensor, without a mask: processes share tensors that they are sent, and these are written to"
         live = self._live()
         pristine = {id(live[w.name]): w.w0 for w in (self._weights[n] for n in self._dirty)}
         new = {id(b): b.clone() for b in models.buffers()}
@@ -689,12 +689,13 @@ class MultiTask(_Portable):
     "Many tasks on one base: `add`, `use`, `remove`, call it, `close` it"
     @classmethod
     def from_pretrained(cls,
-        tasks, # folders or Hub ids of mask files: a dict from names, or a list, where the last part is the name
+        tasks, # folders or Hub ids of mask files: a dict from names, a list, where the last part is the name, or one of them
         model=None, # the base: 'minilm', a folder, a Hub id, or a module; by default the one that the first file names
         check:bool=True, # as in `add`
         **kwargs # for `load_encoder`, such as dtype
     ) -> 'MultiTask':
         "Serve the tasks of some mask files; none, or one name for two, raises `ValueError`"
+        if isinstance(tasks, (str, Path)): tasks = [tasks]
         named = dict(tasks) if isinstance(tasks, dict) else {Path(t).name: t for t in tasks}
         if not named or len(named)<len(tasks):
             raise ValueError("Name at least one mask file, each by another "

@@ -91,6 +91,7 @@ def plan_run(
     data=None, # splits as from `load_task` or `load_data`
     max_steps:int=None, # as in `adapt_task`
     max_length:int=128, # longest example, in tokens
+    max_train_samples:int=None, # as in `adapt_task`
     seed:int=0, # random seed
     mixed_precision='no', # 'no', 'bf16', 'fp16'
     start_from=None, # as in `adapt_task`
@@ -104,7 +105,8 @@ def plan_run(
     check_prunes(recipe.method, sparsity)
     start = read_start(start_from)
     if start: check_use(start, recipe)
-    setup = set_up(task, model, recipe.batch_size, data, max_length=max_length, seed=seed, pooling=recipe.pooling)
+    how = dict(max_length=max_length, seed=seed, pooling=recipe.pooling, max_train_samples=max_train_samples)
+    setup = set_up(task, model, recipe.batch_size, data, **how)
     if start: check_use(start, recipe, setup.model.base_model)
     loader,reading = setup.loaders['train'],setup.reading
     batches = (list(setup.sample(4))*4)[:4]

@@ -7,10 +7,11 @@ __all__ = ['score_answers', 'evaluate', 'Setup', 'model_name', 'model_mark', 'to
            'marks']
 
 # %% ../nbs/api/15_setup.ipynb #07c24564
-import hashlib, json
+import hashlib, json, warnings
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
+from numbers import Integral
 
 # %% ../nbs/api/15_setup.ipynb #f50775e9
 import numpy as np
@@ -158,15 +159,35 @@ def _start_scores(head, labels, own):
 # %% ../nbs/api/15_setup.ipynb #f91a15ed
 def sampled(
     data, # splits as from `load_task` or `load_data`
-    n:int, # number of training rows, at most as many as there are (else `ValueError`)
+    n:int, # number of training rows, at most as many as there are; anything else raises `ValueError`
     seed:int=0 # random seed of the draw
 ): # the splits, with `n` rows of train in their order
     "Splits with fewer training rows"
     have = len(data['train'])
-    if not 0<n<=have: raise ValueError(f"max_train_samples must be from 1 to {have:,}, the rows of train, got {n!r}.")
+    whole = isinstance(n, Integral) and not isinstance(n, bool)
+    if not whole or not 0<n<=have:
+        raise ValueError(f"max_train_samples must be from 1 to {have:,}, a whole number of the rows of train, got {n!r}.")
     rows = np.random.default_rng(seed).permutation(have)[:n]
     few = DatasetDict({**data, 'train': data['train'].select(np.sort(rows))})
     few.reading = getattr(data, 'reading', None)
+    return few
+
+# %% ../nbs/api/15_setup.ipynb #1d6be4f4
+def _classes_in(task, rows):
+    "The numbers of the classes that some rows have"
+    labels = rows['label'][:]
+    if task.kind=='regression': return set()
+    if task.kind=='multilabel': return {i for row in labels for i,x in enumerate(row) if x}
+    return {i for row in labels for i in row} if task.kind=='tokens' else set(labels)
+
+def _drawn(task, data, n, seed):
+    "Splits with fewer training rows; classes of which none is left are named"
+    few = sampled(data, n, seed)
+    gone = sorted(_classes_in(task, data['train'])-_classes_in(task, few['train']))
+    none = f", none of the class{'es' if len(gone)>1 else ''} {', '.join(repr(task.labels[i]) for i in gone)}" if gone else ''
+    said = f'{n:,} rows of train drawn{none}'
+    if few.reading: few.reading = replace(few.reading, notes=[*few.reading.notes, said])
+    elif gone: warnings.warn(f'{said}.')
     return few
 
 # %% ../nbs/api/15_setup.ipynb #422dfbfa
@@ -180,11 +201,11 @@ def _data_like(like, task, asked):
             f"and not {value!r:.60}: leave {name} out, or leave out like.")
     return like.data
 
-# %% ../nbs/api/15_setup.ipynb #423605c0
-def _splits(data, validate, n, seed):
+# %% ../nbs/api/15_setup.ipynb #c93bfff0
+def _splits(task, data, validate, n, seed):
     "All splits, or train and the tenth of it that is held out; of train `n` rows, or all"
     if validate: data = {k: v for k,v in holdout(data).items() if k in ('train', 'validation')}
-    return data if n is None else sampled(data, n, seed)
+    return data if n is None else _drawn(task, data, n, seed)
 
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
@@ -205,7 +226,7 @@ def set_up(
     task = get_task(task)
     asked = dict(data=data, glue_dir=glue_dir, validate=validate, tokenizer=tokenizer, max_train_samples=max_train_samples)
     if like: data = _data_like(like, task, asked)
-    else: data = _splits(data or load_task(task, glue_dir), validate, max_train_samples, seed)
+    else: data = _splits(task, data or load_task(task, glue_dir), validate, max_train_samples, seed)
     tokenizer = like.tokenizer if like else _tokenizer(model, tokenizer, loading)
     encoder = _encoder(model, loading)
     set_seed(seed)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .anatomy import unwrap
 from .compaction import is_compact
 from .folder import as_adapted, load_adapted, record
-from .head import AdaptModel, each_token, load_encoder, load_tokenizer, quiet
+from .head import AdaptModel, check_files, each_token, load_encoder, load_tokenizer, quiet
 from .loss import G, distil_hidden, distil_logits
 from .multilabel import separator_of, with_label_sets
 from .published import model_path
@@ -156,6 +156,7 @@ def _config(folder, name):
 def _load(name, kind, max_length):
     "A subject from a folder or the Hub"
     folder = _fetch(name)
+    check_files(folder)
     config = _config(folder, name)
     architecture = (config.architectures or [type(config).__name__])[0]
     kind = kind or _kind_of(name, architecture, config.num_labels, (folder/'modules.json').is_file())

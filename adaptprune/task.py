@@ -23,8 +23,8 @@ from .fisher import choose_units, even_layers, score_units
 from .identity import base_tensors
 from .layer import fingerprint
 from .artifact import TaskMask
-from .loop import Adapted, Checkpoint, adapt, check_base, check_hooks, check_length, check_writable
-from .loop import check_masks, count_steps, goes_on, only_run
+from .loop import Adapted, Checkpoint, adapt, check_base, check_hooks, check_length, check_masks
+from .loop import count_steps, goes_on, only_run, writable_folder
 from .loss import model_loss
 from .mask import check_sparsity
 from .methods import Lora, get_method
@@ -253,7 +253,7 @@ def is_unfinished(
     "Did a run stop here that can go on?"
     return bool(out) and any((Path(out)/n).exists() for n in ('checkpoint.pt', '.teacher'))
 
-def _writable(out, resume, checkpoint_every, force):
+def _check_out(out, resume, checkpoint_every, force):
     "Refuse a folder that a run cannot use, before work starts"
     at_teacher = resume and out and (Path(out)/'.teacher').exists()
     if out and _is_finished(out) and not force:
@@ -261,7 +261,6 @@ def _writable(out, resume, checkpoint_every, force):
         remedy = "load its mask, `TaskMask.from_pretrained`, or name another out"
         if not unfinished: raise ValueError(f"The run in {str(out)!r} is finished: {remedy} (or replace it, force=True).")
     Checkpoint(out, checkpoint_every, resume and not at_teacher)    # refuses a run that has nothing to resume
-    if out: check_writable(out)
 
 # %% ../nbs/api/18_task.ipynb #7ad87fd8
 def _tidy(out):
@@ -334,22 +333,23 @@ def adapt_task(
         kwargs['start_from'] = read_start(start_from)
         check_use(kwargs['start_from'], recipe)
     if 'resume' in kwargs: kwargs['resume'] = goes_on(kwargs['resume'], is_unfinished(kwargs.get('out')))
-    _writable(kwargs.get('out'), kwargs.get('resume', False), kwargs.get('checkpoint_every', 0), force)
+    _check_out(kwargs.get('out'), kwargs.get('resume', False), kwargs.get('checkpoint_every', 0), force)
     about = dict(task=task, model=model, data=data, glue_dir=glue_dir, validate=validate, max_length=max_length, seed=seed)
     about.update(loading, **({} if tokenizer is None else dict(tokenizer=tokenizer)))
     if max_train_samples is not None: about.update(max_train_samples=max_train_samples)
     fresh = partial(set_up, batch_size=recipe.batch_size, pooling=recipe.pooling, **about)
     fresh = _saying(fresh, say or (_to_stderr if kwargs.get('progress', True) else str))
     kwargs.update(seed=seed, max_steps=max_steps)
-    if recipe.method in phases:
-        key = [task.mark, model_mark(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
-        if max_train_samples is not None: key.append(f'{max_train_samples} rows')
-        if tokenizer or loading: key += [tokenizer_mark(tokenizer), {k: str(v) for k,v in loading.items()}]
-        res = _in_phases(fresh, recipe, sparsity, dict(round_steps=round_steps, tune_kept=tune_kept), cache, key, **kwargs)
-    else:
-        kwargs.update(sparsity=sparsity, rank=rank, keep_checkpoint=True)
-        if recipe.teacher: res = _taught(fresh(), recipe, cache, about, teacher_steps=teacher_steps, **kwargs)
-        else: res = _run(fresh(), recipe, **kwargs)
+    with writable_folder(kwargs.get('out')):
+        if recipe.method in phases:
+            key = [task.mark, model_mark(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
+            if max_train_samples is not None: key.append(f'{max_train_samples} rows')
+            if tokenizer or loading: key += [tokenizer_mark(tokenizer), {k: str(v) for k,v in loading.items()}]
+            res = _in_phases(fresh, recipe, sparsity, dict(round_steps=round_steps, tune_kept=tune_kept), cache, key, **kwargs)
+        else:
+            kwargs.update(sparsity=sparsity, rank=rank, keep_checkpoint=True)
+            if recipe.teacher: res = _taught(fresh(), recipe, cache, about, teacher_steps=teacher_steps, **kwargs)
+            else: res = _run(fresh(), recipe, **kwargs)
     split = 'validation' if validate else 'dev'
     res.report.update(task=task.name, recipe=asdict(recipe), model=model_name(model), metric=task.metric, seed=seed, split=split)
     if max_train_samples is not None: res.report['max_train_samples'] = max_train_samples
