@@ -20,7 +20,7 @@ from outputs import differences
 nbs = sorted(p.resolve() for p in nbglob(cfg.nbs_path, as_path=True))
 names = [p.relative_to(root).as_posix() for p in nbs]
 each = pytest.mark.parametrize('fn', nbs, ids=names)
-long_ones = 'near_optimality', '21_predict', '22_sentence', '26_demo', '18_task', 'transfer'
+long_ones = 'theorem_knobs', '21_predict', '22_sentence', '26_demo', '18_task', 'transfer'
 def marks(name): return [pytest.mark.slow] if any(o in name for o in long_ones) else []
 in_colab = offered() # `make users` runs these, on the wheel
 to_run = [pytest.param(p, marks=marks(n), id=n) for p,n in zip(nbs, names) if p not in in_colab]
