@@ -105,23 +105,19 @@ def _default_pooling(encoder):
     decodes = is_decoder(encoder.config) if ahead is None else not ahead
     return 'last' if decodes else 'first'
 
-# %% ../nbs/api/10_head.ipynb #b6fe64a6
+# %% ../nbs/api/10_head.ipynb #693a8a23
 poolings = 'first','last','mean'
 each_token = 'tokens' # for a tag for each word: nothing is pooled
-
-def _make_known(model):
-    "Make a model of each class in this one, without weights: before that, transformers collects no hidden states"
-    from transformers import PreTrainedModel
-    theirs = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
-    with torch.device('meta'):
-        for cls,config in {type(m): m.config for m in theirs}.items(): cls(config)
 
 class _Pooled(nn.Module):
     "An encoder, and what a head reads of it"
     def __setstate__(self, state):
-        "Of a pickle, which may be read where no such model was ever made"
+        "Of a pickle. Transformers collects hidden states for classes of which a model was made: here one is, without weights"
+        from transformers import PreTrainedModel
         super().__setstate__(state)
-        _make_known(self)
+        theirs = {type(m): m.config for m in self.modules() if isinstance(m, PreTrainedModel)}
+        with torch.device('meta'):
+            for cls,config in theirs.items(): cls(config)
 
     def read(self, attention_mask=None, **inputs):
         "The hidden states of all layers, and of these what the head reads"

@@ -5,6 +5,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+import pandas as pd
 from execnb.nbio import read_nb,write_nb
 from execnb.shell import CaptureShell
 from fastcore.all import working_directory
@@ -14,6 +15,7 @@ def executed(fn, shell=None):
     "The notebook `fn` with its outputs as they come now, and the error that stopped it, or None; `shell.user_ns` has its names"
     shell = shell or CaptureShell(fn)
     os.environ['IN_TEST'] = '1'
+    pd.reset_option('^display')         # what an earlier page of this process has set
     nb = read_nb(fn)
     def pre(cell):
         if skipped(cell): return True
