@@ -696,7 +696,7 @@ def _scorer(card, table):
         return score(p.model, loader, task_of(card))
     return scored
 
-# %% ../nbs/api/27_cli.ipynb #f0e03013
+# %% ../nbs/api/27_cli.ipynb #40069ffb
 def _write_int8(net, tok, texts, length, out, tol, bound, force):
     "Write a model in int8: how it agrees with PyTorch on texts"
     from tempfile import TemporaryDirectory
@@ -728,21 +728,31 @@ def _export_int8(tm, model, out, tol, force, data, text, label, bound):
     score = None if no_score else _scorer(card, table)
     net,tok = _open(tm, model)
     net = net.float()
+    if prompt := _prompt_of(net).get('prompt'): texts = [prompt+t for t in texts]
     write = partial(_write_int8, net, tok, texts, card.max_length or 128, out, tol, bound, force)
-    labels = tm.info.get('labels')
-    if not score: return dict(agreement=write(), labels=labels)
+    about = dict(labels=tm.info.get('labels'), **_prompt_of(net))
+    if not score: return dict(about, agreement=write())
     p = predictor_for(net, tok, tm.card)
     metrics = score(p)                      # what cannot be scored is refused before anything is written
     found = write()
     small = copy.copy(p)
     small.model = by_file(p.model, OnnxRunner(out))
-    return dict(agreement=found, labels=labels, metrics=metrics, metrics_int8=score(small))
+    return dict(about, agreement=found, metrics=metrics, metrics_int8=score(small))
 
-# %% ../nbs/api/27_cli.ipynb #233a0c88
+# %% ../nbs/api/27_cli.ipynb #dffd04b2
+def _prompt_of(net):
+    "The text that a sentence encoder puts before each text, which a file does not"
+    name = getattr(net, 'default_prompt_name', None)
+    return dict(prompt=net.prompts[name]) if name else {}
+
+def _prompt_words(r):
+    return f"\nIts texts have to begin with {r['prompt']!r}, which the encoder puts before them." if 'prompt' in r else ''
+
 def _int8_words(out, r):
     "What `export` tells of an int8 file"
     a = r['agreement']
     said = f"{out}: {a['measure']} {a['same']:.4f} with PyTorch on {a['examples']} texts"
+    said += _prompt_words(r)
     if 'metrics' not in r: return f"{said}; no labels, so no score"
     return f"{said}\nPyTorch: {_metrics(r['metrics'])}\nint8: {_metrics(r['metrics_int8'])}"
 
@@ -782,8 +792,8 @@ def export(
         save_plain(net, out, tok, force)
         return _tell(report, json, f"{out}: the encoder and its tokenizer, without the head")
     difference = export_onnx(net.float(), out, tok, tol, force, first_token)
-    report.update(difference=difference, labels=tm.info.get('labels'))
-    _tell(report, json, f"{out}; its outputs differ from PyTorch's by at most {difference:.1e}")
+    report.update(difference=difference, labels=tm.info.get('labels'), **_prompt_of(net))
+    _tell(report, json, f"{out}; its outputs differ from PyTorch's by at most {difference:.1e}{_prompt_words(report)}")
 
 # %% ../nbs/api/27_cli.ipynb #15fcd11c
 def push(

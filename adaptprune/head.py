@@ -6,8 +6,8 @@
 __all__ = ['poolings', 'each_token', 'ScalarMix', 'Head', 'is_decoder', 'reads_ahead', 'encoder_of', 'AdaptModel', 'check_files',
            'quiet', 'without_pooler', 'load_encoder', 'copy_encoder', 'load_whole', 'load_tokenizer']
 
-# %% ../nbs/api/10_head.ipynb #ae373f02
-import json, warnings
+# %% ../nbs/api/10_head.ipynb #38bcff5b
+import json, warnings, zipfile
 from copy import deepcopy
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,18 +228,26 @@ class AdaptModel(_Remembering):
         if not self.head.standardises: return G(logits, labels, weights)
         return G(self.head.scaled(logits), self.head.scaled(labels))
 
-# %% ../nbs/api/10_head.ipynb #ff3d00e6
+# %% ../nbs/api/10_head.ipynb #1a5bcbbf
 _config_files = 'config.json','modules.json','model.safetensors.index.json'
+
+def _check_bin(file):
+    "Weights that torch saved are an archive, whose end is written last; those of its first years are not"
+    with open(file, 'rb') as f: begin = f.read(2)
+    if not begin: raise ValueError('it is empty')
+    if begin==b'PK' and not zipfile.is_zipfile(file): raise ValueError('its end is missing')
 
 def check_files(
     folder # of a model; the id of one on the Hub is let through
 ):
     "Refuse a folder with a damaged config or damaged weights: `OSError` that names the file"
     folder = Path(folder)
-    for file in [*map(folder.joinpath, _config_files), *folder.glob('model*.safetensors')]:
+    weights = [*folder.glob('model*.safetensors'), *folder.glob('pytorch_model*.bin')]
+    for file in [*map(folder.joinpath, _config_files), *weights]:
         if not file.is_file(): continue
         try:
             if file.suffix=='.json': json.loads(file.read_text(encoding='utf-8'))
+            elif file.suffix=='.bin': _check_bin(file)
             else: safe_open(file, 'pt')
         except (ValueError, SafetensorError) as e:
             raise OSError(f"The folder {folder} holds no usable model: {file.name} is damaged ({e}). Copy it anew from where it came "

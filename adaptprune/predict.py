@@ -638,7 +638,7 @@ def _answer_or_none(answer, gap, threshold):
     if gap>threshold: answer = dict(text='', start=None, end=None, score=None)
     return dict(answer, no_answer=gap)
 
-# %% ../nbs/api/21_predict.ipynb #89b3faa1
+# %% ../nbs/api/21_predict.ipynb #dd1f172a
 class QuestionPredictor(Predictor):
     "A model that finds answers in texts: `predict`, `evaluate`, `to`"
     gives = 'a part of the text'
@@ -723,7 +723,7 @@ class QuestionPredictor(Predictor):
         have = columns_in(data)
         name = next((n for n in (self.card.label, 'answers', 'answer', 'label') if n in have), None)
         if name is None: raise ValueError(f"{path} has no column of answers; it has {', '.join(map(repr, have))}.")
-        return [_true_answers(v) for v in column(data, name)]
+        return [_true_answers('' if isinstance(v, float) and v!=v else v) for v in column(data, name)]     # pandas' empty cell
 
     def find_threshold(self,
         data, # as in `evaluate`; without a question that has no answer `ValueError`

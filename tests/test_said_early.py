@@ -193,3 +193,42 @@ def test_by_command_and_in_the_file(base, tmp_path, command, capsys):
     assert plan.steps==1
 
 def test_the_file_says_nothing_of_all_rows(mask): assert 'max_train_samples' not in TaskMask.from_pretrained(mask).info
+
+# ---- damaged weights of torch, prompts, empty cells
+@pytest.mark.parametrize('damage, said', [(lambda raw: b'', 'it is empty'), (lambda raw: raw[:len(raw)//2], 'its end is missing')])
+def test_damaged_weights_of_torch(damage, said, tiny, tmp_path):
+    from adaptprune.head import check_files,load_encoder
+    tiny('Bert').save_pretrained(tmp_path)
+    (tmp_path/'model.safetensors').unlink()
+    torch.save(tiny('Bert').state_dict(), tmp_path/'pytorch_model.bin')
+    check_files(tmp_path)
+    torch.save(tiny('Bert').state_dict(), tmp_path/'pytorch_model.bin', _use_new_zipfile_serialization=False)
+    check_files(tmp_path)
+    torch.save(tiny('Bert').state_dict(), tmp_path/'pytorch_model.bin')
+    raw = (tmp_path/'pytorch_model.bin').read_bytes()
+    (tmp_path/'pytorch_model.bin').write_bytes(damage(raw))
+    with pytest.raises(OSError, match=f'pytorch_model.bin is damaged .{said}'): load_encoder(str(tmp_path))
+
+def test_an_empty_cell_is_no_answer():
+    import pandas as pd
+    from adaptprune.predict import QuestionPredictor
+    from adaptprune.taskcard import TaskCard
+    asker = object.__new__(QuestionPredictor)
+    asker.card = TaskCard('question-answering', 2, label='answer')
+    assert asker._true(pd.DataFrame(dict(answer=['a', float('nan')])), 'x')==[['a'], ['']]
+
+def test_a_file_says_which_prompt_its_texts_need(base, tmp_path, command):
+    "The encoder puts its prompt before each text, its file does not"
+    pytest.importorskip('sentence_transformers'), pytest.importorskip('onnxruntime')
+    from adaptprune.export import OnnxRunner
+    from test_export_kinds import make,prune
+    model = make(base, 'mean')
+    prune(model)
+    model.prompts,model.default_prompt_name = {'query': 'a b '},'query'
+    TaskMask.from_model(model, str(base)).save_pretrained(tmp_path/'v')
+    r = json.loads(command('export', tmp_path/'v', '--out', 'v.onnx', '--json'))
+    assert r['prompt']=='a b '
+    p = load(tmp_path/'v')
+    inputs = dict(p.model.tokenizer([r['prompt']+t for t in phrases[:9]], padding=True, return_tensors='np'))
+    assert np.abs(OnnxRunner(tmp_path/'v.onnx').named(inputs)['sentence_embedding']-p.predict(phrases[:9])).max()<1e-4
+    assert "have to begin with 'a b '" in command('export', tmp_path/'v', '--out', 'v.onnx', '--force')
