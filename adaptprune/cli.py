@@ -696,7 +696,7 @@ def _scorer(card, table):
         return score(p.model, loader, task_of(card))
     return scored
 
-# %% ../nbs/api/27_cli.ipynb #40069ffb
+# %% ../nbs/api/27_cli.ipynb #28c36d10
 def _write_int8(net, tok, texts, length, out, tol, bound, force):
     "Write a model in int8: how it agrees with PyTorch on texts"
     from tempfile import TemporaryDirectory
@@ -728,9 +728,9 @@ def _export_int8(tm, model, out, tol, force, data, text, label, bound):
     score = None if no_score else _scorer(card, table)
     net,tok = _open(tm, model)
     net = net.float()
-    if prompt := _prompt_of(net).get('prompt'): texts = [prompt+t for t in texts]
-    write = partial(_write_int8, net, tok, texts, card.max_length or 128, out, tol, bound, force)
     about = dict(labels=tm.info.get('labels'), **_prompt_of(net))
+    if 'prompt' in about: texts = [about['prompt']+t for t in texts]
+    write = partial(_write_int8, net, tok, texts, card.max_length or 128, out, tol, bound, force)
     if not score: return dict(about, agreement=write())
     p = predictor_for(net, tok, tm.card)
     metrics = score(p)                      # what cannot be scored is refused before anything is written

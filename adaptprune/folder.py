@@ -135,13 +135,17 @@ def save_compact(
         _write_compact(new, model)
     return Path(folder)
 
-# %% ../nbs/api/23_folder.ipynb #de1b57c9
-def _read(folder):
-    "The config of a compact network"
+# %% ../nbs/api/23_folder.ipynb #8df4c281
+def _recorded(folder):
+    "The config of a model, and what is recorded in it"
     check_files(folder)
     try: config = transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as e: raise OSError(f"{folder} holds no model: {str(e).splitlines()[0]}") from e
-    about = getattr(config, record, None) or {}
+    return config, getattr(config, record, None) or {}
+
+def _read(folder):
+    "The config of a compact network"
+    config,about = _recorded(folder)
     if 'head' in about and 'shapes' not in about:
         raise ValueError(f"{folder} holds a whole model with its head, and no compact one: load it with `load_adapted`.")
     if about: return config
@@ -332,7 +336,7 @@ def save_model(
         if tokenizer is not None: tokenizer.save_pretrained(new)
     return Path(folder)
 
-# %% ../nbs/api/23_folder.ipynb #5d1d95e9
+# %% ../nbs/api/23_folder.ipynb #00642012
 def as_adapted(
     model:nn.Module # of a `headed_class`, such as transformers makes by the folder's code; its encoder is shared, and its config changed
 ) -> AdaptModel: # in the same mode
@@ -353,10 +357,7 @@ def load_adapted(
     **kwargs # for `from_pretrained`, such as dtype or revision
 ) -> AdaptModel: # in eval mode
     "Read a model with a head of ours. The folder's code is not run"
-    check_files(folder)
-    try: config = transformers.AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as e: raise OSError(f"{folder} holds no model: {str(e).splitlines()[0]}") from e
-    about = getattr(config, record, None) or {}
+    config,about = _recorded(folder)
     if 'head' not in about: raise ValueError(f"{folder} holds no model with a head of adaptprune's: load it with `from_pretrained`.")
     name = config.architectures[0].removesuffix('ForSequenceClassification')+'Model'
     encoder = getattr(transformers, name)

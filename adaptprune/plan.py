@@ -9,7 +9,7 @@ __all__ = ['peak_memory', 'Plan', 'plan_run']
 import copy, sys, time
 from dataclasses import dataclass, replace
 
-# %% ../nbs/api/18_plan.ipynb #7a0c7f79
+# %% ../nbs/api/18_plan.ipynb #949373ca
 import numpy as np
 import torch
 from .anatomy import maskable
@@ -17,7 +17,7 @@ from .loop import Hook, adapt, count_steps
 from .prune import phases
 from .recipe import default_sparsity, get_recipe
 from .setup import set_up
-from .task import Cut, check_prunes, check_use, read_start
+from .task import Cut, check_kind, check_on, check_prunes, read_start
 from .teacher import teacher_recipe
 
 # %% ../nbs/api/18_plan.ipynb #1aaa6dbc
@@ -82,7 +82,7 @@ class Plan:
             f"memory: {self.memory/1e9:.1f} GB at the peak of these steps"]
         return '\n'.join([self.reading, *lines] if self.reading else lines)
 
-# %% ../nbs/api/18_plan.ipynb #f28a4f40
+# %% ../nbs/api/18_plan.ipynb #3359aae2
 def plan_run(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, or a Hub id
@@ -104,10 +104,10 @@ def plan_run(
     if sparsity is None: sparsity = default_sparsity(recipe)
     check_prunes(recipe.method, sparsity)
     start = read_start(start_from)
-    if start: check_use(start, recipe)
+    if start: check_kind(start, recipe)
     how = dict(max_length=max_length, seed=seed, pooling=recipe.pooling, max_train_samples=max_train_samples)
     setup = set_up(task, model, recipe.batch_size, data, **how)
-    if start: check_use(start, recipe, setup.model.base_model)
+    if start: check_on(start, setup.model.base_model, recipe)
     loader,reading = setup.loaders['train'],setup.reading
     batches = (list(setup.sample(4))*4)[:4]
     tokens = _tokens_a_step(loader)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mirror_step', 'damping', 'price', 'pressure', 'bernoulli_kl', 'bias', 'Bound', 'bound', 'best_step', 'rounding_gap',
-           'frank_wolfe_gap', 'budget_shift', 'Problems', 'best_masks', 'exact_masks', 'Run', 'descend']
+           'frank_wolfe_gap', 'budget_shift', 'Problems', 'best_masks', 'fractional', 'exact_masks', 'Run', 'descend']
 
 # %% ../nbs/api/03_theory.ipynb #d53fccac
 import copy, math, numbers
@@ -234,6 +234,21 @@ def best_masks(
     loss = torch.stack([problems.rho(A@masks.T-b[:,None]).mean(0) for A,b in zip(problems.A, problems.b)])
     phi = loss + torch.as_tensor(price).reshape(-1, 1)*masks.sum(-1)
     return phi.amin(-1), masks[phi.argmin(-1)].bool()
+
+# %% ../nbs/api/03_theory.ipynb #0024bd2d
+def fractional(
+    problems:Problems, # of a smooth loss; the absolute error raises `ValueError`
+    price=0., # lambda
+    steps:int=1500 # of the descent
+) -> Tensor: # (B, d), in the cube
+    "Minimise F + price*sum(v) over the cube"
+    if problems.slope is torch.sign: raise ValueError("The absolute error has kinks, and this descent needs a smooth loss: 'squares' or 'logistic'.")
+    L = torch.linalg.matrix_norm(problems.A, 2)[:,None]**2/problems.A.shape[1]
+    v = y = torch.full_like(problems.A[:,0], .5)
+    for k in range(steps):
+        new = (y-(problems.grad(y)+price)/L).clamp(0, 1)
+        v,y = new,new+k/(k+3)*(new-v)
+    return v
 
 # %% ../nbs/api/03_theory.ipynb #0c3c07ee
 def _exact_mask(one, price, keep, tol, rounds):

@@ -7,8 +7,7 @@ from execnb.nbio import dict2nb,nb2str,read_nb
 from execnb.shell import CaptureShell
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
-from nbdev.doclinks import nbglob
-from test_exercises import try_answers,with_exercises
+from test_exercises import try_answers
 
 cfg = get_config()
 root = cfg.config_path.resolve()
@@ -16,8 +15,9 @@ sys.path.insert(0, str(root/'tools'))
 from colab import offered
 from execute import executed
 from outputs import differences
+from pages import name,pages
 
-nbs = sorted(p.resolve() for p in nbglob(cfg.nbs_path, as_path=True))
+nbs = pages()
 names = [p.relative_to(root).as_posix() for p in nbs]
 each = pytest.mark.parametrize('fn', nbs, ids=names)
 long_ones = 'theorem_knobs', '21_predict', '22_sentence', '26_demo', '18_task', 'transfer'
@@ -49,8 +49,7 @@ def test_runs(fn, monkeypatch, torch_as_it_was):
     shell = CaptureShell(fn)
     fresh,error = executed(fn, shell)
     assert not error, error
-    page = fn.relative_to(root/'nbs').with_suffix('').as_posix()
-    if page in with_exercises: try_answers(page, shell.user_ns)
+    try_answers(name(fn), shell.user_ns)
     gc.collect()
     assert not (told:=differences(read_nb(fn), fresh)), told
 

@@ -15,15 +15,6 @@ def full(B, d, x): return torch.full((B, d), float(x), dtype=f64)
 def rand(*shape, seed=0): return torch.rand(*shape, dtype=f64, generator=torch.Generator().manual_seed(seed))
 def all_masks(d): return (torch.arange(2**d)[:,None]>>torch.arange(d) & 1).to(f64)
 
-def fractional(ps, price=0., steps=2000):
-    "The minimiser of F + price*sum over the cube, for smooth losses"
-    L = torch.linalg.matrix_norm(ps.A, 2)[:,None]**2/ps.A.shape[1]
-    v = y = full(*ps.A[:,0].shape, .5)
-    for k in range(steps):
-        new = (y-(ps.grad(y)+price)/L).clamp(0, 1)
-        v,y = new,new+k/(k+3)*(new-v)
-    return v
-
 def compare(ps, rivals, u1, eta, T, t_l, t_s, price=0., keep=None, grad=None, G=None, runs=1):
     "(gap of the random iterate, gap of the mean iterate, bound (2), bound (5)) for each rival, means over runs; asserts the parts on the way"
     many,(B,d) = ps.repeat(runs),rivals[0].shape

@@ -1,28 +1,19 @@
 """Run a page as a reader in Colab does: alone in an empty folder, on the library that is installed.
 usage: python tools/colab.py PAGE.ipynb      (says what fails, which answer is wrong, and what the page holds and no longer gives)"""
-import copy,re,sys,tempfile
+import copy,sys,tempfile
 from pathlib import Path
 import nbformat
 from outputs import differences
-from pages import pages,root,skipped
-
-installs = re.compile(r"'install -q (.*?)'")
+from pages import installs,name,pages,root,skipped
 
 def read(fn): return nbformat.read(fn, as_version=4)
 
-def wants(fn):
-    "What a page installs in Colab, or None if it is not offered there"
-    found = [m for c in read(fn).cells if c.cell_type=='code' and 'google.colab' in c.source for m in installs.findall(c.source)]
-    return found[0] if found else None
-
-def offered(): return [p for p in pages() if wants(p)]
+def offered(): return [p for p in pages() if installs(read(p))]
 
 def answers(page):
     "A cell that tries the answers which a page folds away, where the page has run"
-    name = page.relative_to(root/'nbs').with_suffix('').as_posix()
-    found = 'from test_exercises import try_answers,with_exercises', f'if {name!r} in with_exercises: try_answers({name!r}, globals())'
-    lines = 'import sys', f'sys.path.append({str(root/"tests")!r})', *found
-    return nbformat.v4.new_code_cell('\n'.join(lines))
+    path = f'import sys; sys.path.append({str(root/"tests")!r})'
+    return nbformat.v4.new_code_cell(f'{path}\nfrom test_exercises import try_answers\ntry_answers({name(page)!r}, globals())')
 
 def main(page):
     from nbclient import NotebookClient

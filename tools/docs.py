@@ -15,6 +15,7 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from PIL import Image,ImageDraw,ImageFont
 from bridge import anchors,base,cfg,divs,github,link_names,maths,nbs_path,no_attrs,own_ids,plain,relink,root,sidebar,write_sidebar
+from pages import installs
 from readme import as_markdown
 
 cache,site = root/'.cache',root/'_site'
@@ -28,8 +29,6 @@ def mathjax(version='3.2.2'):
     tgz = subprocess.run(['npm','pack','--silent',f'mathjax@{version}'], cwd=cache, check=True, capture_output=True, text=True).stdout.split()[-1]
     with tarfile.open(cache/tgz) as t: js.write_bytes(t.extractfile('package/es5/tex-svg.js').read())
     (cache/tgz).unlink()
-
-def installs(nb): return any(c.cell_type=='code' and 'google.colab' in c.source for c in nb.cells)
 
 def header(fm, rel, colab):
     "Title, description and, but on the front page, the ways to open the notebook: in Colab if it installs what it needs"

@@ -3,8 +3,8 @@ the sweeps, and the records in results/.
 usage: python tools/printed.py      (lists them, with where they stand)"""
 import json,re,shlex
 from pathlib import Path
+from pages import pages,root
 
-root = Path(__file__).resolve().parent.parent
 # What may stand before a command on its line
 lead = re.compile(r'^(?:[#$>]\s+)?(?:\S*/)?(?:python3? -m )?(?=adaptprune )')
 
@@ -43,11 +43,6 @@ def markdown(path):
     src = path.read_text(encoding='utf-8')
     if path.suffix!='.ipynb': return src
     return '\n\n'.join(''.join(c['source']) for c in json.loads(src)['cells'] if c['cell_type']=='markdown')
-
-def pages():
-    "The notebooks"
-    found = sorted((root/'nbs').rglob('*.ipynb'))
-    return [p for p in found if not any(o[0] in '._' for o in p.relative_to(root).parts)]
 
 def lines():
     "(file, line of code) of everything that may be a command"
