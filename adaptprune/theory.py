@@ -235,14 +235,15 @@ def best_masks(
     phi = loss + torch.as_tensor(price).reshape(-1, 1)*masks.sum(-1)
     return phi.amin(-1), masks[phi.argmin(-1)].bool()
 
-# %% ../nbs/api/03_theory.ipynb #0024bd2d
+# %% ../nbs/api/03_theory.ipynb #edf22fc0
 def fractional(
     problems:Problems, # of a smooth loss; the absolute error raises `ValueError`
     price=0., # lambda
     steps:int=1500 # of the descent
 ) -> Tensor: # (B, d), in the cube
     "Minimise F + price*sum(v) over the cube"
-    if problems.slope is torch.sign: raise ValueError("The absolute error has kinks, and this descent needs a smooth loss: 'squares' or 'logistic'.")
+    if problems.slope is torch.sign:
+        raise ValueError("The absolute error has kinks, and this descent needs a smooth loss: 'squares' or 'logistic'.")
     L = torch.linalg.matrix_norm(problems.A, 2)[:,None]**2/problems.A.shape[1]
     v = y = torch.full_like(problems.A[:,0], .5)
     for k in range(steps):
