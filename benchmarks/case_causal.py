@@ -8,8 +8,7 @@
     python benchmarks/case_causal.py --papers PATH/papers.tsv --choose      # the held-out losses that chose the settings
 
 The confounder is a fashionable word in the title. Every row predicts each paper by what was learnt on the other fold.
-Settings are chosen by held-out outcome loss on draw 99, which no row uses; bias chooses nothing. Until `--choose` has
-measured a row, its settings are those set beforehand. A row that was recorded with other settings is refused, not mixed."""
+Settings are chosen by held-out outcome loss on draw 99, which no row uses; bias chooses nothing. A row that was recorded with other settings is refused, not mixed."""
 import random
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -31,7 +30,7 @@ pilot = 99                                          # the draw that settings wer
 
 def mask(sparsity, **changes): return dict(sparsity=sparsity, weights='encoder', **changes)
 
-chosen = dict(max_steps=60, hidden=1.)              # of rows that train the encoder: set beforehand, for `--choose` to check
+chosen = dict(max_steps=120, hidden=1.)             # of rows that train the encoder, by `--choose`
 learners = dict(
     features=dict(recipe='features', max_steps=120),
     finetune=dict(recipe='finetune', **chosen),
