@@ -1,7 +1,7 @@
 """Build the documentation in _site/ without Quarto and without a network: open _site/index.html in a browser.
 nbdev processes the notebooks (links, `show_doc`), `bridge.py` turns them into plain ones, Sphinx makes the pages.
 usage: python tools/docs.py [--sidebar]      (--sidebar: only bring nbs/sidebar.yml and nbs/nbdev.yml up to date)"""
-import io,os,posixpath,re,shutil,subprocess,sys,tarfile
+import gc,io,os,posixpath,re,shutil,subprocess,sys,tarfile
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from base64 import b64decode
 from html import escape
@@ -176,11 +176,12 @@ def main(args):
     except Exception as e:
         why = 'The documentation of a notebook that exports runs what it exports and every cell with an import: keep imports in cells of their own.'
         sys.exit(f'{e}\n{type(e.__cause__).__name__}: {e.__cause__}\n\n{why}')
+    gc.freeze()                 # the shell of each notebook collects all garbage when Python ends, which took half a minute
     source(proc, cache/'docs')
     card(proc)
     html = cache/'html'
     shutil.rmtree(html, ignore_errors=True)
-    cmd = [sys.executable,'-m','sphinx','-q','-W','--keep-going','-E','-b','html','-c','docs','-d',cache/'doctrees',cache/'docs',html]
+    cmd = [sys.executable,'-m','sphinx','-q','-W','--keep-going','-E','-j','auto','-b','html','-c','docs','-d',cache/'doctrees',cache/'docs',html]
     if res:=subprocess.run(cmd, cwd=root).returncode: sys.exit(res)
     pages = twins(proc)
     for name,(_,_,md) in pages.items(): (html/name).write_text(md, encoding='utf-8')
