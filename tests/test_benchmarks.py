@@ -8,6 +8,7 @@ from adaptprune.head import load_encoder
 from adaptprune.mask import Mask
 from adaptprune.results import append_line, read_results
 from adaptprune.sweep import cell_key, cell_name, cell_recipe
+from adaptprune.vectors import text_features
 from transformers import BertConfig, BertModel
 
 def script(name):
@@ -162,3 +163,23 @@ def test_product_is_measured(monkeypatch, tmp_path):
     record = json.loads((tmp_path/'p.json').read_text())
     assert {k: t['met'] for k,t in record['targets'].items() if k!='predictor_overhead'}==dict(import_s=True, help_cpu_s=False)
     assert record['table']['rows']==1000 and record['table']['tokens']>5000 and record['predictor']['cpu_ms']['predictor']['median']>0
+
+def test_pairs_of_setfit():
+    pairs = script('setfit').pairs_of(['good', 'great', 'bad', 'poor', 'awful'], [1, 1, 0, 0, 0], 0)
+    good = {'good', 'great'}
+    assert len(pairs)==5*2*20 and all(same==((a in good)==(b in good)) for a,b,same in pairs)
+    assert pairs==script('setfit').pairs_of(['good', 'great', 'bad', 'poor', 'awful'], [1, 1, 0, 0, 0], 0)
+
+def test_setfit_tunes_the_encoder_that_the_linear_model_reads(folder, tmp_path, monkeypatch):
+    mod = script('setfit')
+    monkeypatch.setattr(mod, 'most_steps', 2)
+    read = []
+    monkeypatch.setattr(mod, 'text_features', lambda setup: read.append(setup.model.base_model) or text_features(setup))
+    before = load_encoder(folder).state_dict()
+    mod.main(task='mini-sentiment', labels='20', samples='1', model=str(folder), out=str(tmp_path/'out.json'))
+    row, = json.loads((tmp_path/'out.json').read_text())
+    assert row['steps']==2 and row['cell']==dict(task='mini-sentiment', labels=20, sample=1) and 0<row['metrics']['dev']['accuracy']<1
+    after = read[0].state_dict()
+    assert all(n in before for n in after) and any((before[n]!=after[n]).any() for n in after)
+    mod.main(task='mini-sentiment', labels='20', samples='1', model=str(folder), out=str(tmp_path/'out.json'))
+    assert len(read)==1         # what is there is not measured again
