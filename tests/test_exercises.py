@@ -7,7 +7,8 @@ from adaptprune.recipe import rules
 
 nbs = Path(__file__).resolve().parent.parent/'nbs'
 with_exercises = ['tutorials/what_you_save', 'tutorials/choosing_settings', 'explanations/method', 'explanations/mask_file_format',
-    'explanations/choose', 'explanations/near_optimality', 'tutorials/ten_minutes', 'tutorials/three_tasks_one_base']
+    'explanations/choose', 'explanations/near_optimality', 'tutorials/ten_minutes', 'tutorials/three_tasks_one_base',
+    *(f'experiments/{p}' for p in ('recipe', 'ingredients', 'sparse_end', 'reproduction', 'engines'))]
 files = [p for d in ('tutorials', 'explanations') for p in (nbs/d).glob('*.ipynb')]
 prose = sorted(p.relative_to(nbs).with_suffix('').as_posix() for p in files)
 
