@@ -6,8 +6,12 @@ from adaptprune.exercises import blank, check
 from adaptprune.recipe import rules
 
 nbs = Path(__file__).resolve().parent.parent/'nbs'
-with_exercises = ['tutorials/what_you_save', 'tutorials/choosing_settings', 'explanations/method', 'explanations/mask_file_format',
-    'explanations/choose', 'explanations/near_optimality', 'tutorials/ten_minutes', 'tutorials/three_tasks_one_base']
+with_exercises = ['tutorials/what_you_save', 'tutorials/choosing_settings', 'explanations/method', 'explanations/method_run',
+    'explanations/mask_file_size', 'explanations/mask_file_format', 'explanations/choose', 'explanations/near_optimality',
+    'explanations/theorem_proof', 'explanations/theorem_knobs', 'explanations/theorem_price', 'explanations/theorem_certificate',
+    'explanations/theorem_network', 'explanations/printed_theorem', 'tutorials/ten_minutes', 'tutorials/three_tasks_one_base',
+    *(f'experiments/{p}' for p in ('against_baselines', 'beside_paper', 'differences', 'other_ways', 'recipe', 'ingredients',
+        'sparse_end', 'topology', 'mask_overlap', 'mask_magnitude', 'mask_structure', 'reproduction', 'engines'))]
 files = [p for d in ('tutorials', 'explanations') for p in (nbs/d).glob('*.ipynb')]
 prose = sorted(p.relative_to(nbs).with_suffix('').as_posix() for p in files)
 

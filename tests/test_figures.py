@@ -10,7 +10,7 @@ from adaptprune.figures import Figure, Still, css_look, slider, tabs
 from adaptprune.results import method_looks, method_name
 
 root = Path(__file__).resolve().parent.parent
-pages = {'forgetting': 'explanations/method', 'thetas': 'explanations/method', 'how-much': 'experiments/against_baselines',
+pages = {'forgetting': 'explanations/method', 'thetas': 'explanations/method_run', 'how-much': 'experiments/against_baselines',
     'atlas': 'experiments/topology', 'claims': 'experiments/claims', 'frontier': 'tutorials/what_you_save'}
 moving = 'how-much', 'atlas', 'claims', 'frontier'
 each = pytest.mark.parametrize('name', moving)

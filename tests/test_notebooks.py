@@ -20,7 +20,7 @@ from pages import name,pages
 nbs = pages()
 names = [p.relative_to(root).as_posix() for p in nbs]
 each = pytest.mark.parametrize('fn', nbs, ids=names)
-long_ones = 'theorem_knobs', '21_predict', '22_sentence', '26_demo', '18_task', 'transfer'
+long_ones = 'theorem_certificate', '21_predict', '22_sentence', '26_demo', '18_task', 'transfer'
 def marks(name): return [pytest.mark.slow] if any(o in name for o in long_ones) else []
 in_colab = offered() # `make users` runs these, on the wheel
 to_run = [pytest.param(p, marks=marks(n), id=n) for p,n in zip(nbs, names) if p not in in_colab]

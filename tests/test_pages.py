@@ -1,4 +1,4 @@
-"The pages of experiments give their result first; a method has one name and one look on all of them."
+"The pages of experiments give their result first; a method has one name and one look on all of them. No page is wider than a laptop."
 import json,re
 from pathlib import Path
 import matplotlib
@@ -11,6 +11,7 @@ from adaptprune.topology import plot_components, plot_emptied, plot_heads, plot_
 root = Path(__file__).resolve().parent.parent
 pages = sorted((root/'nbs'/'experiments').glob('*.ipynb'))
 each = pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
+read = [p for d in ('tutorials', 'explanations', 'experiments', 'case_studies') for p in sorted((root/'nbs'/d).glob('*.ipynb'))]
 
 def cells(page): return json.loads(page.read_text(encoding='utf-8'))['cells']
 
@@ -52,8 +53,9 @@ def test_tables_say_something(page):
     old = r">(ours|today's|IMP|MP|Rnd|distilled|magnitude, float32)<"
     assert not re.findall(old, shown.replace('<th>distilled</th>', '')), page.stem     # a recipe, in a table of its fields
 
-@each
+@pytest.mark.parametrize('page', read, ids=lambda p: f'{p.parent.name}/{p.stem}')
 def test_code_is_not_wider_than_a_laptop(page):
+    "Neither what a reader sees nor what it unfolds"
     for c in cells(page):
         src = ''.join(c['source'])
         if c['cell_type']!='code': continue
