@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['engine_version', 'method_names', 'method_looks', 'environment', 'lock_beside', 'append_line', 'read_results',
            'results_frame', 'summarise', 'mean_sd', 'method_name', 'untouched', 'all_labels', 'linear_scores',
-           'Records', 'holm', 'paired_tests', 'stratified_permutation', 'tidy', 'Folded', 'provenance']
+           'Records', 'MaskTables', 'holm', 'paired_tests', 'stratified_permutation', 'tidy', 'Folded', 'provenance']
 
 # %% ../nbs/api/25_results.ipynb #eacae92e
 import json, math, os, time
@@ -234,6 +234,63 @@ class Records(list):
         "Add a row, with machine and date, and write the file"
         self.append(dict(row, machine=machine(), date=time.strftime('%Y-%m-%d')))
         write_file(self.path, json.dumps(self, indent=1).encode())
+
+# %% ../nbs/api/25_results.ipynb #masktab1
+_pruners = f'{_ours}, labels alone',f'{_ours}, first recipe','magnitude','iterative magnitude','random'
+
+def _about_mask(m, titles):
+    "What a page says of a mask; old names of the first recipe hold values of fields that are gone"
+    cell = m['cell']
+    method = f'{_ours}, first recipe' if m['name'].startswith('default, start=rank') else method_name(m['name'])
+    return dict(method=method, task=titles.get(cell['task']), sparsity=cell['sparsity'], seed=cell['seed'])
+
+# %% ../nbs/api/25_results.ipynb #masktab2
+class MaskTables:
+    "What `benchmarks/topology.py` recorded of each mask of the paper's comparison"
+    def __init__(self,
+        path, # .json file
+        titles:dict # recorded task -> the name that pages show; other tasks are left out
+    ):
+        import pandas as pd
+        self.record = json.loads(Path(path).read_text())
+        named = [dict(m, about=_about_mask(m, titles)) for m in self.record['masks']]
+        self.masks = [m for m in named if m['about']['method'] in _pruners and m['about']['task']]
+        self.runs = pd.DataFrame([m['about'] for m in self.masks])
+        self.methods = [m for m in _pruners if m in set(self.runs.method)]
+        self.tasks = [t for t in titles.values() if t in set(self.runs.task)]
+
+    def rows(self,
+        mask:dict, # one of `masks`
+        table:str # name of one of its tables
+    ) -> list: # a dict for each row
+        "The rows of a table, with the columns that all masks share"
+        cols = {**self.record['shared'][table], **mask[table]}
+        return [dict(zip(cols, r)) for r in zip(*cols.values())]
+
+    def pick(self,
+        table:str, # name of a table
+        **want # what the masks have in common: task, sparsity, seed
+    ) -> dict: # name of a method -> its tables, one a seed
+        "A table of some masks, by method"
+        some = [m for m in self.masks if want.items()<=m['about'].items()]
+        found = {k: [self.rows(m, table) for m in some if m['about']['method']==k] for k in self.methods}
+        return {k: v for k,v in found.items() if v}
+
+    def each(self,
+        f # from a mask to a dict of columns
+    ): # a pandas `DataFrame`: method, task, sparsity, seed and these columns
+        "One line for each mask"
+        import pandas as pd
+        return pd.DataFrame([dict(m['about'], **f(m)) for m in self.masks])
+
+    def provenance(self) -> str: # one line of Markdown
+        "Machine, seeds, number of masks and the command that made the file"
+        made = self.record['environment']
+        device = made['device'].replace(' 1 threads', ' 1 thread')
+        seeds = ', '.join(map(str, sorted(set(self.runs.seed))))
+        wrote = f"`results/topology.json`, made by `{self.record['command']}`"
+        counted = f"{len(self.masks)} masks, {self.record['seconds']} s"
+        return f"*{device}, torch {made['torch']} · seeds {seeds} · {counted} · {wrote}*"
 
 # %% ../nbs/api/25_results.ipynb #db11f509
 def holm(

@@ -13,7 +13,7 @@ cfg = get_config()
 root,nbs_path = cfg.config_path.resolve(),cfg.nbs_path.resolve()
 base = f"{cfg.doc_host.rstrip('/')}/{cfg.doc_baseurl.strip('/')}/"
 order = ['tutorials','explanations','experiments','case_studies','api']
-pages = ['ten_minutes','try_it','three_tasks_one_base','what_you_save','choosing_settings','method','method_run','near_optimality','theorem_proof','theorem_knobs','theorem_price','theorem_certificate','theorem_network','printed_theorem','choose','coming_from','architectures','glossary','mask_file_size','mask_file_format','claims','against_baselines','few_labels','recipe','ingredients','sparse_end','ablations','topology','reproduction','engines','speed_and_memory'] # what is read first; the rest follows by name
+pages = ['ten_minutes','try_it','three_tasks_one_base','what_you_save','choosing_settings','method','method_run','near_optimality','theorem_proof','theorem_knobs','theorem_price','theorem_certificate','theorem_network','printed_theorem','choose','coming_from','architectures','glossary','mask_file_size','mask_file_format','claims','against_baselines','beside_paper','differences','other_ways','few_labels','recipe','ingredients','sparse_end','ablations','topology','mask_overlap','mask_magnitude','mask_structure','reproduction','engines','speed_and_memory'] # what is read first; the rest follows by name
 
 def link_names():
     "Let nbdev link the names of this package, and of no other, whether it is installed or not"
