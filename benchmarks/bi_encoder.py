@@ -43,12 +43,12 @@ class BiEncoder(nn.Module):
         vectors = (states[-1]*mask).sum(1)/mask.sum(1)
         return nn.functional.normalize(vectors).chunk(2), states
 
-def loader(rows, tokenizer, batch_size, seed=None):
-    "Batches of both texts, in a new order each epoch where there is a seed"
+def loader(rows, tokenizer, batch_size, seed=None, most=5):
+    "Batches of both texts, their labels as fractions of the greatest, in a new order each epoch where there is a seed"
     def collate(some):
         texts = [r['text_a'] for r in some]+[r['text_b'] for r in some]
         batch = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors='pt')
-        return dict(batch, labels=torch.tensor([r['label']/5 for r in some]))
+        return dict(batch, labels=torch.tensor([r['label']/most for r in some]))
     order = dict(shuffle=True, generator=torch.Generator().manual_seed(seed)) if seed is not None else {}
     return DataLoader(list(rows), batch_size, collate_fn=collate, **order)
 

@@ -6,12 +6,12 @@
 Each training row is paired 20 times with a row of its class and 20 times with one of another. The encoder is tuned until the cosine
 of the two vectors is 1 or 0, at the published rate, by one pass over the pairs or for the 500 steps of sweeps/few_labels.toml, what
 is less. Then logistic regression reads its vectors, as it reads the untouched encoder's in benchmarks/frozen.py."""
-import random
+import random,sys
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.utils.data import DataLoader
+root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'benchmarks'))
+from bi_encoder import BiEncoder, loader, make_loss
 
 from adaptprune.cli import script
 from adaptprune.loop import adapt
@@ -20,49 +20,26 @@ from adaptprune.setup import Setup, set_up
 from adaptprune.timing import with_cost
 from adaptprune.vectors import linear_baseline, text_features
 
-root = Path(__file__).resolve().parent.parent
 partners = 20           # of the same class, and as many of another
 batch_size,most_steps,rate = 16,500,2e-5
 
 def pairs_of(texts, labels, seed):
-    "Pairs of texts, with 1. where both are of one class and 0. where they are not"
+    "Pairs of texts, with the label 1 where both are of one class and 0 where they are not"
     rng = random.Random(seed)
     of = {y: [t for t,l in zip(texts, labels) if l==y] for y in set(labels)}
     others = {y: [t for t,l in zip(texts, labels) if l!=y] for y in of}
-    both = [(of, 1.), (others, 0.)]
-    return [(t, rng.choice(pool[y]), same) for t,y in zip(texts, labels) for pool,same in both for _ in range(partners)]
-
-class Cosines(nn.Module):
-    "The cosines of pairs of texts: a batch has the first of each pair, then the second"
-    def __init__(self, encoder):
-        super().__init__()
-        self.encoder = encoder
-
-    @property
-    def base_model(self): return self.encoder
-
-    def forward(self, labels=None, **inputs):
-        states = self.encoder(**inputs).last_hidden_state
-        mask = inputs['attention_mask'][...,None].float()
-        u,v = nn.functional.normalize((states*mask).sum(1)/mask.sum(1)).chunk(2)
-        return (u*v).sum(1)
-
-def loader(pairs, tokenizer, seed):
-    def collate(some):
-        first,second,same = zip(*some)
-        batch = tokenizer([*first, *second], padding=True, truncation=True, max_length=128, return_tensors='pt')
-        return dict(batch, labels=torch.tensor(same))
-    return DataLoader(pairs, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed), collate_fn=collate)
-
-def squared(model, batch): return nn.functional.mse_loss(model(**batch), batch['labels'])
+    both = [(of, 1), (others, 0)]
+    def pair(t, pool, same): return dict(text_a=t, text_b=rng.choice(pool), label=same)
+    return [pair(t, pool[y], same) for t,y in zip(texts, labels) for pool,same in both for _ in range(partners)]
 
 def tune(setup:Setup, seed):
     "Tune the encoder of a task on pairs of its training rows; how many steps it took"
     rows = setup.data['train']
-    batches = loader(pairs_of(list(rows['text_a']), list(rows['label']), seed), setup.tokenizer, seed)
+    pairs = pairs_of(list(rows['text_a']), list(rows['label']), seed)
+    batches = loader(pairs, setup.tokenizer, batch_size, seed, most=1)
     steps = min(len(batches), most_steps)
-    model = Cosines(setup.model.base_model)
-    adapt(model, batches, squared, recipe='finetune', lr=rate, max_steps=steps, seed=seed, progress=False)
+    model = BiEncoder(setup.model.base_model)
+    adapt(model, batches, make_loss('mse'), recipe='finetune', lr=rate, max_steps=steps, seed=seed, progress=False)
     return steps
 
 def measured(cell, model, glue_dir):

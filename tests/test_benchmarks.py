@@ -167,7 +167,7 @@ def test_product_is_measured(monkeypatch, tmp_path):
 def test_pairs_of_setfit():
     pairs = script('setfit').pairs_of(['good', 'great', 'bad', 'poor', 'awful'], [1, 1, 0, 0, 0], 0)
     good = {'good', 'great'}
-    assert len(pairs)==5*2*20 and all(same==((a in good)==(b in good)) for a,b,same in pairs)
+    assert len(pairs)==5*2*20 and all(p['label']==((p['text_a'] in good)==(p['text_b'] in good)) for p in pairs)
     assert pairs==script('setfit').pairs_of(['good', 'great', 'bad', 'poor', 'awful'], [1, 1, 0, 0, 0], 0)
 
 def test_setfit_tunes_the_encoder_that_the_linear_model_reads(folder, tmp_path, monkeypatch):
