@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['engine_version', 'method_names', 'method_looks', 'environment', 'lock_beside', 'append_line', 'read_results',
-           'results_frame', 'summarise', 'mean_sd', 'method_name', 'untouched', 'all_labels', 'linear_scores',
-           'Records', 'MaskTables', 'holm', 'paired_tests', 'stratified_permutation', 'tidy', 'Folded', 'provenance']
+           'results_frame', 'summarise', 'mean_sd', 'method_name', 'named_runs', 'changed_runs', 'untouched',
+           'all_labels', 'linear_scores', 'Records', 'MaskTables', 'holm', 'paired_tests', 'stratified_permutation',
+           'tidy', 'Folded', 'provenance']
 
 # %% ../nbs/api/25_results.ipynb #eacae92e
 import json, math, os, time
@@ -185,6 +186,27 @@ def method_name(
     "The name that every page gives to a recorded method"
     return method_names.get(name.removesuffix(', float32'))
 
+# %% ../nbs/api/25_results.ipynb #nam3druns
+def named_runs(
+    rows:list, # lines, as from `read_results`
+    titles:dict, # recorded task -> the name that pages show; other tasks are left out
+    model:str='minilm' # name of the base in their cells
+) -> tuple: # two pandas `DataFrame`s: all these runs by their recorded names, and those of methods that pages name, by that name
+    "The runs of a comparison, ordered by task, sparsity and seed"
+    every = results_frame(rows).sort_values(['task', 'sparsity', 'seed'], kind='stable', ignore_index=True)
+    every = every[(every.model==model) & every.task.isin(titles)].assign(task=lambda d: d.task.map(titles))
+    return every, every[every.name.isin(method_names)].assign(name=lambda d: d.name.map(method_names))
+
+# %% ../nbs/api/25_results.ipynb #chang3runs
+def changed_runs(
+    rows:list, # lines of a study, as from `read_results`
+    titles:dict # recorded task -> the name that pages show
+): # a pandas `DataFrame` as from `results_frame`, with the column `change`
+    "The runs of a study, and what each changes in the recipe `default`"
+    f = results_frame(rows)
+    change = f.name.str.replace('default, ', '').str.replace('^finetune', 'fine-tuning', regex=True)
+    return f.assign(task=f.task.map(titles), change=change)
+
 # %% ../nbs/api/25_results.ipynb #5b31dcf3
 def untouched(
     path # file of results, as from `benchmarks/frozen.py`
@@ -236,6 +258,8 @@ class Records(list):
         write_file(self.path, json.dumps(self, indent=1).encode())
 
 # %% ../nbs/api/25_results.ipynb #masktab1
+def _device(environment): return environment['device'].replace(' 1 threads', ' 1 thread')
+
 _pruners = f'{_ours}, labels alone',f'{_ours}, first recipe','magnitude','iterative magnitude','random'
 
 def _about_mask(m, titles):
@@ -286,11 +310,10 @@ class MaskTables:
     def provenance(self) -> str: # one line of Markdown
         "Machine, seeds, number of masks and the command that made the file"
         made = self.record['environment']
-        device = made['device'].replace(' 1 threads', ' 1 thread')
         seeds = ', '.join(map(str, sorted(set(self.runs.seed))))
         wrote = f"`results/topology.json`, made by `{self.record['command']}`"
         counted = f"{len(self.masks)} masks, {self.record['seconds']} s"
-        return f"*{device}, torch {made['torch']} · seeds {seeds} · {counted} · {wrote}*"
+        return f"*{_device(made)}, torch {made['torch']} · seeds {seeds} · {counted} · {wrote}*"
 
 # %% ../nbs/api/25_results.ipynb #db11f509
 def holm(
@@ -396,7 +419,7 @@ def provenance(
     file:str # name of their file, to show
 ) -> str: # one line of Markdown
     "Machine, seeds, number of runs, file and command of some recorded runs"
-    devices = dict.fromkeys(r['environment']['device'].replace(' 1 threads', ' 1 thread') for r in rows)
+    devices = dict.fromkeys(_device(r['environment']) for r in rows)
     seeds = sorted({r['cell'].get('seed', 0) for r in rows})
     said = f"seed{'s' if len(seeds)>1 else ''} {', '.join(map(str, seeds))}"
     parts = [' and '.join(devices), said, f'{len(rows)} runs in `{file}`', *_hours(rows)]
