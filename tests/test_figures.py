@@ -10,6 +10,7 @@ from adaptprune.figures import Figure, Still, css_look, slider, tabs
 from adaptprune.results import method_looks, method_name
 
 root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'tools'))
 pages = {'forgetting': 'explanations/method', 'thetas': 'explanations/method_run', 'how-much': 'experiments/against_baselines',
     'atlas': 'experiments/topology', 'claims': 'experiments/claims', 'frontier': 'tutorials/what_you_save'}
 moving = 'how-much', 'atlas', 'claims', 'frontier'
@@ -183,7 +184,6 @@ probe = """(fig => { const labels = [...fig.querySelectorAll('svg text')]
 @pytest.fixture
 def browser():
     pytest.importorskip('websocket', reason='websocket-client, by which Chromium is told what to do, is not installed')
-    sys.path.insert(0, str(root/'tools'))
     from chromium import Chromium,program
     if not program: pytest.skip('needs Chromium')
     with Chromium() as c: yield c
@@ -197,5 +197,5 @@ def test_it_draws_on_a_phone(name, tmp_path, browser):
     browser.open(page.as_uri())
     browser.until("document.querySelectorAll('figure svg text').length>=8 && !document.querySelector('figure .still')")
     found = browser.js(probe)
-    assert found['least']>=9 and found['wide']<=366
+    assert found['labels']>=8 and found['least']>=9 and found['stills']==0 and found['wide']<=366
     assert not browser.errors
