@@ -218,15 +218,18 @@ class HeadLearner(Learner):
         self.recipe = recipe
         super().__init__(setup, privacy, together)
 
-    def restart(self):
-        "Forget the optimiser's averages, as for a head that is put back"
+    def use(self,
+        head:nn.Module # reads the vectors of all layers, (layers, batch, width), as `Head` does
+    ):
+        "Learn this head from now on: the vectors stay, and the optimiser begins anew"
+        self.model.head,self.head = head,list(head.parameters())
+        self.net = _OnVectors(self.model)
         self.opt = torch.optim.Adam(self.head, lr=self.recipe.beta)
         self.i = 0
 
     @torch.no_grad()
     def begin(self):
-        self.net = _OnVectors(self.model)
-        self.restart()
+        self.use(self.model.head)
         n = len(self.data)
         self.x,self.y = [None]*n,[None]*n
         for rows in BucketBatchSampler(self.data.lengths, 64, shuffle=False):

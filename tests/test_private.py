@@ -323,6 +323,9 @@ def case(folder, monkeypatch):
     monkeypatch.setattr(mod, 'n_train', 40)
     monkeypatch.setattr(mod, 'set_up', lambda *args, **kwargs: set_up(task, folder, data=splits()))
     monkeypatch.setattr(mod, 'adapt_privately', lambda name, model, privacy, glue_dir, **kw: go(folder, privacy, **kw))
+    monkeypatch.setattr(mod, 'load_task', lambda *args: splits())
+    monkeypatch.setattr(mod, 'sampled', lambda data, n, seed: data)
+    monkeypatch.setattr(mod, 'parted', (30, 10))
     monkeypatch.setattr(mod, 'small', [(8, 3)])
     return mod
 
@@ -342,6 +345,17 @@ def test_benchmark_adds_what_it_lacks(case, tmp_path, capsys):
     case.main(out=out)
     kinds = [r['cell'].get('kind') for r in json.loads(out.read_text())]
     assert json.loads(out.read_text())[:2]==first and kinds.count('mask')==kinds.count('gates')==4
+    tried = [r for r in json.loads(out.read_text()) if r['cell'].get('measured')=='choice']
+    assert len(tried)==2*len(case.rates) and {r['split'] for r in tried}=={'held-out train'} and tried[0]['sigma']>0
+
+def test_benchmark_learns_a_linear_map_of_the_last_vector(case):
+    "Without noise and in full batches, it is logistic regression"
+    learner = case.on_all(None)
+    learner.x,learner.y = torch.randn(40, 3, 16), torch.arange(40)%2
+    learner.x[:,-1,0] += 4.*learner.y
+    case.learn_head(learner, case.cell('linear', 40, 60, None), .1)
+    said = learner.model.head(learner.x.transpose(0, 1)).argmax(-1)
+    assert (said==learner.y).float().mean()>.9 and sum(p.numel() for p in learner.head)==34
 
 # The attack
 
