@@ -47,7 +47,7 @@ def _chosen(names, weights):
 # %% ../nbs/api/00_anatomy.ipynb #bf61a885
 def maskable(
     model:nn.Module, # any module; wrappers such as `DataParallel` do not show in the names
-    weights='all' # 'all', 'encoder', a pattern such as '*attention*weight', or a list of patterns ('!pattern' excludes)
+    weights='all' # 'all', 'encoder', a pattern such as `'*attention*weight'`, or a list of patterns (`'!pattern'` excludes)
 ) -> dict: # name -> `nn.Parameter`, in the order of the model; a tied matrix stands once, under its first name
     "The weight matrices that a pattern chooses: floating-point parameters of two or more dimensions. None raises `ValueError`"
     named = unwrap(model).named_parameters()
@@ -60,7 +60,7 @@ def maskable(
 # %% ../nbs/api/00_anatomy.ipynb #c30fe0d2
 def layer_of(
     name:str # dotted name of a weight, as in `named_parameters`
-) -> str: # the numbered layer it belongs to (`layer.3`, `decoder.block.3`), or the first part of the name (`embeddings`)
+) -> str: # the numbered layer it belongs to (`layer.3`, `decoder.block.3`), or the first part of the name ('embeddings')
     "The layer that a weight belongs to, read off its name"
     found = re.search(r'((?:decoder\.)?\w+\.\d+)(?=\.)', name)
     return found[1] if found else name.split('.')[0]

@@ -58,12 +58,12 @@ def _pair(row, phrases):
     return PhrasePair(row['id'], row['corpus'], row['mrpc'], tuple(row['source'].split()), tuple(row['target'].split()), spans, labels)
 
 def read_phrases(
-    folder=packaged, # with pairs.tsv and phrases.tsv
+    folder=None, # with pairs.tsv and phrases.tsv; by default the packaged ones
     tested=('mrpc', 'stsb', 'sst2') # GLUE tasks that the network will be tested on
 ) -> dict: # 'train' and 'test' -> list of `PhrasePair`, none of which leaks, and no sentence of test in train
     "Aligned phrases without those that may tell of test data"
     phrases = defaultdict(list)
-    folder = Path(folder) if isinstance(folder, str) else folder
+    folder = Path(folder) if folder else packaged
     for p in _rows(folder/'phrases.tsv'): phrases[p['id']].append(p)
     found = dict(train=[], test=[])
     for row in _rows(folder/'pairs.tsv'):

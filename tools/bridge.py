@@ -5,6 +5,7 @@ from hashlib import sha1
 from importlib import import_module
 from importlib.metadata import EntryPoint
 import yaml
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_markdown_cell
 from nbdev import doclinks
 from nbdev.config import get_config
@@ -127,13 +128,33 @@ def maths(md, page):
     md = re.sub(r'^\$\$(.+?)\$\$(?:[ \t]*\{#([\w-]+)\})?[ \t]*$', f, md, flags=re.S|re.M)
     return re.sub(r'(?<![\w`])@(eq-[\w-]+)', rf'{{eq}}`{page}-\1`', md)
 
+def at_commas(code):
+    "Parameters that stand on one line, each by itself; a comma within brackets or quotes belongs to a default"
+    parts,open_,quote = [''],0,None
+    for c in code:
+        if quote: quote = None if c==quote else quote
+        elif c in '"\'': quote = c
+        open_ += 0 if quote else (c in '([{')-(c in ')]}')
+        if c==',' and not (open_ or quote): parts.append('')
+        else: parts[-1] += c
+    return [f'{p.strip()},' for p in parts if p.strip()]
+
+def said_in_source(link):
+    "What the source says of `**kwargs` and of what comes back, which docments confuses"
+    path,line = re.search(r'/blob/[^/]+/(.+)#L(\d+)', link).groups()
+    lines = (root/path).read_text(encoding='utf-8').splitlines()[int(line)-1:]
+    end = next((i for i,l in enumerate(lines) if re.match(r'\s*\)(?: ->.*)?:', l)), 0)
+    of = [m[1] for l in lines[:end] if (m:=re.match(r'\s*\*\*\w+,? # (.*)', l))]
+    back = re.search(r': # (.*)', lines[end])
+    return of[0] if of else None, back[1] if back else None
+
 def params(sig):
     "The parameters, and what is returned, in the signature that `show_doc` prints: (name, type, default, description) each, or None"
     lines = sig.split('\n')
     if not re.match(r'(def|class) \S+\($', lines[0]) or not lines[-1].startswith(')'): return
     def split(l):
         code,sep,text = l.strip().partition(' # ')
-        *first,last = re.split(r', (?=\*{0,2}[a-zA-Z_]\w*(?:[:=,]|$))', code)
+        *first,last = at_commas(code)
         return [*first, last+sep+text]
     pat = re.compile(r'(?P<name>\*{0,2}\w+)(?::(?P<type>.+?))?(?:=(?P<default>.+?))?,?(?: # (?P<text>.*))?$')
     res = [pat.match(o) for l in lines[1:-1] for o in split(l)]
@@ -161,11 +182,29 @@ def showdoc(md):
     if not m: return md
     src,level,name,sig = m.groups()
     ps = params(sig.strip())
+    if src and ps and any(n.startswith('**') for n,*_ in ps):
+        of,back = [doclinks.NbdevLookup().link_line(o) if o else o for o in said_in_source(src)]
+        ps[-2:] = [(*ps[-2][:3], of), (*ps[-1][:3], back)]
     rows = table(ps) if ps else ''
     doc = re.sub(r'^\*(.*)\*', r'\1', md[m.end():].strip())
     return '\n\n'.join(filter(None, [
         f'{level} {name}'.replace('_', r'\_'), f'[source]({src}){{.source}}' if src else '',
         f'```python\n{signature(name, ps, types=not rows) if ps else sig}\n```', '' if doc=='Call self as a function.' else doc, rows]))
+
+def one_header(html):
+    "A data frame's table without the almost empty row that names its index: the names move to the row above"
+    page = BeautifulSoup(html, 'html.parser')
+    for head in page.select('table.dataframe > thead'):
+        *_,above,names = [None, None, *head.find_all('tr', recursive=False)]
+        if not above: continue
+        pairs = list(zip(above.find_all('th'), names.find_all('th')))
+        named = [bool(low.text.strip()) for _,low in pairs]
+        blank = all(not high.text.strip() for (high,_),n in zip(pairs, named) if n)
+        if not blank or not any(named) or named!=sorted(named, reverse=True): continue
+        for (high,low),n in zip(pairs, named):
+            if n: high.replace_with(low)
+        names.decompose()
+    return str(page)
 
 def code_cell(c, tfm):
     "The cells that show the processed code cell `c`: directives obeyed, Markdown outputs as Markdown where they are to be read as is"
@@ -177,6 +216,7 @@ def code_cell(c, tfm):
     if d.get('warning')=='false': c.outputs = [o for o in c.outputs if o.get('name')!='stderr']
     for o in c.outputs:
         if o.output_type=='execute_result': o.execution_count = None
+        if 'class="dataframe"' in (html:=''.join(o.get('data',{}).get('text/html', ''))): o.data['text/html'] = one_header(html)
         if 'text/markdown' in o.get('data',{}): o.data['text/markdown'] = tfm(o.data['text/markdown'])
     meta = {}
     if alt:=d.get('fig-alt') or d.get('fig-cap'): meta['image'] = dict(alt=alt)
