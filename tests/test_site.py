@@ -107,3 +107,27 @@ def test_targets_that_are_named_for_programs_are_there():
     targets = set(re.findall(r'^([a-z]+):', (root/'Makefile').read_text(), re.M))
     named = set(re.findall(r'`make ([a-z]+)', said))
     assert named and named<=targets
+
+# What the site makes of docstrings and tables
+
+def test_parameters_keep_their_defaults_whole():
+    "A comma within brackets or quotes parts nothing"
+    sig = "def f(\n    a, b:int=1, # first\n    c:S=S(x='all', y=(1, 2)), # settings, of all\n    **kwargs\n)->dict: # what comes back"
+    assert bridge.params(sig)==[('a', None, None, None), ('b', 'int', '1', 'first'), ('c', 'S', "S(x='all', y=(1, 2))", 'settings, of all'),
+        ('**kwargs', None, None, None), ('', 'dict', None, 'what comes back')]
+
+def test_what_is_said_of_further_arguments_stands_beside_them():
+    line = next(i for i,l in enumerate((root/'adaptprune'/'prune.py').read_text().splitlines(), 1) if l.startswith('def tune('))
+    assert bridge.said_in_source(f'https://github.com/a/b/blob/main/adaptprune/prune.py#L{line}')==('for `adapt`', None)
+
+@pytest.mark.parametrize('names, columns, rows', [
+    (['task'], None, 1), (['task', 'recipe'], None, 1), ([None], None, 1), (['task'], 'labels', 2)])
+def test_a_table_has_one_row_of_headers(names, columns, rows):
+    "Names of the index move up where there is room, and nothing is lost where the columns have a name"
+    import pandas as pd
+    index = pd.MultiIndex.from_product([['a', 'b']]*len(names), names=names) if len(names)>1 else pd.Index(['a', 'b'], name=names[0])
+    table = pd.DataFrame({'x': range(len(index)), 'y': 1.}, index=index).rename_axis(columns=columns)
+    html = bridge.one_header(table.to_html())
+    head = html[:html.index('</thead>')]
+    assert head.count('<tr')==rows and all(f'>{n}</th>' in head for n in [*filter(None, names), 'x', 'y', *filter(None, [columns])])
+    assert html.count('<td')==table.to_html().count('<td')

@@ -144,6 +144,7 @@ def said_in_source(link):
     path,line = re.search(r'/blob/[^/]+/(.+)#L(\d+)', link).groups()
     lines = (root/path).read_text(encoding='utf-8').splitlines()[int(line)-1:]
     end = next((i for i,l in enumerate(lines) if re.match(r'\s*\)(?: ->.*)?:', l)), 0)
+    if lines[0].lstrip().startswith('class ') and not any('def __init__(' in l for l in lines[:end]): return None,None
     of = [m[1] for l in lines[:end] if (m:=re.match(r'\s*\*\*\w+,? # (.*)', l))]
     back = re.search(r': # (.*)', lines[end])
     return of[0] if of else None, back[1] if back else None
@@ -159,7 +160,11 @@ def params(sig):
     pat = re.compile(r'(?P<name>\*{0,2}\w+)(?::(?P<type>.+?))?(?:=(?P<default>.+?))?,?(?: # (?P<text>.*))?$')
     res = [pat.match(o) for l in lines[1:-1] for o in split(l)]
     ret = re.match(r'\)(?:->(?P<type>.+?))?:(?: # (?P<text>.*))?$', lines[-1])
-    if all(res) and ret: return [tuple(m.group('name','type','default','text')) for m in res] + [('', ret['type'], None, ret['text'])]
+    def brief(default):
+        "A long call without its arguments"
+        return re.sub(r'^([\w.]+)\(.*\)$', r'\1(...)', default) if default and len(default)>60 else default
+    def parts(m): return m['name'],m['type'],brief(m['default']),m['text']
+    if all(res) and ret: return [parts(m) for m in res] + [('', ret['type'], None, ret['text'])]
 
 def signature(name, ps, types):
     "How `name` is called with the parameters `ps`"
