@@ -2,7 +2,7 @@
 import json,re,sys
 from configparser import ConfigParser
 from pathlib import Path
-import pytest,yaml
+import pandas as pd,pytest,yaml
 from nbdev import doclinks
 
 root = Path(__file__).resolve().parent.parent
@@ -116,15 +116,18 @@ def test_parameters_keep_their_defaults_whole():
     assert bridge.params(sig)==[('a', None, None, None), ('b', 'int', '1', 'first'), ('c', 'S', "S(x='all', y=(1, 2))", 'settings, of all'),
         ('**kwargs', None, None, None), ('', 'dict', None, 'what comes back')]
 
-def test_what_is_said_of_further_arguments_stands_beside_them():
-    line = next(i for i,l in enumerate((root/'adaptprune'/'prune.py').read_text().splitlines(), 1) if l.startswith('def tune('))
-    assert bridge.said_in_source(f'https://github.com/a/b/blob/main/adaptprune/prune.py#L{line}')==('for `adapt`', None)
+@pytest.mark.parametrize('path, begins, said', [
+    ('prune.py', 'def tune(', ('for `adapt`', None)), ('prune.py', 'def prune_at_random(', (None, None)),   # the next function says more
+    ('demo.py', 'def run_demo(', ('for `demo_stages`', 'task, rows, plot and seconds')), ('private.py', 'class PrivateMasks(', (None, None))])
+def test_what_is_said_of_further_arguments_stands_beside_them(path, begins, said):
+    lines = (root/'adaptprune'/path).read_text(encoding='utf-8').splitlines()
+    line = next(i for i,l in enumerate(lines, 1) if l.startswith(begins))
+    assert bridge.said_in_source(f'https://github.com/a/b/blob/main/adaptprune/{path}#L{line}')==said
 
 @pytest.mark.parametrize('names, columns, rows', [
     (['task'], None, 1), (['task', 'recipe'], None, 1), ([None], None, 1), (['task'], 'labels', 2)])
 def test_a_table_has_one_row_of_headers(names, columns, rows):
     "Names of the index move up where there is room, and nothing is lost where the columns have a name"
-    import pandas as pd
     index = pd.MultiIndex.from_product([['a', 'b']]*len(names), names=names) if len(names)>1 else pd.Index(['a', 'b'], name=names[0])
     table = pd.DataFrame({'x': range(len(index)), 'y': 1.}, index=index).rename_axis(columns=columns)
     html = bridge.one_header(table.to_html())

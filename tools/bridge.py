@@ -1,6 +1,7 @@
 "Turn the notebooks that nbdev has processed, which speak Quarto's Markdown, into plain ones for Sphinx (MyST) or for a README."
-import posixpath,re,sys
+import ast,posixpath,re,sys
 from base64 import b64decode
+from functools import cache
 from hashlib import sha1
 from importlib import import_module
 from importlib.metadata import EntryPoint
@@ -139,15 +140,24 @@ def at_commas(code):
         else: parts[-1] += c
     return [f'{p.strip()},' for p in parts if p.strip()]
 
+@cache
+def module_of(path):
+    "The lines of a module, and its functions and classes by the line that they begin on"
+    text = (root/path).read_text(encoding='utf-8')
+    found = [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    return text.splitlines(), {min([n.lineno, *(d.lineno for d in n.decorator_list)]): n for n in found}
+
 def said_in_source(link):
-    "What the source says of `**kwargs` and of what comes back, which docments confuses"
+    "What the source says of `**kwargs` and of what comes back, which docments confuses; a class is made by its `__init__`"
     path,line = re.search(r'/blob/[^/]+/(.+)#L(\d+)', link).groups()
-    lines = (root/path).read_text(encoding='utf-8').splitlines()[int(line)-1:]
-    end = next((i for i,l in enumerate(lines) if re.match(r'\s*\)(?: ->.*)?:', l)), 0)
-    if lines[0].lstrip().startswith('class ') and not any('def __init__(' in l for l in lines[:end]): return None,None
-    of = [m[1] for l in lines[:end] if (m:=re.match(r'\s*\*\*\w+,? # (.*)', l))]
-    back = re.search(r': # (.*)', lines[end])
-    return of[0] if of else None, back[1] if back else None
+    lines,found = module_of(path)
+    made = found[int(line)]
+    if isinstance(made, ast.ClassDef): made = next((n for n in made.body if getattr(n, 'name', '')=='__init__'), None)
+    if not made: return None, None
+    def said(at): return lines[at-1].partition(' # ')[2] or None
+    end = made.returns.end_lineno if made.returns else made.body[0].lineno-1
+    of = made.args.kwarg and made.args.kwarg.lineno
+    return said(of) if of and of<end else None, said(end)
 
 def params(sig):
     "The parameters, and what is returned, in the signature that `show_doc` prints: (name, type, default, description) each, or None"
