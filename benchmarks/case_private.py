@@ -35,12 +35,12 @@ root = Path(__file__).resolve().parent.parent
 n_train,delta = 67_349, 1e-5
 parted = 16_000, 2000                                               # rows of train for a choice: to learn from, and to score
 rates = (.003, .01, .03, .1, .3)
-chosen = dict(linear=.03, head=.1)                                 # by `--only choice`
+chosen = dict(linear=.03, head=.1)                                  # by `--only choice`
 on_vectors = dict(linear=dict(beta=chosen['linear']), head=dict(beta=chosen['head']))
 masks = dict(gates=dict(pattern='row', beta=chosen['head']), mask=dict(beta=chosen['head']))
 kinds = on_vectors | masks
 numbers = dict(weights=10_616_832, gates=20_736, head=148_617)      # that get noise, in MiniLM's layers and in the head
-seconds = dict(linear=.001, head=.002, gates=.043, mask=.043)                    # for an example, on one core
+seconds = dict(linear=.001, head=.002, gates=.043, mask=.043)       # for an example, on one core
 
 # What runs there are
 
