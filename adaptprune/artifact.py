@@ -418,7 +418,7 @@ def _around(base, named, said, head):
         "is it another kind of base?")
     return net
 
-# %% ../nbs/api/21_artifact.ipynb #dc27829c
+# %% ../nbs/api/21_artifact.ipynb #c7ee9c9f
 def opener_of(
     info:dict # of a mask file
 ): # function of a name and a revision, for `find_base`
@@ -428,6 +428,7 @@ def opener_of(
     kind = _class_named(info.get('model_class'))
     return lambda name, revision=None, **kwargs: load_whole(name, kind, revision, **kwargs)
 
+# %% ../nbs/api/21_artifact.ipynb #dc27829c
 class _WithHead(_OnDisk):
     "Putting the head on a model"
     def load_head(self,

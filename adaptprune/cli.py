@@ -363,7 +363,7 @@ def _own_rows(card, tables, missing, duplicates):
     ds = to_dataset(task_of(card), rows)
     return ds if 'dev' in tables else holdout(dict(train=ds))['validation']
 
-# %% ../nbs/api/27_cli.ipynb #4ad0e13f
+# %% ../nbs/api/27_cli.ipynb #36d26466
 def _splits(card, task, tables, text, label, glue_dir, **how):
     "What a mask is measured on: a task, and rows by split"
     from adaptprune.taskcard import task_of
@@ -395,6 +395,7 @@ def _tell_own(about, metrics, json):
     "Tell the metrics of a file of one's own"
     _tell(dict(about, metrics=dict(dev=metrics)), json, f'dev: {_metrics(metrics)}')
 
+# %% ../nbs/api/27_cli.ipynb #4ad0e13f
 def evaluate(
     mask:str, # folder of a saved mask, or its id on the Hub (owner/name)
     model:str=None, # base model (default: the one that the mask names)
@@ -495,10 +496,37 @@ def _check_pairs(card, asked):
     given = ', '.join(asked.text)
     raise ValueError(f"The task {card.name!r} takes {takes} in each example, got {len(asked.text)} ({given}).")
 
-# %% ../nbs/api/27_cli.ipynb #8b9bf67a
+# %% ../nbs/api/27_cli.ipynb #8de8052d
 def _free(out, force):
     if not out or force or not Path(out).exists(): return
     raise ValueError(f"{out!r} exists already: give another --out, or --force to replace it.")
+
+_suffixes = '.csv','.tsv','.parquet','.jsonl','.json','.txt',''
+
+def _check_suffix(out):
+    "Refuse a file that would hold other things than its name says"
+    if not out or Path(out).suffix.lower() in _suffixes: return
+    raise ValueError(f"--out {out!r}: answers are written as .csv, .tsv, .parquet or .jsonl, and not as {Path(out).suffix}.")
+
+def _is_csv(out): return bool(out) and Path(out).suffix.lower() in ('.csv', '.tsv')
+
+def _no_bars(card, out):
+    "Refuse names of classes that a CSV of several labels could not hold"
+    bad = next((c for c in card.classes if '|' in c), None)
+    if card.kind!='multilabel' or bad is None or not _is_csv(out): return
+    raise ValueError(f"The class {bad!r} holds '|', which separates labels in a {Path(out).suffix} file: "
+        "write .jsonl or .parquet.")
+
+# %% ../nbs/api/27_cli.ipynb #c91ab5f0
+def _answers(p, table):
+    "A table of answers; what is wrong with some rows is said on standard error"
+    import warnings
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        answers = p.predict(table, as_frame=True)
+    for w in said:
+        if issubclass(w.category, UserWarning): print(f'adaptprune: warning: {w.message}', file=sys.stderr)
+    return answers
 
 def _joined(table, answers):
     "The table with the answers beside it; where a column has the name of one already, as `predicted_...`"
@@ -514,12 +542,12 @@ def _json_rows(table):
     def cell(v): return None if not isinstance(v, str) and is_missing(v, words=False) else v
     return [plain_info({k: cell(v) for k,v in r.items()}) for r in table.to_dict('records')]
 
-_suffixes = '.csv','.tsv','.parquet','.jsonl','.json','.txt',''
+_written = dict(labels='|'.join, spans=js.dumps, vector=js.dumps) # how a CSV holds lists
 
-def _check_suffix(out):
-    "Refuse a file that would hold other things than its name says"
-    if not out or Path(out).suffix.lower() in _suffixes: return
-    raise ValueError(f"--out {out!r}: answers are written as .csv, .tsv, .parquet or .jsonl, and not as {Path(out).suffix}.")
+def _plain_cells(answers):
+    "Answers for a CSV: labels joined by '|', spans as JSON"
+    new = {c: [f(v) if isinstance(v, list) else v for v in answers[c]] for c,f in _written.items() if c in answers}
+    return answers.assign(**new)
 
 def _write(table, path):
     "Write a table as its name says"
@@ -528,32 +556,7 @@ def _write(table, path):
     elif kind in ('.csv', '.tsv'): table.to_csv(path, index=False, sep='\t' if kind=='.tsv' else ',')
     else: path.write_text(''.join(js.dumps(r, default=str)+'\n' for r in _json_rows(table)), encoding='utf-8')
 
-def _answers(p, table):
-    "A table of answers; what is wrong with some rows is said on standard error"
-    import warnings
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter('always')
-        answers = p.predict(table, as_frame=True)
-    for w in said:
-        if issubclass(w.category, UserWarning): print(f'adaptprune: warning: {w.message}', file=sys.stderr)
-    return answers
-
-def _no_bars(card, out):
-    "Refuse names of classes that a CSV of several labels could not hold"
-    bad = next((c for c in card.classes if '|' in c), None)
-    if card.kind!='multilabel' or bad is None or not _is_csv(out): return
-    raise ValueError(f"The class {bad!r} holds '|', which separates labels in a {Path(out).suffix} file: "
-        "write .jsonl or .parquet.")
-
-def _is_csv(out): return bool(out) and Path(out).suffix.lower() in ('.csv', '.tsv')
-
-_written = dict(labels='|'.join, spans=js.dumps, vector=js.dumps) # how a CSV holds lists
-
-def _plain_cells(answers):
-    "Answers for a CSV: labels joined by '|', spans as JSON"
-    new = {c: [f(v) if isinstance(v, list) else v for v in answers[c]] for c,f in _written.items() if c in answers}
-    return answers.assign(**new)
-
+# %% ../nbs/api/27_cli.ipynb #8b9bf67a
 def _entities(spans):
     "The spans of one text in a line"
     if not isinstance(spans, list): return None
