@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['budgets', 'group_names', 'check_sparsity', 'n_pruned', 'pieces', 'count', 'bracket', 'locate', 'kth_smallest',
-           'draw_survivors', 'split_at', 'Mask', 'pack_bits', 'unpack_bits', 'pack_mask', 'unpack_mask', 'merge']
+           'stable_order', 'draw_survivors', 'split_at', 'Mask', 'pack_bits', 'unpack_bits', 'pack_mask', 'unpack_mask',
+           'merge']
 
 # %% ../nbs/api/01_mask.ipynb #831b8cab
 import math, operator
@@ -126,6 +127,20 @@ def kth_smallest(
 ) -> Tensor: # 0-d tensor
     "The exact k-th smallest score over all tensors"
     return locate(scores, k)[0]
+
+# %% ../nbs/api/01_mask.ipynb #5f0e1a22
+def stable_order(
+    scores:Tensor # of any shape
+) -> Tensor: # (n,) int64, places in the flattened scores
+    "The places of scores, smallest first; equal ones keep their order, NaN comes last"
+    x = scores.detach().reshape(-1)
+    small = x.device.type=='cpu' and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and len(x)<2**32
+    if not small or x.isnan().any(): return x.argsort(stable=True)
+    bits = (x.float()+0.).numpy().view(np.int32)        # minus zero is zero
+    ascending = bits^(bits>>31 & 0x7fffffff)            # negative floats are the larger the smaller their bits are
+    key = ascending.astype(np.int64)<<32 | np.arange(len(bits))
+    key.sort()
+    return torch.from_numpy(key & 0xffffffff)
 
 # %% ../nbs/api/01_mask.ipynb #43bdd816
 def draw_survivors(

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from .anatomy import maskable, unwrap
 from .loss import model_loss
+from .mask import stable_order
 
 # %% ../nbs/api/06_scores.ipynb #469f0f99
 starts = 'activation','gradient','rank','normal','constant','uniform'
 
 def _rank(scores):
     "The rank of each score over their number, in (0, 1); equal scores keep their order"
-    order = scores.reshape(-1).float().argsort(stable=True)
+    order = stable_order(scores)
     ranks = torch.empty(order.shape, dtype=torch.float32, device=scores.device)
     ranks[order] = torch.arange(.5, len(order), dtype=torch.float32, device=scores.device)
     return ranks.div_(max(len(order), 1)).view(scores.shape)

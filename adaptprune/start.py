@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from .identity import base_differences
-from .mask import Mask, pack_bits
+from .mask import Mask, pack_bits, stable_order
 
 # %% ../nbs/api/06_start.ipynb #0928fae4
 def ranks_of(
     scores:Tensor # of any shape; equal ones keep their order
 ) -> Tensor: # float64, shaped like the scores, in (0, 1)
     "The rank of each score over their number"
-    order = scores.reshape(-1).argsort(stable=True)
+    order = stable_order(scores)
     ranks = torch.empty(order.shape, dtype=torch.float64, device=scores.device)
     ranks[order] = torch.arange(len(order), dtype=torch.float64, device=scores.device)+.5
     return ranks.div_(max(len(order), 1)).view(scores.shape)

@@ -19,7 +19,7 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
 from .anatomy import components, matrices
 from .identity import weights_of
-from .mask import Mask
+from .mask import Mask, stable_order
 
 # %% ../nbs/api/24_topology.ipynb #32706b50
 def _place(value):
@@ -292,7 +292,7 @@ def split_by_size(
     "The masks with each matrix cut into groups of weights of similar size"
     if bins<1: raise ValueError(f"bins must be 1 or more, got {bins!r}.")
     given = _weights_under(next(iter(masks.values())), weights)
-    orders = [w.reshape(-1).abs().argsort() for *_,w in matrices(given)]
+    orders = [stable_order(w.abs()) for *_,w in matrices(given)]
     def cut(mask):
         pieces = {}
         for order,(name,_,_,m) in zip(orders, matrices(mask)):

