@@ -13,7 +13,7 @@ cfg = cfg['DEFAULT']
 
 project,author,copyright,version = cfg['title'],cfg['author'],cfg['copyright'],cfg['version']
 release = version
-extensions = ['myst_nb','sphinx_design','sphinx_copybutton']
+extensions = ['myst_nb','sphinx_design','sphinx_copybutton','sphinx_reredirects']
 root_doc,html_theme,html_title,smartquotes = 'index','furo',project,False
 html_static_path = ['_static','../.cache/static']
 html_css_files = ['site.css']
@@ -28,6 +28,10 @@ html_theme_options = dict(light_css_variables=colour('#0b6e6e'), dark_css_variab
 pygments_style,pygments_dark_style = 'default','github-dark'
 
 nb_execution_mode,nb_merge_streams,nb_render_markdown_format = 'off',True,'myst'
+nb_code_prompt_show,nb_code_prompt_hide = 'Code','Code'
+# Pages that have moved since the first version, and where what they said stands now
+redirects = {'api/train': 'loop.html', 'api/glue': 'tasks.html', 'api/baseline': 'prune.html', 'api/experiment': 'sweep.html',
+    'api/compact': 'compaction.html', 'api/compress': 'compression.html', 'tutorials/many_tasks': 'three_tasks_one_base.html'}
 myst_enable_extensions = ['dollarmath','amsmath','colon_fence','attrs_inline','attrs_block','deflist']
 myst_heading_anchors,myst_heading_slug_func = 4,'bridge.slug'
 suppress_warnings = ['mystnb.unknown_mime_type','myst.header']

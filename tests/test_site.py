@@ -66,6 +66,12 @@ def test_problems_of_a_page(tmp_path, was, now, says):
     found = list(docs.problems(good.replace(was, now), tmp_path))
     assert found==[] if says is None else len(found)==1 and found[0].startswith(says)
 
+@pytest.mark.parametrize('to,lost', [('here.html', False), ('there.html', True)])
+def test_a_page_that_moved_leads_somewhere(tmp_path, to, lost):
+    (tmp_path/'here.html').write_text('')
+    found = list(docs.problems(f'<html><head><noscript><meta http-equiv="refresh" content="0; url={to}" /></noscript></head></html>', tmp_path))
+    assert [f.startswith('leads nowhere') for f in found]==[True]*lost
+
 def test_a_page_without_its_files_stops_the_build(tmp_path):
     with pytest.raises(SystemExit, match='index.md is missing\nllms.txt is missing'): docs.check(tmp_path)
 
@@ -124,13 +130,15 @@ def test_what_is_said_of_further_arguments_stands_beside_them(path, begins, said
     line = next(i for i,l in enumerate(lines, 1) if l.startswith(begins))
     assert bridge.said_in_source(f'https://github.com/a/b/blob/main/adaptprune/{path}#L{line}')==said
 
-@pytest.mark.parametrize('names, columns, rows', [
-    (['task'], None, 1), (['task', 'recipe'], None, 1), ([None], None, 1), (['task'], 'labels', 2)])
-def test_a_table_has_one_row_of_headers(names, columns, rows):
-    "Names of the index move up where there is room, and nothing is lost where the columns have a name"
+@pytest.mark.parametrize('names, columns', [
+    (['task'], None), (['task', 'recipe'], None), ([None], None), (['task'], 'labels'), (['task', 'recipe'], 'labels')])
+def test_a_table_has_one_row_of_headers(names, columns):
+    "Names of the index move up, and share a cell with the name of the columns"
     index = pd.MultiIndex.from_product([['a', 'b']]*len(names), names=names) if len(names)>1 else pd.Index(['a', 'b'], name=names[0])
     table = pd.DataFrame({'x': range(len(index)), 'y': 1.}, index=index).rename_axis(columns=columns)
     html = bridge.one_header(table.to_html())
     head = html[:html.index('</thead>')]
-    assert head.count('<tr')==rows and all(f'>{n}</th>' in head for n in [*filter(None, names), 'x', 'y', *filter(None, [columns])])
+    *others,last = names
+    shown = [*others, f'{last} / {columns}' if columns else last, 'x', 'y']
+    assert head.count('<tr')==1 and all(f'>{n}</th>' in head for n in filter(None, shown))
     assert html.count('<td')==table.to_html().count('<td')

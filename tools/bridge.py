@@ -207,17 +207,19 @@ def showdoc(md):
         f'```python\n{signature(name, ps, types=not rows) if ps else sig}\n```', '' if doc=='Call self as a function.' else doc, rows]))
 
 def one_header(html):
-    "A data frame's table without the almost empty row that names its index: the names move to the row above"
+    """A data frame's table without the almost empty row that names its index: the names move to the row above. Where that row
+    names its columns, both names stand in one cell, as 'task / sparsity'"""
     page = BeautifulSoup(html, 'html.parser')
     for head in page.select('table.dataframe > thead'):
         *_,above,names = [None, None, *head.find_all('tr', recursive=False)]
         if not above: continue
         pairs = list(zip(above.find_all('th'), names.find_all('th')))
         named = [bool(low.text.strip()) for _,low in pairs]
-        blank = all(not high.text.strip() for (high,_),n in zip(pairs, named) if n)
-        if not blank or not any(named) or named!=sorted(named, reverse=True): continue
-        for (high,low),n in zip(pairs, named):
-            if n: high.replace_with(low)
+        if not any(named) or named!=sorted(named, reverse=True): continue
+        *others,(columns,last) = [pair for pair,n in zip(pairs, named) if n]
+        if any(high.text.strip() for high,_ in others): continue
+        if what:=columns.text.strip(): last.string = f'{last.text} / {what}'
+        for high,low in [*others, (columns, last)]: high.replace_with(low)
         names.decompose()
     return str(page)
 

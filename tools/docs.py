@@ -144,6 +144,9 @@ def card(proc):
 def problems(html, folder):
     "What is wrong with a page: Markdown that was not rendered, and what its head lacks or names in vain"
     page = BeautifulSoup(html, 'html.parser')
+    if on:=page.find('meta', attrs={'http-equiv': 'refresh'}):       # a page that has moved
+        if not (folder/on['content'].split('url=')[1]).exists(): yield f"leads nowhere: {on['content']}"
+        return
     def content(**attrs): return next((m.get('content') for m in page.find_all('meta', attrs=attrs)), None)
     if not content(name='description'): yield 'no description'
     if not content(property='og:image'): yield 'no picture for links to it'
