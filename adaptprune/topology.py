@@ -121,16 +121,16 @@ def plot_components(
     ax=None, # matplotlib axes; a new figure by default
     looks:Mapping=None # label -> dict of color, hatch, marker, ls; what it lacks goes by position
 ): # the axes
-    "Fraction pruned of each component, as bars"
+    "Fraction pruned of each component, as points; bars from the least to the greatest of several runs"
     series,parts,total = _spread(masks, 'component')
     ax = _axes(ax)
-    width = .84/len(series)
+    width = .7/len(series)
     for j,(label,values) in enumerate(series.items()):
-        have = [p for p in parts if p in values]
-        mean,low,high = _arrays(values, have)
-        at = np.array([parts.index(p) for p in have])+width*(j-(len(series)-1)/2)
-        whiskers = np.array([mean-low, high-mean]) if (high>low).any() else None
-        ax.bar(at, mean, width, yerr=whiskers, capsize=2, label=label, **_bar(j, label, looks))
+        mean,low,high = _arrays(values, parts)
+        at = np.arange(len(parts))+width*(j-(len(series)-1)/2)
+        line = _line(j, label, looks)
+        ax.plot(at, mean, label=label, **dict(line, ls=''))
+        if (high>low).any(): ax.vlines(at, low, high, color=line['color'], lw=1)
     return _finish(ax, parts, series, total=total, by='component')
 
 # %% ../nbs/api/24_topology.ipynb #24f17958

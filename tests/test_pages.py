@@ -75,15 +75,15 @@ def test_looks_tell_methods_apart():
 
 def part(component, sparsity): return dict(component=component, kept=round(100*(1-sparsity)), weights=100, sparsity=sparsity)
 
-def bars(masks):
+def colors_of(masks):
     ax = plot_components(masks, looks=method_looks)
-    colors = {c.get_label(): to_hex(c[0].get_facecolor()) for c in ax.containers if c.get_label() in masks}
+    colors = {l.get_label(): to_hex(l.get_color()) for l in ax.lines if l.get_label() in masks}
     plt.close(ax.figure)
     return colors
 
 def test_a_method_looks_the_same_whatever_stands_beside_it():
     a,b = [part('embedding', .4), part('query', .5)], [part('embedding', .6), part('query', .7)]
-    first,second = bars({'magnitude': a, 'random': b}), bars({'adaptprune': b, 'random': a, 'magnitude': b})
+    first,second = colors_of({'magnitude': a, 'random': b}), colors_of({'adaptprune': b, 'random': a, 'magnitude': b})
     assert first=={k: second[k] for k in first}=={k: method_looks[k]['color'] for k in first}
 
 def test_lines_take_looks_and_other_labels_go_by_position():

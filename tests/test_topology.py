@@ -347,9 +347,8 @@ def test_plots(tiny):
         assert [t.get_text() for t in one.get_xticklabels()]==[t.get_text() for t in two.get_xticklabels()]==[str(r[by]) for r in stored['a'][by]]
         plot({'two seeds': [masks['a'], stored['b'][by]], 'one': masks['c']})
         plot(masks['a'])
-    bars = plot_components({'x': [masks['a'], masks['b']]}).containers
-    heights = [b.get_height() for c in bars for b in getattr(c, 'patches', [])]
-    assert heights==pytest.approx([(r['sparsity']+s['sparsity'])/2 for r,s in zip(stored['a']['component'], stored['b']['component'])])
+    line = next(l for l in plot_components({'x': [masks['a'], masks['b']]}).lines if l.get_label()=='x')
+    assert list(line.get_ydata())==pytest.approx([(r['sparsity']+s['sparsity'])/2 for r,s in zip(stored['a']['component'], stored['b']['component'])])
     plt.close('all')
     assert {t.get_text() for t in plot_cross(stored['a']['cross']).texts}>={f"{r['sparsity']:.1%}" for r in stored['a']['cross']}
     for v in ('kappa', 'kappa_global', 'jaccard', 'contained'): assert len(plot_overlap(overlaps(masks), v).texts)==9
