@@ -4,6 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 import pandas as pd,pytest,yaml
 from nbdev import doclinks
+from nbformat.v4 import new_markdown_cell, new_notebook
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
@@ -71,6 +72,19 @@ def test_a_page_that_moved_leads_somewhere(tmp_path, to, lost):
     (tmp_path/'here.html').write_text('')
     found = list(docs.problems(f'<html><head><noscript><meta http-equiv="refresh" content="0; url={to}" /></noscript></head></html>', tmp_path))
     assert [f.startswith('leads nowhere') for f in found]==[True]*lost
+
+def test_a_module_begins_with_what_is_in_it():
+    "Names that people start with first; each with a line, and a link to its place"
+    def entry(name, said): return new_markdown_cell(f"### {name}\n\n[source](https://x/y){{.source}}\n\n```python\n{name}(a)\n```\n\n{said}\n\n| a |")
+    nb = new_notebook(cells=[entry('a\\_part', 'One | two'), new_markdown_cell('### A heading'), entry('main', 'What it is')])
+    assert bridge.contents(nb, ['main']).splitlines()[2:]==['| [`main`](#main) | What it is |', r'| [`a_part`](#a_part) | One \| two |']
+    assert bridge.contents(new_notebook(cells=nb.cells[:1]))=='' and bridge.starting('task')==['adapt_task'] and 'adapt' in bridge.starting('cli')
+
+def test_every_page_stands_in_one_section(monkeypatch):
+    listed = [o for s in bridge.sidebar()['website']['sidebar']['contents'] for o in s.get('contents', ())]
+    assert len(listed)==len(set(listed))>100
+    monkeypatch.setattr(bridge.tomllib, 'loads', lambda text: {'Start': ['tutorials/ten_minutes', 'tutorials/gone']})
+    with pytest.raises(SystemExit, match='every page once: api/anatomy.*tutorials/gone'): bridge.sidebar()
 
 def test_a_page_without_its_files_stops_the_build(tmp_path):
     with pytest.raises(SystemExit, match='index.md is missing\nllms.txt is missing'): docs.check(tmp_path)

@@ -7,6 +7,7 @@ from base64 import b64decode
 from html import escape
 from pathlib import Path
 from textwrap import wrap
+from urllib.parse import quote
 import nbformat
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_markdown_cell
@@ -14,7 +15,7 @@ from nbdev.doclinks import _build_modidx,_nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from PIL import Image,ImageDraw,ImageFont
-from bridge import anchors,base,cfg,divs,github,link_names,maths,nbs_path,no_attrs,own_ids,plain,relink,root,sidebar,write_sidebar
+from bridge import anchors,base,cfg,contents,divs,github,link_names,maths,nbs_path,no_attrs,own_ids,page_of,plain,relink,root,sidebar,starting,write_sidebar
 from pages import installs
 from readme import as_markdown
 
@@ -30,19 +31,27 @@ def mathjax(version='3.2.2'):
     with tarfile.open(cache/tgz) as t: js.write_bytes(t.extractfile('package/es5/tex-svg.js').read())
     (cache/tgz).unlink()
 
+def titled(fm, rel):
+    "The title of a page; that of a module is its full name"
+    return fm.get('title', rel.stem) if rel.parts[0]!='api' else page_of(rel).replace('api/', f'{cfg.lib_name}.')
+
 def header(fm, rel, colab):
     "Title, description and, but on the front page, the ways to open the notebook: in Colab if it installs what it needs"
-    res = f"# {fm.get('title', rel.stem)}"
+    title = titled(fm, rel)
+    res = f"# {title}"
     if fm.get('description'): res += f"\n\n> {fm['description']}"
     path = f'{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{nbs_path.name}/{rel.as_posix()}'
-    ways = [f'[Open in Colab](https://colab.research.google.com/github/{path})']*colab + [f'[Notebook on GitHub](https://github.com/{path})']
+    wrong = f'[Report a problem]({cfg.git_url}/issues/new?title={quote(title+": ")})'
+    ways = [f'[Open in Colab](https://colab.research.google.com/github/{path})']*colab + [f'[Notebook on GitHub](https://github.com/{path})', wrong]
     links = '{.nblinks}\n'+' · '.join(ways)
     return new_markdown_cell(res if rel.name=='index.ipynb' else f'{res}\n\n{links}')
 
 def toctree(new):
     "The table of contents, by the sections of nbs/sidebar.yml"
     def tree(docs, caption): return '\n'.join(['```{toctree}', ':hidden:', caption, '', *docs, '```'])
-    def doc(o): return new[o].removesuffix('.ipynb')
+    def doc(o):
+        page = new[o].removesuffix('.ipynb')
+        return f'{page.split("/")[1]} <{page}>' if page.startswith('api/') else page
     items = sidebar()['website']['sidebar']['contents']
     top = ['Home <self>', f'GitHub <{cfg.git_url}>', *(doc(o) for o in items if isinstance(o, str))]
     secs = [tree(map(doc, o['contents']), f":caption: {o['section']}") for o in items if 'section' in o]
@@ -60,6 +69,8 @@ def source(proc, dest):
         colab = installs(nb)
         ids[page] = {k:v for c in nb.cells if c.cell_type=='markdown' for k,v in own_ids(c.source).items()}
         fm = plain(nb, lambda md: maths(divs(no_attrs(md)), page.removesuffix('.ipynb').replace('/', '-')), images)
+        here = contents(nb, starting(page_of(r).split('/')[1])) if r.parts[0]=='api' else ''
+        if here: nb.cells.insert(0, new_markdown_cell(here))
         nb.cells.insert(0, header(fm, r, colab))
         if r.as_posix()=='index.ipynb': nb.cells.append(toctree(new))
         heads[page] = anchors(nb)
@@ -110,7 +121,8 @@ def twins(proc):
         nb = nbformat.read(proc/name, 4)
         fm = plain(nb, lambda md: relink(divs(no_attrs(md), github), Path(name), resolve))
         md,_ = as_markdown(nb, lambda alt, name: f'*Figure: {alt}*')
-        res[page] = fm['title'], fm['description'], f"# {fm['title']}\n\n> {fm['description']}\n\n{md}"
+        title = titled(fm, Path(name))
+        res[page] = title, fm['description'], f"# {title}\n\n> {fm['description']}\n\n{md}"
     return res
 
 def llms(pages):
