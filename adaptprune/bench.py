@@ -18,12 +18,11 @@ from pathlib import Path
 # %% ../nbs/api/23_bench.ipynb #b01911cb
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 from .export import OnnxRunner, export_onnx, exported, input_names, random_batch, read_outputs, vocabulary
 from .files import lock_of, write_file
 from .identity import base_tensors
 from .quantize import OpenvinoRunner, agreement, onnx_precision, quantize_onnx, quantize_openvino
-from .timing import interleaved, machine
+from .timing import interleaved, machine, progress_bar
 
 # %% ../nbs/api/23_bench.ipynb #2bbc1fdc
 routes = {
@@ -512,7 +511,7 @@ def bench(
     have = {n: f for n,f in (files or {}).items() if f}
     run = _Run(models, eager, plan, batches, have, out)
     if not run.todo: return run.records
-    bar = tqdm(total=len(run.todo)*plan.rounds, disable=not progress, unit='round')
+    bar = progress_bar(total=len(run.todo)*plan.rounds, disable=not progress, unit='round')
     try:
         with bar, _torch_threads(plan.threads), tempfile.TemporaryDirectory() as folder: run.go(Path(folder), bar)
     except KeyboardInterrupt: pass

@@ -27,7 +27,6 @@ from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from filelock import Timeout
-from tqdm.auto import tqdm
 from .anatomy import maskable, plain_name, unwrap
 from .files import lock_of, write_file
 from .identity import base_tensors, weights_of
@@ -38,6 +37,7 @@ from .methods import Method, get_method
 from .recipe import Recipe, get_recipe
 from .scores import check_batch
 from .start import check_start, start_of
+from .timing import progress_bar
 from .units import base_of
 
 # %% ../nbs/api/13_loop.ipynb #3a862f3d
@@ -439,7 +439,7 @@ class History(Hook):
 
     def begin(self, run):
         show = self.progress and run.acc.is_main_process
-        self.bar = tqdm(total=run.steps, desc=run.method.recipe.method, disable=not show, leave=False)
+        self.bar = progress_bar(total=run.steps, desc=run.method.recipe.method, disable=not show, leave=False)
 
     def after_step(self, run, loss):
         self.bar.update(run.step-self.bar.n)

@@ -16,7 +16,6 @@ from pathlib import Path
 # %% ../nbs/api/21_predict.ipynb #9576dabc
 import numpy as np, torch
 from torch import nn
-from tqdm.auto import tqdm
 from .artifact import TaskMask
 from .multilabel import with_label_sets
 from .sentence import is_sentence_model
@@ -25,6 +24,7 @@ from .spans import no_answer_gap, null_token
 from .tables import as_whole, is_missing, is_whole_text, open_table
 from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
+from .timing import progress_bar
 
 # %% ../nbs/api/21_predict.ipynb #77be6186
 def columns_in(
@@ -229,7 +229,7 @@ class _Computing:
         full = [i for i,row in enumerate(zip(*columns)) if not any(is_missing(t, words=False) for t in row)]
         progress = _shown(progress, len(full), batch_size)
         cut = 0
-        with tqdm(total=len(full), disable=not progress, unit=' texts', leave=False) as bar:
+        with progress_bar(total=len(full), disable=not progress, unit=' texts', leave=False) as bar:
             for at in range(0, len(full), portion*batch_size):
                 rows = full[at:at+portion*batch_size]
                 encoded = self.reader.encode([[c[i] for i in rows] for c in columns])
@@ -486,7 +486,7 @@ class TokenPredictor(Predictor):
         order = sorted((i for i,w in enumerate(words) if w), key=lambda i: -len(words[i]))
         progress = _shown(progress, len(order), batch_size)
         cut = 0
-        for at in tqdm(range(0, len(order), batch_size), disable=not progress, leave=False):
+        for at in progress_bar(range(0, len(order), batch_size), disable=not progress, leave=False):
             rows = order[at:at+batch_size]
             encoded = encode_words(self.reader.tokenizer, [words[i] for i in rows], self.reader.max_length)
             got = self._forward(self.reader.tokenizer.pad(dict(encoded), return_tensors='pt'))
@@ -685,7 +685,7 @@ class QuestionPredictor(Predictor):
         full = [i for i,p in enumerate(pairs) if not any(is_missing(t, words=False) for t in p)]
         got = [None]*len(pairs)
         progress = _shown(progress, len(full), batch_size)
-        with tqdm(total=len(full), disable=not progress, unit=' windows', leave=False) as bar:
+        with progress_bar(total=len(full), disable=not progress, unit=' windows', leave=False) as bar:
             for at in range(0, len(full), portion*batch_size):
                 rows = full[at:at+portion*batch_size]
                 answers = self._answers([pairs[i] for i in rows], batch_size, most, threshold, bar)

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from tqdm.auto import tqdm
 from .anatomy import layer_of, maskable
 from .artifact import TaskMask
 from .identity import base_tensors
@@ -34,6 +33,7 @@ from .setup import model_name, set_up
 from .sparsity import rate_factor
 from .task import sizes
 from .tasks import BucketBatchSampler, get_task
+from .timing import progress_bar
 
 # %% ../nbs/api/18_private.ipynb #47b665cd
 def theta_gradient(
@@ -354,7 +354,7 @@ def learn_privately(
     coins = secret_generator(known_seed=known)
     noise = secret_generator(learner.device, None if known is None else known+2**32)
     history = []
-    for rate in tqdm(sampling_rates(p, n), desc='private', disable=not progress, leave=False):
+    for rate in progress_bar(sampling_rates(p, n), desc='private', disable=not progress, leave=False):
         total = learner.batch_sum(poisson_rows(n, rate, coins))
         learner.step(noisy_mean(total, sigma, rate*n, noise))
         history.append(dict(step=len(history)+1))

@@ -17,7 +17,6 @@ from pathlib import Path
 # %% ../nbs/api/26_sweep.ipynb #108b6388
 import torch
 from filelock import Timeout
-from tqdm.auto import tqdm
 from .artifact import TaskMask
 from .loop import check_writable
 from .mask import check_sparsity
@@ -26,6 +25,7 @@ from .recipe import Recipe, check_field, default_sparsity, get_recipe, parse_fie
 from .results import append_line, engine_version, environment, lock_beside, read_results
 from .task import adapt_task, check_prunes, read_start
 from .tasks import get_task, load_files, lower_is_better
+from .timing import progress_bar
 
 # %% ../nbs/api/26_sweep.ipynb #245bb80b
 def grid(
@@ -298,7 +298,7 @@ def run_cells(
     if workers>1 and not scheduler: threads = threads or max(1, torch.get_num_threads()//workers)
     ask = dict(command=command, run=run, masks=masks, cache=cache, threads=threads, kwargs=kwargs)
     bar = '{desc}: {n_fmt} of {total_fmt} runs |{bar}| {elapsed} gone{postfix}'
-    with tqdm(total=len(cells), desc=path.stem, disable=not progress, bar_format=bar) as bar:
+    with progress_bar(total=len(cells), desc=path.stem, disable=not progress, bar_format=bar) as bar:
         _failures(_run_shown(cells, str(path), bar, workers, scheduler, ask), len(cells))
     return _lines_of(cells, path)
 
