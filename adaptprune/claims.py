@@ -116,6 +116,7 @@ _levels = .2, .5, .7, .9
 
 def _percent(s): return f'{100*s:g} %'
 def _fractions(values): return ', '.join(f'{v:.2f}' for v in values)
+def _by_task(values, tasks=task_titles): return ', '.join(f'{task_titles[t]} {v:.2f}' for t,v in zip(tasks, values))
 def _count(found): return f'in {sum(found)} of {len(found)} cells'
 
 def _ranked(value, task, s):
@@ -147,8 +148,8 @@ def half_is_free(
     lost = [e.mean(t, 'finetune')-e.mean(t, 'mask', .5) for t in task_titles]
     found = [e.share(t, 'mask', .5) for t in task_titles]
     return Claim('half of the weights can go at nearly no cost', 'half-of-the-weights-can-go-at-nearly-no-cost',
-        _fractions(e.printed_share(t, 'mask', .5) for t in task_titles)+' of fine-tuning',
-        f"{_fractions(found)}; STS-B {e.shown('stsb', 'mask', .5)} beside {e.shown('stsb', 'finetune')}",
+        _by_task(e.printed_share(t, 'mask', .5) for t in task_titles)+' of fine-tuning',
+        f"{_by_task(found)}; scores: STS-B {e.shown('stsb', 'mask', .5)} beside {e.shown('stsb', 'finetune')}",
         'the mean score is less than 0.01 below fine-tuning, on each task', [v<.01 for v in lost], _curve(e, 'stsb', _levels))
 
 # %% ../nbs/api/26_claims.ipynb #1ce873b5
@@ -159,8 +160,8 @@ def useful_at_ninety(
     tasks = 'stsb', 'sst2'
     found = [e.share(t, 'mask', .9) for t in tasks]
     paper = [e.printed_share(t, 'mask', .9) for t in tasks]
-    return Claim('masks are useful at 90 %', 'useful-masks-at-90--and-beyond', _fractions(paper)+' of fine-tuning',
-        f"{_fractions(found)}; STS-B {e.shown('stsb', 'mask', .9)}, SST-2 {e.shown('sst2', 'mask', .9)}",
+    return Claim('masks are useful at 90 %', 'useful-masks-at-90--and-beyond', _by_task(paper, tasks)+' of fine-tuning',
+        f"{_by_task(found, tasks)}; scores: STS-B {e.shown('stsb', 'mask', .9)}, SST-2 {e.shown('sst2', 'mask', .9)}",
         "the fraction of fine-tuning is the paper's or more, on STS-B and SST-2", [a>=b for a,b in zip(found, paper)],
         _curve(e, 'sst2', _levels))
 
@@ -189,7 +190,7 @@ def strong_floor(
     "Feature extraction is a strong floor"
     table = floors(e)
     return Claim('feature extraction is a strong floor', 'feature-extraction-is-a-strong-floor',
-        _fractions(table.paper)+' of fine-tuning', _fractions(table.here),
+        _by_task(table.paper, table.index)+' of fine-tuning', _by_task(table.here, table.index),
         "the fraction of fine-tuning is at most 0.05 below the paper's, on each task",
         [bool(b) for b in table.here>table.paper-.05], {task_titles[t]: (r.here, r.paper) for t,r in table.iterrows()})
 

@@ -3,6 +3,7 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import gc,json,re,sys
 import pytest,torch
+from nbformat import NotebookNode
 from execnb.nbio import dict2nb,nb2str,read_nb
 from execnb.shell import CaptureShell
 from nbdev.clean import clean_nb
@@ -13,7 +14,7 @@ cfg = get_config()
 root = cfg.config_path.resolve()
 sys.path.insert(0, str(root/'tools'))
 from colab import offered
-from execute import executed
+from execute import executed,without_bars
 from outputs import differences
 from pages import name,pages
 
@@ -52,6 +53,12 @@ def test_runs(fn, monkeypatch, torch_as_it_was):
     try_answers(name(fn), shell.user_ns)
     gc.collect()
     assert not (told:=differences(read_nb(fn), fresh)), told
+
+def test_a_stored_page_has_no_progress_bar():
+    bar = NotebookNode(output_type='stream', name='stderr', text='\r 1/9 [..]\r 9/9 [..]\r            \r')
+    warned = NotebookNode(output_type='stream', name='stderr', text=['UserWarning: look\n', '\r 1/9 [..]'])
+    said = NotebookNode(output_type='stream', name='stdout', text='a\rb')
+    assert [o.text for o in without_bars([bar, warned, said])]==['UserWarning: look\n', 'a\rb']
 
 @each
 def test_clean(fn):

@@ -1,6 +1,6 @@
 """Execute notebooks in place, each in a process of its own, as a reader with a fresh kernel would.
 usage: python tools/execute.py [NB ...]      (all the notebooks under nbs/ if none is named)"""
-import os,sys,time
+import os,re,sys,time
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -10,6 +10,16 @@ from execnb.nbio import read_nb,write_nb
 from execnb.shell import CaptureShell
 from fastcore.all import working_directory
 from pages import pages,root,skipped
+
+def without_bars(outputs):
+    "Outputs without progress bars, which are for who watches; what else went to stderr stays"
+    kept = []
+    for o in outputs:
+        if o.output_type=='stream' and o.name=='stderr':
+            o.text = re.sub(r'\r[^\r\n]*', '', ''.join(o.text))
+            if not o.text.strip(): continue
+        kept.append(o)
+    return kept
 
 def executed(fn, shell=None):
     "The notebook `fn` with its outputs as they come now, and the error that stopped it, or None; `shell.user_ns` has its names"
@@ -23,6 +33,8 @@ def executed(fn, shell=None):
     try:
         with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=pre)
     except BaseException: return nb, shell.prettytb(fname=fn.name)
+    for c in nb.cells:
+        if c.cell_type=='code': c.outputs = without_bars(c.outputs)
     return nb, None
 
 def execute(fn):
