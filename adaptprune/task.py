@@ -319,7 +319,7 @@ def adapt_task(
     tokenizer=None, # of a model in memory; by default the one that the model's name leads to
     force:bool=False, # replace the mask that `out` holds
     start_from=None, # an earlier run in whose order theta starts: a folder, a Hub id, a `TaskMask` or a result, on the same base
-    **kwargs # `out`, `resume`, `hooks` and others of `adapt`; `remove`, `teacher` and other fields of the recipe; dtype, revision, trust_remote_code; what `load_data` takes
+    **kwargs # `out`, `hooks` and others of `adapt`; `remove` and others of the recipe; as for `load_encoder`; what `load_data` takes
 ) -> Adapted: # its report holds the metrics of each dev split, what was trained, and what a task stores
     "Adapt a pre-trained model to a task, by any method"
     task,data,kwargs = task_and_data(task, data, kwargs)
