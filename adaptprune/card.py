@@ -46,14 +46,15 @@ def time_stages(
     stages:list, # of `Stage`; the first is what the others are compared with
     names, # names of the inputs, as `model_input_names` of a tokenizer
     vocab:int, # size of the vocabulary
-    repeats:int=15 # turns of each stage
-) -> list: # a dict for each stage: milliseconds and times faster, for a batch of 1 and 8 rows of 64 tokens
+    repeats:int=15, # turns of each stage
+    sizes=tuple(timed) # rows of a batch: 1, 8 or both
+) -> list: # a dict for each stage: milliseconds and times faster, for each size of a batch, of 64 tokens
     "Median milliseconds of each stage, where the stages take turns"
     times = [{} for _ in stages]
-    for rows,columns in timed.items():
+    for rows in sizes:
         batch = random_batch(names, rows, n_tokens, vocab, padded=False)
         seconds = interleaved({i: partial(_call, s) for i,s in enumerate(stages)}, batch, repeats)
-        for i,t in enumerate(times): t.update(_medians(seconds[i], seconds[0], columns))
+        for i,t in enumerate(times): t.update(_medians(seconds[i], seconds[0], timed[rows]))
     return times
 
 # %% ../nbs/api/23_card.ipynb #0cc22373

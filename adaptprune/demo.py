@@ -121,7 +121,7 @@ def demo_rows(
 ) -> list: # a dict for each row
     "The rows of the demo's table"
     names,vocab = setup.tokenizer.model_input_names, setup.tokenizer.vocab_size
-    times = time_stages([s for s,_ in stages], names, vocab)
+    times = time_stages([s for s,_ in stages], names, vocab, sizes=(1,))
     def row(stage, size, time):
         about = {'': stage.name, setup.task.metric: stage.scores['score'], 'ms': round(time['ms_1'], 1)}
         return dict(about, **{'MB held': round(stage.bytes/1e6, 1), 'KB shipped': round(size/1e3)})

@@ -229,6 +229,7 @@ def test_stages_take_turns():
     n = len(order)//2
     assert {order[0], order[-1]}<={'a', 'b'} and n>3 and all(set(t)=={'ms_1', 'ms_8', 'faster_1', 'faster_8'} for t in times)
     assert times[0]['faster_8']==1
+    assert [set(t) for t in time_stages(stages, ('input_ids',), 10, repeats=3, sizes=(1,))]==[{'ms_1', 'faster_1'}]*2
 
 def test_read_texts(tmp_path):
     for kind,text in (('csv', 'text,label\n"a, b",1\nc,0\n'), ('tsv', 'text\tlabel\na, b\t1\nc\t0\n'), ('jsonl', '{"text":"a, b","label":1}\n{"text":"c","label":0}\n')):
