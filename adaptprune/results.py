@@ -240,7 +240,9 @@ class Records(list):
         path # .json file; may not be there yet
     ):
         self.path = Path(path)
-        super().__init__(json.loads(self.path.read_text()) if self.path.exists() else [])
+        super().__init__(self._read())
+
+    def _read(self): return json.loads(self.path.read_text()) if self.path.exists() else []
 
     def has(self,
         cell:dict, # plain values
@@ -253,9 +255,11 @@ class Records(list):
     def add(self,
         row:dict # plain values, the cell among them
     ):
-        "Add a row, with machine and date, and write the file"
-        self.append(dict(row, machine=machine(), date=time.strftime('%Y-%m-%d')))
-        write_file(self.path, json.dumps(self, indent=1).encode())
+        "Add a row, with machine and date, to those that the file holds by now: other processes may have added theirs"
+        row = dict(row, machine=machine(), date=time.strftime('%Y-%m-%d'))
+        with lock_beside(self.path, 'append'):
+            self[:] = [*self._read(), row]
+            write_file(self.path, json.dumps(self, indent=1).encode())
 
 # %% ../nbs/api/25_results.ipynb #masktab1
 def _device(environment): return environment['device'].replace(' 1 threads', ' 1 thread')
