@@ -77,7 +77,7 @@ def test_a_module_begins_with_what_is_in_it():
     "Names that people start with first; each with a line, and a link to its place"
     def entry(name, said): return new_markdown_cell(f"### {name}\n\n[source](https://x/y){{.source}}\n\n```python\n{name}(a)\n```\n\n{said}\n\n| a |")
     nb = new_notebook(cells=[entry('a\\_part', 'One | two'), new_markdown_cell('### A heading'), entry('main', 'What it is')])
-    assert bridge.contents(nb, ['main']).splitlines()[2:]==['| [`main`](#main) | What it is |', r'| [`a_part`](#a_part) | One \| two |']
+    assert bridge.contents(nb, ['main']).splitlines()[3:]==['| [`main`](#main) | What it is |', r'| [`a_part`](#a_part) | One \| two |']
     assert bridge.contents(new_notebook(cells=nb.cells[:1]))=='' and bridge.starting('task')==['adapt_task'] and 'adapt' in bridge.starting('cli')
 
 def test_every_page_stands_in_one_section(monkeypatch):

@@ -289,7 +289,7 @@ def contents(nb, first=()):
     found = [m.groups('') for c in nb.cells if c.cell_type=='markdown' for m in _entry.finditer(c.source)]
     said = {name.replace(chr(92), ''): line.replace('|', chr(92)+'|') for name,line in found}
     rows = [f'| [`{name}`](#{slug(name)}) | {said[name]} |' for name in sorted(said, key=lambda n: n not in first)]
-    return '\n'.join(['| in this module | |', '|---|---|', *rows]) if len(rows)>1 else ''
+    return '\n'.join(['{.inside}', '| in this module | |', '|---|---|', *rows]) if len(rows)>1 else ''
 
 def starting(room):
     "The names of a module that people start with: what the package itself offers, and the commands"
