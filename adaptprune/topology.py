@@ -57,9 +57,7 @@ _styles = [dict(color=c, hatch=h, marker=m, ls=l) for c,h,m,l in zip(_colors, _h
 
 def _style(j, label, looks): return {**_styles[j%len(_styles)], **(looks or {}).get(label, {})}
 
-def _bar(j, label=None, looks=None):
-    style = _style(j, label, looks)
-    return dict(color=style['color'], hatch=style['hatch'], edgecolor='black', lw=.6)
+def _bar(j): return dict(color=_colors[j], hatch=_hatches[j], edgecolor='black', lw=.6)
 
 def _line(j, label=None, looks=None):
     style = _style(j, label, looks)
@@ -119,7 +117,7 @@ def _arrays(values, parts):
 def plot_components(
     masks, # label -> `Mask`, or rows of `sparsity_by(mask, 'component')`, or a list of either (seeds); or one of them
     ax=None, # matplotlib axes; a new figure by default
-    looks:Mapping=None # label -> dict of color, hatch, marker, ls; what it lacks goes by position
+    looks:Mapping=None # label -> dict of color, marker, ls; what it lacks goes by position
 ): # the axes
     "Fraction pruned of each component, as points; bars from the least to the greatest of several runs"
     series,parts,total = _spread(masks, 'component')
@@ -137,7 +135,7 @@ def plot_components(
 def plot_layers(
     masks, # label -> `Mask`, or rows of `sparsity_by(mask, 'layer')`, or a list of either (seeds); or one of them
     ax=None, # matplotlib axes; a new figure by default
-    looks:Mapping=None # label -> dict of color, hatch, marker, ls; what it lacks goes by position
+    looks:Mapping=None # label -> dict of color, marker, ls; what it lacks goes by position
 ): # the axes
     "Fraction pruned of each layer, as lines; what is not a numbered layer stands apart"
     series,parts,total = _spread(masks, 'layer')
@@ -580,7 +578,7 @@ def _auc_text(aucs):
 def plot_magnitude(
     found, # label -> rows of `magnitude`, or a list of such (seeds); or rows
     ax=None, # matplotlib axes; a new figure by default
-    looks:Mapping=None # label -> dict of color, hatch, marker, ls; what it lacks goes by position
+    looks:Mapping=None # label -> dict of color, marker, ls; what it lacks goes by position
 ): # the axes
     "Fraction kept by size of |w| over all weights; the AUC is in the legend"
     ax = _axes(ax, 6, 3.4)

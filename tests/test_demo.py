@@ -10,11 +10,11 @@ from adaptprune.setup import set_up
 @pytest.mark.slow
 def test_adapting_beats_the_frozen_vectors(command, tmp_path):
     "What the first table of the project must show: a mask, and a compact network, above logistic regression on frozen vectors"
-    got = json.loads(command('demo', '--out', tmp_path, '--epochs', 2, '--json'))
+    got = json.loads(command('demo', '--out', tmp_path, '--epochs', 3, '--json'))
     rows = {r['']: r for r in got['rows']}
     frozen = rows['logistic regression on frozen vectors']['accuracy']
     assert frozen>.6                                        # a fair baseline, not a broken one
-    for name in ('fine-tuned', 'mask, 50% pruned', 'compact, 70% removed'): assert rows[name]['accuracy']>frozen+.01, name
+    for name in ('fine-tuned', 'mask, 50% pruned', 'compact, 70% removed'): assert rows[name]['accuracy']>frozen+.03, name
     assert ('compact, 70% removed, int8' in rows)==has_onnx()
     assert rows['compact, 70% removed']['MB held']<.7*rows['fine-tuned']['MB held']
     for name in ('mask', 'compact'): TaskMask.from_pretrained(tmp_path/name).load_model('minilm')

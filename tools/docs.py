@@ -53,7 +53,7 @@ def toctree(new):
         page = new[o].removesuffix('.ipynb')
         return f'{page.split("/")[1]} <{page}>' if page.startswith('api/') else page
     items = sidebar()['website']['sidebar']['contents']
-    top = ['Home <self>', f'GitHub <{cfg.git_url}>', *(doc(o) for o in items if isinstance(o, str))]
+    top = ['Home <self>', f'GitHub <{cfg.git_url}>']
     secs = [tree(map(doc, o['contents']), f":caption: {o['section']}") for o in items if 'section' in o]
     return new_markdown_cell('\n\n'.join([tree(top, ''), *secs]))
 
