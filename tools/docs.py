@@ -155,6 +155,8 @@ def card(proc):
 
 def problems(html, folder):
     "What is wrong with a page: Markdown that was not rendered, and what its head lacks or names in vain"
+    own = re.findall('<head>.*?</head>|<article.*?</article>', html, re.S)          # the sidebar is on every page
+    html = re.sub(r'<(pre|script|style)\b.*?</\1>', '', ''.join(own) if len(own)==2 else html, flags=re.S)
     page = BeautifulSoup(html, 'html.parser')
     if on:=page.find('meta', attrs={'http-equiv': 'refresh'}):       # a page that has moved
         if not (folder/on['content'].split('url=')[1]).exists(): yield f"leads nowhere: {on['content']}"
@@ -164,7 +166,7 @@ def problems(html, folder):
     if not content(property='og:image'): yield 'no picture for links to it'
     icon = page.find('link', rel='icon')
     if not icon or not (folder/icon['href'].split('?')[0]).exists(): yield 'no favicon'
-    for o in page.find_all(['pre', 'code', 'script', 'style', 'figure']) + page.select('.math'): o.decompose()
+    for o in page.find_all(['code', 'figure']) + page.select('.math'): o.decompose()
     text = (page.find('article') or page).get_text()
     for raw in ('](', ':::'):
         if raw in text: yield f'Markdown as text: {text[max(0, text.index(raw)-40):][:80]!r}'
@@ -197,8 +199,9 @@ def main(args):
     html = cache/'html'
     shutil.rmtree(html, ignore_errors=True)
     cmd = [sys.executable,'-m','sphinx','-q','-W','--keep-going','-E','-j','auto','-b','html','-c','docs','-d',cache/'doctrees',cache/'docs',html]
-    if res:=subprocess.run(cmd, cwd=root).returncode: sys.exit(res)
+    sphinx = subprocess.Popen(cmd, cwd=root)
     pages = twins(proc)
+    if sphinx.wait(): sys.exit(sphinx.returncode)
     for name,(_,_,md) in pages.items(): (html/name).write_text(md, encoding='utf-8')
     (html/'llms.txt').write_text(llms(pages), encoding='utf-8')
     (html/'sitemap.xml').write_text(sitemap(pages), encoding='utf-8')

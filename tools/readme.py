@@ -1,6 +1,7 @@
 """Make README.md from the front page, nbs/index.ipynb, as `nbdev_readme` does where Quarto is installed.
 usage: python tools/readme.py [--check]      (--check: only say whether README.md is in step)"""
 import posixpath,re,shutil,sys
+from functools import cache
 from pathlib import Path
 import nbformat
 from execnb.nbio import read_nb,nb2str
@@ -12,14 +13,18 @@ from bridge import base,cfg,divs,github,link_names,nbs_path,no_attrs,plain,relin
 
 figs = 'docs/readme'    # the figures of the front page
 
+@cache
+def exporter():
+    "One for all pages: making one compiles its templates"
+    return MarkdownExporter(config=Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={'remove-input'})))
+
 def as_markdown(nb, show):
     "A plain notebook as Markdown, and its pictures by name; `show` makes Markdown of a picture's alternative text and name"
     outs = [(c,o) for c in nb.cells if c.cell_type=='code' for o in c.outputs]
     for c,o in outs:
         if 'text/plain' in o.get('data',{}): o.data.pop('text/html', None)
     alts = iter([c.metadata.get('mystnb',{}).get('image',{}).get('alt','') for c,o in outs if 'image/png' in o.get('data',{})])
-    conf = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={'remove-input'}))
-    md,res = MarkdownExporter(config=conf).from_notebook_node(nb, dict(output_files_dir=figs))
+    md,res = exporter().from_notebook_node(nb, dict(output_files_dir=figs))
     md = re.sub(r'!\[png\]\(([^)]*)\)', lambda m: show(next(alts), m[1]), md)
     return re.sub(r'\n{3,}', '\n\n', re.sub(r'[ \t]+$', '', md, flags=re.M)).strip()+'\n', res['outputs']
 
