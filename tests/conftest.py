@@ -1,5 +1,5 @@
 "Tests run offline, on one thread, and hypothesis draws the same examples on every run."
-import os,sys
+import gc,os,sys
 from pathlib import Path
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -24,6 +24,10 @@ def pytest_collection_modifyitems(items):
     without = pytest.mark.skip(reason='no GLUE folder: set GLUE_DIR, or put one at ../shared/glue')
     for item in items:
         if item.get_closest_marker('glue') and not real_glue.is_dir(): item.add_marker(without)
+
+def pytest_collection_finish():
+    "What is imported by now stays to the end: no collection of garbage goes through its millions of objects again"
+    gc.freeze()
 
 @pytest.fixture(scope='session')
 def glue_dir(): return str(real_glue)

@@ -14,7 +14,7 @@ vocab = {w: i for i,w in enumerate(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'
 texts = [f'{a} {b} {v} {c}' for a in ('the', 'a') for b in words[6:10] for v in ('was', 'is') for c in words[:6]]
 bad = [int(t.split()[-1] in words[3:6]) for t in texts]
 prices = [1000*b for b in bad]
-size = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=len(vocab))
+size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=len(vocab))
 quick = dict(steps=20, progress=False, n_scored=4, formats='none', memory=False)
 
 def tokenizer(): return transformers.BertTokenizer(vocab=vocab, model_max_length=20)
@@ -284,12 +284,12 @@ def test_command_line(home, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(sys, 'argv', ['adaptprune', 'compress', *map(str, args)])
         with pytest.raises(SystemExit) as e: cli.main()
         return e.value.code or 0, capsys.readouterr()
-    args = home/'classifier', '--data', home/'texts.csv', '--remove', '.5', '--steps', '10', '--out', 'fast'
+    args = home/'classifier', '--data', home/'texts.csv', '--remove', '.5', '--steps', '10', '--out', 'fast', '--formats', 'none'
     code,got = run(*args)
     assert code==0 and 'of the layers removed: accuracy' in got.out and 'model and report card in fast' in got.out
     code,got = run(*args)
     assert code==2 and '--force' in got.err and 'Traceback' not in got.err
-    code,got = run(*args, '--force', '--json', '--label', '', '--formats', 'none')
+    code,got = run(*args, '--force', '--json', '--label', '')
     assert code==0 and json.loads(got.out)['metric']=='agreement'
     code,got = run(home/'classifier')
     assert code==2 and '--data' in got.err

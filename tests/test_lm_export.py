@@ -33,7 +33,8 @@ def place(folder, tmp_path):
 
 def base_of_kind(kind, tiny, place):
     family,end,changes = kinds[kind]
-    tiny(family, end, **changes).save_pretrained(place)
+    layers = dict(Bert='num_hidden_layers', Roberta='num_hidden_layers', DistilBert='n_layers', GPT2='n_layer')[family]
+    tiny(family, end, **{layers: 1}, **changes).save_pretrained(place)
     return getattr(transformers, family+end)
 
 def lm(kind, cls, place, path, seed, output=False, learn=()):

@@ -21,7 +21,7 @@ def made(tiny, tmp_path):
     "A function that makes a tiny model and its float32 file"
     need('onnxruntime', 'onnxscript')
     def f(kind='ForSequenceClassification', **changes):
-        model = tiny('Bert', kind, initializer_range=.3, **changes)
+        model = tiny('Bert', kind, initializer_range=.3, **dict(dict(num_hidden_layers=1), **changes))
         export_onnx(model, tmp_path/'m.onnx')
         return model,tmp_path/'m.onnx'
     return f
@@ -98,14 +98,14 @@ def test_onnx_int8(kind, changes, made, batches, tmp_path, capfd):
     got = quantize_onnx(path, tmp_path/'q.onnx', model, batches, bound=.9)
     assert .9<=got['same']<=1 and 0<got['difference'] and got['examples']==32
     assert got==agreement(OnnxRunner(tmp_path/'q.onnx'), model, batches)
-    assert onnx_precision(path).keys()=={'float32'} and onnx_precision(tmp_path/'q.onnx')['int8']>=12
+    assert onnx_precision(path).keys()=={'float32'} and onnx_precision(tmp_path/'q.onnx')['int8']>=6
     assert path.read_bytes()==before and sorted(f.name for f in tmp_path.iterdir())==['m.onnx', 'q.onnx']
     assert not ''.join(capfd.readouterr()), 'nothing is said'
 
 @pytest.mark.slow
 def test_per_channel_is_better(made, batches, tmp_path):
     "Where rows differ in size, a scale for each keeps more"
-    model,_ = made()
+    model,_ = made(num_hidden_layers=2)
     with torch.no_grad():
         for n,p in model.named_parameters():
             if 'encoder' in n and p.ndim==2: p[::2] *= .05
@@ -135,7 +135,7 @@ def test_nothing_is_written_unasked(made, batches, tmp_path, monkeypatch):
 def test_another_models_file_is_refused(made, tiny, batches, tmp_path):
     _,path = made(num_labels=3)
     with pytest.raises(ValueError, match='another model'): quantize_onnx(path, tmp_path/'q.onnx', tiny('Bert', 'ForSequenceClassification'), batches)
-    other = tiny('Bert', 'ForSequenceClassification', num_labels=3, seed=5, initializer_range=.3)
+    other = tiny('Bert', 'ForSequenceClassification', num_labels=3, seed=5, initializer_range=.3, num_hidden_layers=1)
     with pytest.raises(ValueError, match='same class'): quantize_onnx(path, tmp_path/'q.onnx', other, batches)
 
 @pytest.mark.slow
