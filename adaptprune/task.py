@@ -304,6 +304,8 @@ def adapt_task(
     sparsity:float=None, # fraction of the weights to prune, in [0, 1); by default .5; of what `remove` leaves .4 with 'structured', else .2
     recipe=None, # a name or a `Recipe`; by default 'distilled', or 'structured' with `remove`
     data=None, # your own, as for `load_data`, or splits as from `load_task`; by default those of the task
+    remove:float=None, # fraction of the layers' multiply-accumulates to take out first, heads and neurons; by default none
+    out=None, # folder for the mask file; by default it is not written
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev
     max_train_samples:int=None, # use so many training rows, drawn by the seed; by default all
@@ -319,9 +321,10 @@ def adapt_task(
     tokenizer=None, # of a model in memory; by default the one that the model's name leads to
     force:bool=False, # replace the mask that `out` holds
     start_from=None, # an earlier run in whose order theta starts: a folder, a Hub id, a `TaskMask` or a result, on the same base
-    **kwargs # `out`, `hooks` and others of `adapt`; `remove` and others of the recipe; as for `load_encoder`; what `load_data` takes
+    **kwargs # `hooks` and others of `adapt`; fields of the recipe; as for `load_encoder`; what `load_data` takes
 ) -> Adapted: # its report holds the metrics of each dev split, what was trained, and what a task stores
     "Adapt a pre-trained model to a task, by any method"
+    kwargs.update({k: v for k,v in dict(remove=remove, out=out).items() if v is not None})
     task,data,kwargs = task_and_data(task, data, kwargs)
     name = recipe or ('structured' if kwargs.get('remove') else 'distilled')
     recipe,kwargs,loading = _split(name, dict(kwargs, max_steps=max_steps))

@@ -151,7 +151,7 @@ def test_a_kill_while_an_old_result_is_replaced(home, tmp_path, monkeypatch):
 
 # ---- speed
 def table(**changes):
-    return Latency(**{**dict(machine='a', threads=1, batch=1, tokens=64, units=dict(heads=12, neurons=192), fixed=2., heads=.4, neurons=.016, error=0.), **changes})
+    return Latency(**{**dict(machine='a', threads=1, batch=1, tokens=64, units=dict(heads=8, neurons=128), fixed=2., heads=.4, neurons=.016, error=0.), **changes})
 
 def test_speed(home, tmp_path, monkeypatch):
     "A speed becomes a budget in milliseconds; whatever the table says after an interruption, the budget stays"
@@ -171,7 +171,7 @@ def test_speed(home, tmp_path, monkeypatch):
 def test_a_speed_that_cannot_be_reached(home, tmp_path, monkeypatch):
     monkeypatch.setattr(room, 'latency_table', lambda model, say: table())
     monkeypatch.setattr(room, 'Maker', None)
-    with pytest.raises(ValueError, match='speed=40 cannot be reached.*Ask for at most 4.7, or add int8'): compress(home/'classifier', texts, tmp_path/'out', speed=40, **quick)
+    with pytest.raises(ValueError, match='speed=40 cannot be reached.*Ask for at most 3.4, or add int8'): compress(home/'classifier', texts, tmp_path/'out', speed=40, **quick)
     assert not (tmp_path/'out').exists()
 
 # ---- vocabulary

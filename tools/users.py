@@ -140,14 +140,17 @@ alone = 'demo','sweep'      # commands that need no file of an earlier one
 def commands(folder, env, report, mine):
     "Every printed command whose first word `mine` takes, each once"
     adaptprune = Path(sys.executable).with_name('adaptprune')
-    seen = set()
+    seen,tried = set(),set()
     for _,words in printed.printed()+printed.recorded():
         line = re.sub(r'--[a-z_-]+', lambda m: m[0].replace('_', '-'), shlex.join(words))
         if line in seen or not mine(words[0]): continue
         seen.add(line)
-        if why := only_parsed(words):
+        alike = re.sub(r'sweeps/\S+\.toml', 'sweeps/*.toml', line)     # the same short sweep stands in for each
+        why = only_parsed(words) or ('as the other sweeps, tried above' if alike in tried else None)
+        if why:
             report.skip(f'adaptprune {line}', why)
             continue
+        tried.add(alike)
         command = small(words, folder)
         report(f'adaptprune {shlex.join(command)}', *run([adaptprune, *command], folder, env))
 
