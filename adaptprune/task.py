@@ -220,6 +220,15 @@ def _run(setup, recipe, rank=8, **kwargs):
     return adapt(setup.model, setup.loaders['train'], recipe=recipe, evaluate=setup.evaluate, **kwargs)
 
 # %% ../nbs/api/18_task.ipynb #7723ad62
+def _key_of_rounds(recipe, max_steps, about, loading):
+    "What the rounds of *IMP* depend on, so that another run does not go on from them; `about` is for `set_up`"
+    a,tokenizer = about,about.get('tokenizer')
+    key = [a['task'].mark, model_mark(a['model']), asdict(recipe), a['validate'], a['max_length'], a['seed'], max_steps,
+        str(a['glue_dir']), marks(a['data'])]
+    if 'max_train_samples' in a: key.append(f"{a['max_train_samples']} rows")
+    if tokenizer or loading: key += [tokenizer_mark(tokenizer), {k: str(v) for k,v in loading.items()}]
+    return key
+
 def _in_phases(fresh, recipe, sparsity, options, cache, key, **kwargs):
     "A run of 'random', 'magnitude' or 'imp'"
     if recipe.method=='imp':
@@ -304,8 +313,6 @@ def adapt_task(
     sparsity:float=None, # fraction of the weights to prune, in [0, 1); by default .5; of what `remove` leaves .4 with 'structured', else .2
     recipe=None, # a name or a `Recipe`; by default 'distilled', or 'structured' with `remove`
     data=None, # your own, as for `load_data`, or splits as from `load_task`; by default those of the task
-    remove:float=None, # fraction of the layers' multiply-accumulates to take out first, heads and neurons; by default none
-    out=None, # folder for the mask file; by default it is not written
     glue_dir=None, # folder with GLUE's data
     validate:bool=False, # evaluate on a tenth of train instead of dev
     max_train_samples:int=None, # use so many training rows, drawn by the seed; by default all
@@ -321,6 +328,8 @@ def adapt_task(
     tokenizer=None, # of a model in memory; by default the one that the model's name leads to
     force:bool=False, # replace the mask that `out` holds
     start_from=None, # an earlier run in whose order theta starts: a folder, a Hub id, a `TaskMask` or a result, on the same base
+    remove:float=None, # fraction of the layers' multiply-accumulates to take out first, heads and neurons; by default none
+    out=None, # folder for the mask file; by default it is not written
     **kwargs # `hooks` and others of `adapt`; fields of the recipe; as for `load_encoder`; what `load_data` takes
 ) -> Adapted: # its report holds the metrics of each dev split, what was trained, and what a task stores
     "Adapt a pre-trained model to a task, by any method"
@@ -343,9 +352,7 @@ def adapt_task(
     kwargs.update(seed=seed, max_steps=max_steps)
     with writable_folder(kwargs.get('out')):
         if recipe.method in phases:
-            key = [task.mark, model_mark(model), asdict(recipe), validate, max_length, seed, max_steps, str(glue_dir), marks(data)]
-            if max_train_samples is not None: key.append(f'{max_train_samples} rows')
-            if tokenizer or loading: key += [tokenizer_mark(tokenizer), {k: str(v) for k,v in loading.items()}]
+            key = _key_of_rounds(recipe, max_steps, about, loading)
             res = _in_phases(fresh, recipe, sparsity, dict(round_steps=round_steps, tune_kept=tune_kept), cache, key, **kwargs)
         else:
             kwargs.update(sparsity=sparsity, rank=rank, keep_checkpoint=True)

@@ -39,7 +39,7 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def few_turns(monkeypatch):
     "The times of a report card are of few turns here: what they are is not what is tested"
-    monkeypatch.setattr(card, 'interleaved', lambda runs, batch, rounds: interleaved(runs, batch, 3, turn=0.))
+    monkeypatch.setattr(card, 'interleaved', lambda runs, batch, rounds: interleaved(runs, batch, min(rounds, 3), turn=0.))
 
 @pytest.fixture(scope='session')
 def glue_dir(): return str(real_glue)

@@ -22,10 +22,6 @@ quick = dict(batch=(1,), tokens=(8,), routes=('pytorch',), threads=1, rounds=3, 
 def halved(model):
     return compact(model, Structure({u.out: torch.arange(u.n)<max(1, u.n//2) for u in find_units(base_of(model))}))
 
-def no_process(*args, **kwargs):
-    "In the place of `session_memory`, whose process for each row is tested by itself"
-    return dict(imports=1., peak=2., batch=1, tokens=8)
-
 @pytest.fixture
 def model(tiny): return tiny('Bert', 'ForSequenceClassification', num_hidden_layers=1)
 
@@ -146,9 +142,8 @@ def test_low_precision_is_told(model):
 
 # ---- all of it
 @pytest.mark.slow
-def test_routes_of_onnx(model, tmp_path, monkeypatch):
+def test_routes_of_onnx(model, tmp_path):
     need('onnx', 'onnxscript', 'onnxruntime')
-    monkeypatch.setattr(room, 'session_memory', no_process)
     plan = Plan(**dict(quick, routes=('pytorch', 'onnx', 'onnx-int8'), memory=True))
     got = bench(dict(dense=model, compact=halved(model)), plan, tmp_path/'b.jsonl', eager={'CSR': with_csr(model, .5)}, progress=False)
     rows = {(r['model'], r['route']): r for r in got[0]['rows']}
@@ -239,7 +234,7 @@ small = '--threads 1 --batch 1 --tokens 4,8 --rounds 3 --routes pytorch'
 
 @pytest.mark.slow
 def test_command(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, 'session_memory', no_process)
+    monkeypatch.setattr(room, 'session_memory', lambda *a, **k: dict(imports=1., peak=2., batch=1, tokens=8)) # a process each, tested above
     code,out,err = command(f'a b {small} --zeros .5 --plot p.png')
     assert code==0, err
     assert [l.split(' | ')[0].lstrip('| ') for l in out.splitlines()[4:]]==['a', 'b', 'a, 50% zeros', 'a, 50% zeros, CSR']

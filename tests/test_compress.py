@@ -284,12 +284,12 @@ def test_command_line(home, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(sys, 'argv', ['adaptprune', 'compress', *map(str, args)])
         with pytest.raises(SystemExit) as e: cli.main()
         return e.value.code or 0, capsys.readouterr()
-    args = home/'classifier', '--data', home/'texts.csv', '--remove', '.5', '--steps', '10', '--out', 'fast', '--formats', 'none'
+    args = home/'classifier', '--data', home/'texts.csv', '--remove', '.5', '--steps', '10', '--out', 'fast'
     code,got = run(*args)
     assert code==0 and 'of the layers removed: accuracy' in got.out and 'model and report card in fast' in got.out
     code,got = run(*args)
     assert code==2 and '--force' in got.err and 'Traceback' not in got.err
-    code,got = run(*args, '--force', '--json', '--label', '')
+    code,got = run(*args, '--force', '--json', '--label', '', '--formats', 'none')
     assert code==0 and json.loads(got.out)['metric']=='agreement'
     code,got = run(home/'classifier')
     assert code==2 and '--data' in got.err

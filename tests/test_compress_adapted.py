@@ -96,9 +96,8 @@ def test_a_finished_run_that_was_killed_is_read_again(tmp_path, monkeypatch):
     assert type(res.model) is AdaptModel and (tmp_path/'out/report.json').exists()
 
 @pytest.mark.slow
-def test_onnx_and_int8_beside_it(tmp_path, monkeypatch):
+def test_onnx_and_int8_beside_it(tmp_path):
     for name in ('onnx', 'onnxruntime', 'onnxscript'): pytest.importorskip(name)
-    monkeypatch.setattr(forms, 'session_memory', lambda *args, **kwargs: dict(peak=2., imports=1.))
     save_model(net(), tmp_path/'m', tokenizer(), ('good', 'bad'))
     res = compress(tmp_path/'m', texts, tmp_path/'out', remove=.5, **dict(quick, formats=['onnx', 'int8'], memory=True))
     rows = {r['name']: r for r in res.report['stages']}

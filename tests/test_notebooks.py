@@ -43,16 +43,21 @@ def torch_as_it_was():
     yield
     torch.set_default_dtype(dtype); torch.set_num_threads(threads); torch.set_grad_enabled(grad)
 
+@pytest.fixture
+def swept():
+    "What a page made goes once it has run; what it imported stays, and the next page's sweep does not look through it again"
+    yield
+    gc.collect()
+    gc.freeze()
+
 @pytest.mark.parametrize('fn', to_run)
-def test_runs(fn, monkeypatch, torch_as_it_was):
+def test_runs(fn, monkeypatch, torch_as_it_was, swept):
     monkeypatch.setenv('IN_TEST', '1')
     monkeypatch.chdir(fn.parent)
     shell = CaptureShell(fn)
     fresh,error = executed(fn, shell)
     assert not error, error
     try_answers(name(fn), shell.user_ns)
-    gc.collect()
-    gc.freeze()                     # so that the next page's collection looks at its own objects only
     assert not (told:=differences(read_nb(fn), fresh)), told
 
 def test_a_stored_page_has_no_progress_bar():

@@ -199,9 +199,8 @@ def main(args):
     html = cache/'html'
     shutil.rmtree(html, ignore_errors=True)
     cmd = [sys.executable,'-m','sphinx','-q','-W','--keep-going','-E','-j','auto','-b','html','-c','docs','-d',cache/'doctrees',cache/'docs',html]
-    sphinx = subprocess.Popen(cmd, cwd=root)
-    pages = twins(proc)
-    if sphinx.wait(): sys.exit(sphinx.returncode)
+    with subprocess.Popen(cmd, cwd=root) as sphinx: pages = twins(proc)
+    if sphinx.returncode: sys.exit(sphinx.returncode)
     for name,(_,_,md) in pages.items(): (html/name).write_text(md, encoding='utf-8')
     (html/'llms.txt').write_text(llms(pages), encoding='utf-8')
     (html/'sitemap.xml').write_text(sitemap(pages), encoding='utf-8')
