@@ -9,7 +9,9 @@ __all__ = ['refused', 'private_recipe', 'theta_gradient', 'PrivateMasks', 'examp
 # %% ../nbs/api/18_private.ipynb #6d7e3345
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 # %% ../nbs/api/18_private.ipynb #ac0c3e06
@@ -39,11 +41,11 @@ from .timing import progress_bar
 def theta_gradient(
     place, # a masked weight of a `MaskOptimizer`, with its theta and threshold
     t_s:float=1. # temperature of the slope; 0: straight through
-): # function: gradient of the weight, shaped like it -> gradient of its thetas
+): # function: gradient of the weight, shaped like it, which it may overwrite -> gradient of its thetas
     "Eq. 4 for one weight, with a factor that all examples of a step share"
     if not isinstance(place, PatternPlace):
         factor = place.shaped(place.w0*slope(place.theta, place.group.tau, t_s))
-        return lambda g: g*factor
+        return lambda g: g.mul_(factor)
     steep = slope(place.theta.view(place.cells), place.tau, t_s)
     base = place.seen(place.w0)
     return lambda g: gate_grad(seen(g, place.view), base).sum_to_size(place.cells)*steep
@@ -81,12 +83,18 @@ def _in_a_row(p, d): return d.reshape(-1) if isinstance(p, PatternPlace) else p.
 def example_gradients(
     model:nn.Module, # its output holds the mean loss of a batch
     params:dict, # name in `model` -> parameter
-    batch:dict # tensors, examples first
+    batch:dict, # tensors, examples first
+    also=() # names in `batch` whose gradients are asked for too
 ) -> dict: # name -> gradient of each example, (examples, ...)
     "Gradients of single examples, computed at once"
-    def loss(params, example):
-        return functional_call(model, params, kwargs={k: v[None] for k,v in example.items()})['loss']
-    return vmap(grad(loss), in_dims=(None, 0))({n: p.detach() for n,p in params.items()}, batch)
+    def loss(params, own, example):
+        inputs = {k: v[None] for k,v in {**example, **own}.items()}
+        return functional_call(model, params, kwargs=inputs)['loss']
+    fixed = {n: p.detach() for n,p in params.items()}
+    own = {k: batch[k] for k in also}
+    rest = {k: v for k,v in batch.items() if k not in own}
+    of_params,of_own = vmap(grad(loss, argnums=(0, 1)), in_dims=(None, 0, 0))(fixed, own, rest)
+    return of_params|of_own
 
 # %% ../nbs/api/18_private.ipynb #81a23a86
 def _groups(privacy, names):
@@ -103,7 +111,7 @@ class Learner:
     def __init__(self,
         setup, # as from `set_up`: its model is changed in place
         privacy:Privacy,
-        together:int=1 # examples whose gradients are computed at once; 1: one backward pass for each
+        together:int=1 # examples that go through the network at once; 1: a pass for each
     ):
         self.setup,self.privacy,self.together = setup,privacy,together
         self.model = setup.model.eval()
@@ -128,6 +136,88 @@ class Learner:
         groups = _groups(p, [*names, *[None]*len(self.head)])
         return ClippedSum([*shapes, *(h.shape for h in self.head)], bounds, groups, self.device)
 
+# %% ../nbs/api/18_private.ipynb #6e7d3dfa
+class _OnVectors(nn.Module):
+    "A head on vectors that are there already"
+    def __init__(self, model):
+        super().__init__()
+        self.head,self.loss = model.head,model._loss
+
+    def forward(self, x, labels): return dict(loss=self.loss(self.head(x.transpose(0, 1)), labels))
+
+# %% ../nbs/api/18_private.ipynb #5d8a81e1
+def _alike(rows, lengths, most):
+    "Rows in chunks of about the same length"
+    rows = sorted(rows, key=lambda i: lengths[i])
+    return [rows[k:k+most] for k in range(0, len(rows), most)]
+
+# %% ../nbs/api/18_private.ipynb #a7c0d1e2
+def _linear_layers(model, places):
+    "The linear layers that the masked weights are of, or None where one is of something else"
+    of = {id(m.weight): m for m in model.modules() if type(m) is nn.Linear}
+    layers = [of.get(id(p.param)) for p in places]
+    return None if None in layers else layers
+
+@contextmanager
+def _calls_of(layers):
+    "For each layer, what it reads and gives whenever it is called"
+    calls = [[] for _ in layers]
+    def noting(some): return lambda module, inputs, out: some.append((inputs[0].detach() if inputs else None, out))
+    hooks = [m.register_forward_hook(noting(some)) for m,some in zip(layers, calls)]
+    try: yield calls
+    finally:
+        for h in hooks: h.remove()
+
+def _by_rows(calls, n):
+    "Is every layer called, with n rows of tokens each time?"
+    def apart(x): return x is not None and x.ndim==3 and len(x)==n
+    return all(some and all(apart(x) for x,_ in some) for some in calls)
+
+def _near(a, b): return (a-b).abs().max()<=torch.finfo(b.dtype).eps**.5*b.abs().max()
+
+
+# %% ../nbs/api/18_private.ipynb #b8d1e2f3
+class _Pass:
+    "Several examples at once: what masked linear layers read, and the gradients of what they give"
+    def __init__(self, net, x, labels, calls):
+        vectors = x.transpose(0, 1)
+        own = example_gradients(net, dict(net.named_parameters()), dict(x=vectors.detach(), labels=labels), also=['x'])
+        given = [out for some in calls for _,out in some]
+        back = iter(torch.autograd.grad(vectors, given, own.pop('x'), materialize_grads=True))
+        self.head = list(own.values())
+        self.read = [torch.cat([inp for inp,_ in some], 1) for some in calls]
+        self.back = [torch.cat([next(back) for _ in some], 1) for some in calls]
+
+    @torch.no_grad()
+    def norms(self,
+        of_theta:list # of each layer: gradient of the weight -> gradient of its thetas, a linear map
+    ) -> Tensor: # (examples, tensors)
+        "How long each example's gradients are"
+        theta = [_lengths(*of) for of in zip(self.read, self.back, of_theta)]
+        head = [g.flatten(1).norm(dim=1) for g in self.head]
+        return torch.stack([*theta, *head], 1)
+
+    @torch.no_grad()
+    def sums(self,
+        of_theta:list, # as for `norms`
+        factors:Tensor # (examples, tensors)
+    ) -> list: # of gradients
+        "The sum of the examples' gradients, each times its factor"
+        kept = factors.any(1)                               # 0 times what is not finite is not 0
+        columns = factors[kept].T
+        theta = [f(_products(inp[kept], out[kept], k)) for inp,out,f,k in zip(self.read, self.back, of_theta, columns)]
+        head = [torch.einsum('b,b...->...', k, g[kept]) for g,k in zip(self.head, columns[len(theta):])]
+        return theta+head
+
+def _lengths(read, back, f):
+    room = back.new_empty(back.shape[2], read.shape[2])     # one gradient at a time stays in the processor's cache
+    return torch.stack([f(torch.mm(out.T, inp, out=room)).norm() for inp,out in zip(read, back)])
+
+def _products(read, back, factors):
+    back = back*factors[:,None,None].to(back.dtype)
+    return torch.mm(back.flatten(0, 1).T, read.flatten(0, 1))
+
+
 # %% ../nbs/api/18_private.ipynb #69bee0c3
 class MaskLearner(Learner):
     "A mask and the head"
@@ -149,6 +239,9 @@ class MaskLearner(Learner):
         self.opt = PrivateMasks(base, self.head, self.sparsity, self.privacy.steps, **how)
         self.places = list(self.opt.weights)
         self.params = [*(p.param for p in self.places), *self.head]
+        self.net = _OnVectors(self.model)
+        self.layers = _linear_layers(self.model, self.places) if self.together>1 else None
+        if self.layers and not self._agree(): self.layers = None
 
     def batch_sum(self,
         rows:list # positions of training rows
@@ -157,9 +250,11 @@ class MaskLearner(Learner):
         shapes = [getattr(p, 'cells', p.shape) for p in self.places]
         total = self.empty(shapes, [p.name for p in self.places])
         of_theta = [theta_gradient(p, self.recipe.t_s) for p in self.places]
-        if self.together>1: self._add_together(rows, of_theta, total)
-        else:
-            for i in rows: total.add(self._example(i, of_theta))
+        for some in _alike(rows, self.data.lengths, self.together if self.layers else 1):
+            at_once = self._pass(some) if len(some)>1 else None
+            if at_once: total.add_sums(at_once.norms(of_theta), partial(at_once.sums, of_theta))
+            else:
+                for i in some: total.add(self._example(i, of_theta))
         return total
 
     def _example(self, i, of_theta):
@@ -167,15 +262,24 @@ class MaskLearner(Learner):
         n = len(of_theta)
         return [*(f(g) for f,g in zip(of_theta, grads)), *grads[n:]]
 
-    def _add_together(self, rows, of_theta, total):
-        names = {id(p): n for n,p in self.model.named_parameters()}
-        params = {names[id(p)]: p for p in self.params}
-        for some in _of_one_length(rows, self.data.lengths, self.together):
-            batch = self.batch(some)
-            batch.pop('attention_mask', None)               # all of one length: nothing is padded
-            grads = list(example_gradients(self.model, params, batch).values())
-            n = len(of_theta)
-            total.add_many([*(vmap(f)(g) for f,g in zip(of_theta, grads)), *grads[n:]])
+    def _pass(self, rows):
+        "Rows at once, or None where some layer does not read them as rows"
+        batch = self.batch(rows)
+        with _calls_of(self.layers) as calls: x = self.model.read(**batch)[1]
+        if _by_rows(calls, len(rows)): return _Pass(self.net, x, batch['labels'], calls)
+
+    def _agree(self):
+        "Do a short and a long row at once give what each gives alone?"
+        order = sorted(range(len(self.data)), key=lambda i: self.data.lengths[i])
+        pair = [order[0], order[-1]]
+        at_once = self._pass(pair) if len(order)>1 else None
+        if not at_once: return False
+        as_is = [lambda g: g]*len(self.places)
+        one_hot = torch.eye(2, device=self.device)
+        for i,k in zip(pair, one_hot):
+            factors = k[:,None].expand(2, len(self.params))
+            if not all(map(_near, at_once.sums(as_is, factors), self._example(i, as_is))): return False
+        return True
 
     def step(self, grads):
         n = len(self.places)
@@ -189,22 +293,6 @@ class MaskLearner(Learner):
         thetas = sum(len(g.theta) for g in self.opt.weights.groups)
         asked = dict(target=self.sparsity, target_met=self.opt.target_met())
         return mask, dict(sparsity=mask.sparsity, **asked, of=of, kept=mask.kept, thetas=thetas)
-
-# %% ../nbs/api/18_private.ipynb #5d8a81e1
-def _of_one_length(rows, lengths, most):
-    "Rows in chunks of equal length"
-    by = {}
-    for i in rows: by.setdefault(int(lengths[i]), []).append(i)
-    return [some[k:k+most] for some in by.values() for k in range(0, len(some), most)]
-
-# %% ../nbs/api/18_private.ipynb #6e7d3dfa
-class _OnVectors(nn.Module):
-    "A head on vectors that are there already"
-    def __init__(self, model):
-        super().__init__()
-        self.head,self.loss = model.head,model._loss
-
-    def forward(self, x, labels): return dict(loss=self.loss(self.head(x.transpose(0, 1)), labels))
 
 # %% ../nbs/api/18_private.ipynb #332c81ec
 class HeadLearner(Learner):
@@ -374,7 +462,7 @@ def adapt_privately(
     max_length:int=128, # longest example, in tokens
     seed:int=0, # random seed for head initialisation; never of noise or batches
     out=None, # folder for the mask file; one that holds a mask already raises `ValueError`
-    together:int=None, # examples whose gradients are computed at once; by default 64 on a GPU, and 1 on a processor
+    together:int=None, # examples that go through the network at once; by default 64 on a GPU, and 16 on a processor
     tokenizer=None, # of a model in memory; by default the one that the model's name leads to
     progress:bool=True, # show a progress bar
     **changes # fields of the recipe, such as method='features' or pattern='row'; what would tell of rows raises `ValueError`
@@ -409,7 +497,7 @@ def _check_out(out, recipe):
 def _learner_of(setup, privacy, recipe, sparsity, seed, together):
     if recipe.method=='features': return HeadLearner(setup, privacy, recipe, together or 64)
     on_gpu = next(setup.model.parameters()).is_cuda
-    return MaskLearner(setup, privacy, recipe, sparsity, seed, together or (64 if on_gpu else 1))
+    return MaskLearner(setup, privacy, recipe, sparsity, seed, together or (64 if on_gpu else 16))
 
 def _learn_and_report(setup, privacy, recipe, sparsity, seed, together, sigma, progress, out, model):
     base = setup.model.base_model

@@ -68,14 +68,65 @@ def test_gradient_of_theta_is_that_of_the_masked_layer(pattern, t_s):
 @pytest.mark.parametrize('pattern', [None, 'row'])
 @pytest.mark.parametrize('clipping', ['joint', 'parts', 'layers'])
 def test_one_by_one_is_as_together(folder, pattern, clipping):
-    "A backward pass for each example against `torch.func`"
+    "A backward pass for each example against products of what layers read and give back"
     sums = []
     for together in (1, 4):
         learner = learner_of(set_up(task, folder, data=splits()), together, pattern=pattern)
+        assert (learner.layers is not None)==(together>1)
         learner.privacy = replace(learner.privacy, clipping=clipping)
         sums.append(learner.batch_sum(list(range(0, 40, 3))).sums)
     for a,b in zip(*sums): close(a, b)
     assert all(s.abs().sum()>0 for s in sums[0][:-2])
+
+def test_an_example_whose_gradient_is_not_finite_spoils_no_other(folder):
+    "Rows beside one whose vectors are infinite"
+    learner = learner_of(set_up(task, folder, data=splits()), 4)
+    some = list(range(8))
+    some.sort(key=lambda i: learner.data.lengths[i])
+    want = learner.batch_sum([i for i in some if i!=some[1]]).sums
+    read = learner.model.read
+    def spoilt(**batch):
+        hs,x = read(**batch)
+        ill = (batch['input_ids'][:,:n]==ids).all(1)
+        return hs, x+torch.where(ill, math.inf, 0.)[None,:,None]
+    ids = learner.batch([some[1]])['input_ids'][0]
+    n = len(ids)
+    learner.model.read = spoilt
+    got = learner.batch_sum(some).sums
+    for a,b in zip(got, want): close(a, b)
+
+class Twice(nn.Module):
+    "A linear layer of the encoder that is used in another way too"
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x): return self.layer(x)+F.linear(x, self.layer.weight)
+
+def test_what_is_no_plain_linear_layer_is_read_one_by_one(folder):
+    "A weight with a second use, whose gradient the layer alone does not tell"
+    sums = []
+    for together in (1, 4):
+        setup = set_up(task, folder, data=splits())
+        dense = setup.model.encoder.encoder.layer[0].intermediate
+        dense.dense = Twice(dense.dense)
+        learner = learner_of(setup, together)
+        assert learner.layers is None
+        sums.append(learner.batch_sum([1, 2, 5]).sums)
+    for a,b in zip(*sums): close(a, b)
+
+def test_a_layer_that_is_called_twice_counts_twice(folder):
+    sums = []
+    for together in (1, 4):
+        setup = set_up(task, folder, data=splits())
+        dense = setup.model.encoder.encoder.layer[0].intermediate
+        dense.dense = nn.Sequential(dense.dense)
+        once = dense.dense.forward
+        dense.dense.forward = lambda x, once=once: once(x)+once(2*x)
+        learner = learner_of(setup, together)
+        assert (learner.layers is not None)==(together>1)
+        sums.append(learner.batch_sum([1, 2, 5]).sums)
+    for a,b in zip(*sums): close(a, b)
 
 def test_sum_is_the_gradient_where_nothing_is_clipped(setup):
     "Against the batch's own backward pass"
