@@ -377,7 +377,7 @@ def case(folder, monkeypatch):
     monkeypatch.setattr(mod, 'load_task', lambda *args: splits())
     monkeypatch.setattr(mod, 'sampled', lambda data, n, seed: data)
     monkeypatch.setattr(mod, 'parted', (30, 10))
-    monkeypatch.setattr(mod, 'small', [(8, 3)])
+    monkeypatch.setattr(mod, 'equal', [(8, 3)])
     return mod
 
 def test_benchmark_adds_what_it_lacks(case, tmp_path, capsys):
