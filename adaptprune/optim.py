@@ -329,8 +329,9 @@ class MovingGroup(Group):
 
     def farthest(self) -> float:
         "The largest finite `|theta-tau|`"
-        gaps = (self.theta[self.theta.isfinite()]-self.tau).abs()
-        most = gaps.max() if len(gaps) else self.theta.new_tensor(0.)
+        parts = [t for t in self.theta.split(2**20) if len(t)]
+        gaps = [(t-self.tau).abs_().nan_to_num_(0., posinf=0.).max() for t in parts]
+        most = torch.stack(gaps).max() if gaps else self.theta.new_tensor(0.)
         return -self.shards.least(-most).item() if self.shards else most.item()
 
     def nans(self) -> int:

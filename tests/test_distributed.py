@@ -138,7 +138,7 @@ def both(tmp_path_factory):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, folder), nprocs=2)
+    torch.multiprocessing.start_processes(work, (port, folder), nprocs=2, start_method='fork')
     return [torch.load(f'{folder}/{rank}.pt') for rank in (0, 1)]
 
 def alone(**kw):

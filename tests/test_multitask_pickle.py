@@ -1,5 +1,5 @@
 "A `MultiTask` in another process: every task answers as before, the base is stored once and whole, and hooks stay behind."
-import copy,io,pickle,subprocess,sys
+import copy,io,pickle
 import pytest,torch
 from adaptprune.compaction import compact
 from adaptprune.head import AdaptModel
@@ -112,13 +112,13 @@ many,texts = pickle.load(open(sys.argv[1], 'rb'))
 pickle.dump({n: many.predict(t, n) for n,t in texts.items()}, open(sys.argv[2], 'wb'))
 '''
 
-def test_in_another_process(files, tmp_path):
+def test_in_another_process(files, tmp_path, elsewhere):
     "Heads of classes of transformers, from files; the tokenizer goes along, so that the folder is not needed"
     with MultiTask.from_pretrained(files) as many:
         want = {n: many.predict(t, n) for n,t in texts.items()}
         many.use('tags')
         (tmp_path/'in').write_bytes(pickle.dumps((many, texts)))
-    subprocess.run([sys.executable, '-c', script, tmp_path/'in', tmp_path/'out'], check=True)
+    elsewhere(script, tmp_path/'in', tmp_path/'out')
     assert same(pickle.loads((tmp_path/'out').read_bytes()), want)
 
 def test_before_any_text_was_read(files, tmp_path):

@@ -1,5 +1,5 @@
 "A predictor and a `MultiTask` in a process that has made no model: they answer as before, and the process that sent them stays as it was."
-import pickle,subprocess,sys
+import pickle
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 import pytest
@@ -29,10 +29,10 @@ with open(sys.argv[1], 'rb') as f: model,texts = pickle.load(f)
 with open(sys.argv[2], 'wb') as f: pickle.dump(model.predict(texts), f)"""
 
 @pytest.mark.parametrize('called', [False, True])
-def test_a_predictor_where_no_model_was_ever_made(called, folder, tmp_path):
+def test_a_predictor_where_no_model_was_ever_made(called, folder, tmp_path, elsewhere):
     task(load_encoder(folder), 1).save_pretrained(tmp_path/'mask')
     model = load(tmp_path/'mask', folder)
     if called: model.predict(['a b'])
     (tmp_path/'model.pkl').write_bytes(pickle.dumps((model, ['a b', 'c'])))
-    subprocess.run([sys.executable, '-c', code, tmp_path/'model.pkl', tmp_path/'said.pkl'], check=True)
+    elsewhere(code, tmp_path/'model.pkl', tmp_path/'said.pkl')
     assert same(pickle.loads((tmp_path/'said.pkl').read_bytes()), model.predict(['a b', 'c']))

@@ -1,5 +1,5 @@
 "SentenceTransformer: trained by its own Trainer and losses, saved as a mask file, loaded in another process, made smaller."
-import copy,json,os,pickle,shutil,subprocess,sys
+import copy,json,os,pickle,shutil,sys
 import numpy as np,pandas as pd,pytest,torch,transformers
 pytest.importorskip('sentence_transformers')
 from datasets import Dataset
@@ -74,7 +74,7 @@ def test_the_trainer_leaves_a_mask_file(loss, parts, base, tmp_path):
     assert [type(m).__name__ for m in p.model]==[type(m).__name__ for m in model] and p.card.n_out==model.encode('a').size
     assert p.card.kind=='vectors' and p.card.max_length==12 and not p.model.training
 
-def test_another_process(base, tmp_path):
+def test_another_process(base, tmp_path, elsewhere):
     "Found beside the file, by the card: masks, a dense layer with prompts, a structure; vectors to the bit"
     made = dict(plain=make(base), dense=make(base, 'dense', prompts=dict(q='a b ', d=''), default_prompt_name='q', truncate_dim=5, similarity_fn_name='dot'))
     whole = make(base)
@@ -83,13 +83,20 @@ def test_another_process(base, tmp_path):
         train(m, tmp_path)
         TaskMask.from_model(m, task=n).save_pretrained(tmp_path/n)
         np.save(tmp_path/f'{n}.npy', m.encode(texts))
-    code = ('import sys, numpy as np, adaptprune; from pathlib import Path\nfor n in ("plain", "dense", "small"):\n'
-        '    p = adaptprune.load(Path(sys.argv[1])/n); got = p.encode(["a b c", "d e", "f g h i j a b c d e f g h", "b"])\n'
-        '    assert (got==np.load(f"{sys.argv[1]}/{n}.npy")).all(), n\n    print(n, got.shape[1], p.model.similarity_fn_name, p.model.default_prompt_name)')
+    code = '''
+import json, sys, numpy as np, adaptprune
+from pathlib import Path
+at,found = Path(sys.argv[1]),[]
+for n in ("plain", "dense", "small"):
+    p = adaptprune.load(at/n)
+    got = p.encode(["a b c", "d e", "f g h i j a b c d e f g h", "b"])
+    assert (got==np.load(at/f"{n}.npy")).all(), n
+    found.append([n, got.shape[1], p.model.similarity_fn_name, p.model.default_prompt_name])
+Path('found.json').write_text(json.dumps(found))'''
     (tmp_path/'elsewhere').mkdir()
-    got = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path/'elsewhere')
-    assert got.returncode==0, got.stderr
-    assert got.stdout.splitlines()==['plain 16 cosine None', 'dense 5 dot q', 'small 16 cosine None']
+    elsewhere(code, tmp_path, cwd=tmp_path/'elsewhere')
+    found = json.loads((tmp_path/'elsewhere/found.json').read_text())
+    assert found==[['plain', 16, 'cosine', None], ['dense', 5, 'dot', 'q'], ['small', 16, 'cosine', None]]
 
 def test_a_structure(base, tmp_path):
     whole = make(base)

@@ -1,7 +1,8 @@
 "A toy that several test files train."
-import os,signal,subprocess,sys,textwrap
+import os,signal,socket,subprocess,sys,textwrap
 from pathlib import Path
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -60,6 +61,20 @@ def child(tmp_path, body, *launcher):
     (tmp_path/'run.py').write_text(f'import sys; sys.path.insert(0, {str(here)!r})\nfrom toy import *\nimport toy\n'+textwrap.dedent(body))
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(here.parent), ACCELERATE_USE_CPU='true')
     return subprocess.Popen([sys.executable, *launcher, tmp_path/'run.py'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+def on_two(f):
+    "Run a function of the rank in two forked processes that are connected, as a launcher would start them"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.start_processes(_ranked, (f, port), nprocs=2, start_method='fork')
+
+def _ranked(rank, f, port):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port),
+        ACCELERATE_USE_CPU='true')
+    AcceleratorState._reset_state(reset_partial_state=True)
+    f(rank)
+    torch.distributed.destroy_process_group()
 
 def own_data(tmp_path):
     "A small task of two classes in files"
