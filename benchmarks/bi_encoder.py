@@ -5,7 +5,6 @@
 
 STS-B, two epochs of batches of 16 pairs, as the cross-encoders of sweeps/cpu.toml. A mask learns from the labels and from the hidden states
 of the tuned bi-encoder of the same seed. Without any training, the cosine of the untouched encoder is in results/frozen.json."""
-import time
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from adaptprune.loop import adapt
 from adaptprune.loss import distil_hidden
 from adaptprune.results import Records
 from adaptprune.tasks import compute_metrics, get_task, holdout, load_task
+from adaptprune.timing import with_cost
 from adaptprune.units import find_units
 
 root = Path(__file__).resolve().parent.parent
@@ -107,12 +107,11 @@ class Bench:
 
     def run(self, cell):
         "Metrics, and what there is to say of the network"
-        began,about = time.perf_counter(),{}
+        about = {}
         if cell['method']=='finetune': model = self.finetune(cell)
         else:
             model,about['sparsity'] = self.masked(cell, cell.get('remove', 0.))
-        metrics = score(model, self.scored)
-        return dict(metrics=metrics, split=self.split, seconds=round(time.perf_counter()-began, 1), **about)
+        return dict(metrics=score(model, self.scored), split=self.split, **about)
 
 tuning = dict(loss='cosent', lr=1e-4, dropout=False)
 
@@ -146,7 +145,7 @@ def main(
     for cell in (study() if choose else chosen())[:limit]:
         cell = dict(cell, model=model, steps=steps)
         if rows.has(cell): continue
-        found = bench.run(cell)
+        found = with_cost(lambda: bench.run(cell))
         print(cell, found, flush=True)
         command = f"python benchmarks/bi_encoder.py --glue-dir PATH --model {model} --steps {steps}"+' --choose'*choose
         rows.add(dict(cell=cell, **found, command=command))
