@@ -19,7 +19,7 @@ from adaptprune.head import load_encoder, load_tokenizer
 from adaptprune.loop import adapt
 from adaptprune.loss import distil_hidden
 from adaptprune.results import Records
-from adaptprune.tasks import compute_metrics, get_task, holdout, load_task
+from adaptprune.tasks import BucketBatchSampler, compute_metrics, get_task, holdout, load_task
 from adaptprune.timing import with_cost
 from adaptprune.units import find_units
 
@@ -44,13 +44,14 @@ class BiEncoder(nn.Module):
         return nn.functional.normalize(vectors).chunk(2), states
 
 def loader(rows, tokenizer, batch_size, seed=None, most=5):
-    "Batches of both texts, their labels as fractions of the greatest, in a new order each epoch where there is a seed"
+    "Batches of both texts of pairs of like length, labels as fractions of the greatest; in a new order each epoch where there is a seed"
     def collate(some):
         texts = [r['text_a'] for r in some]+[r['text_b'] for r in some]
         batch = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors='pt')
         return dict(batch, labels=torch.tensor([r['label']/most for r in some]))
-    order = dict(shuffle=True, generator=torch.Generator().manual_seed(seed)) if seed is not None else {}
-    return DataLoader(list(rows), batch_size, collate_fn=collate, **order)
+    lengths = [max(map(len, tokenizer([r['text_a'], r['text_b']])['input_ids'])) for r in rows]
+    batches = BucketBatchSampler(lengths, batch_size, seed=seed or 0, shuffle=seed is not None)
+    return DataLoader(list(rows), batch_sampler=batches, collate_fn=collate)
 
 def make_loss(name, teacher=None):
     "(model, batch) -> a loss of sentence-transformers, and the distance to a teacher's hidden states where there is one"
@@ -117,7 +118,7 @@ tuning = dict(loss='cosent', lr=1e-4, dropout=False)
 
 def study():
     "What there is to choose from, on held-out train"
-    rates = [dict(tuning, method='finetune', seed=0, loss=loss, lr=lr) for loss in ('cosent', 'mse') for lr in (2e-5, 5e-5, 1e-4, 2e-4)]
+    rates = [dict(tuning, method='finetune', seed=0, loss=loss, lr=lr) for loss in ('cosent', 'mse') for lr in (5e-5, 1e-4, 2e-4)]
     drop = [dict(tuning, method='finetune', seed=0, dropout=True)]
     small = [dict(tuning, method='structured', seed=0, remove=.7, sparsity=s, reach=r) for s,r in ((.2, 2.), (.4, 4.))]
     return rates+drop+small
@@ -133,6 +134,8 @@ def main(
     choose:bool=False, # the study on held-out train, in place of the chosen settings on dev
     steps:int=719, # optimiser steps of each run
     limit:int=None, # use so many training rows and cells, to see that it works
+    loss:str=None, # runs of this loss only: cosent or mse
+    seed:int=None, # runs of this seed only: processes side by side may share the file
     out:str=None # adds the rows that it lacks; by default results/bi_encoder.json, or bi_encoder_study.json with --choose
 ):
     "Run what is missing"
@@ -143,6 +146,7 @@ def main(
     rows = Records(out)
     bench = Bench(model, data, 'validation' if choose else 'dev', steps)
     for cell in (study() if choose else chosen())[:limit]:
+        if loss not in (None, cell['loss']) or seed not in (None, cell['seed']): continue
         cell = dict(cell, model=model, steps=steps)
         if rows.has(cell): continue
         found = with_cost(lambda: bench.run(cell))
