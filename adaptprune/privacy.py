@@ -132,13 +132,6 @@ class ClippedSum:
         kept = factors.any(1)
         for total,g,f in zip(self.sums, grads, factors[kept].T): total.add_(torch.einsum('b,b...->...', f, g[kept]))
 
-    def add_sums(self,
-        norms:Tensor, # (examples, tensors) norms of gradients that are not held
-        summed # function: (examples, tensors) factors -> the sums of the gradients, each times its factor
-    ):
-        "Add several examples whose gradients are not held at once"
-        for total,s in zip(self.sums, summed(self.factors(norms))): total.add_(s)
-
 # %% ../nbs/api/05_privacy.ipynb #ae37cd95
 def noisy_mean(
     total:ClippedSum,

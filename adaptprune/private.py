@@ -11,7 +11,6 @@ import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 # %% ../nbs/api/18_private.ipynb #ac0c3e06
@@ -45,7 +44,7 @@ def theta_gradient(
     "Eq. 4 for one weight, with a factor that all examples of a step share"
     if not isinstance(place, PatternPlace):
         factor = place.shaped(place.w0*slope(place.theta, place.group.tau, t_s))
-        return lambda g: g.mul_(factor)
+        return lambda g: g.mul_(factor) if g.dtype==factor.dtype else g*factor
     steep = slope(place.theta.view(place.cells), place.tau, t_s)
     base = place.seen(place.w0)
     return lambda g: gate_grad(seen(g, place.view), base).sum_to_size(place.cells)*steep
@@ -153,8 +152,9 @@ def _alike(rows, lengths, most):
 
 # %% ../nbs/api/18_private.ipynb #a7c0d1e2
 def _linear_layers(model, places):
-    "The linear layers that the masked weights are of, or None where one is of something else"
-    of = {id(m.weight): m for m in model.modules() if type(m) is nn.Linear}
+    "The linear layers that the masked weights are of, or None where one is of something else or in half precision"
+    plain = [m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype==torch.float32]
+    of = {id(m.weight): m for m in plain}
     layers = [of.get(id(p.param)) for p in places]
     return None if None in layers else layers
 
@@ -188,9 +188,17 @@ class _Pass:
         self.read = [torch.cat([inp for inp,_ in some], 1) for some in calls]
         self.back = [torch.cat([next(back) for _ in some], 1) for some in calls]
 
+    def add_to(self,
+        total:ClippedSum,
+        of_theta:list # of each layer: gradient of the weight -> gradient of its thetas, a linear map
+    ):
+        "Add the clipped gradients of all examples"
+        factors = total.factors(self.norms(of_theta))
+        for t,s in zip(total.sums, self.sums(of_theta, factors)): t.add_(s)
+
     @torch.no_grad()
     def norms(self,
-        of_theta:list # of each layer: gradient of the weight -> gradient of its thetas, a linear map
+        of_theta:list # as for `add_to`
     ) -> Tensor: # (examples, tensors)
         "How long each example's gradients are"
         theta = [_lengths(*of) for of in zip(self.read, self.back, of_theta)]
@@ -199,7 +207,7 @@ class _Pass:
 
     @torch.no_grad()
     def sums(self,
-        of_theta:list, # as for `norms`
+        of_theta:list, # as for `add_to`
         factors:Tensor # (examples, tensors)
     ) -> list: # of gradients
         "The sum of the examples' gradients, each times its factor"
@@ -252,7 +260,7 @@ class MaskLearner(Learner):
         of_theta = [theta_gradient(p, self.recipe.t_s) for p in self.places]
         for some in _alike(rows, self.data.lengths, self.together if self.layers else 1):
             at_once = self._pass(some) if len(some)>1 else None
-            if at_once: total.add_sums(at_once.norms(of_theta), partial(at_once.sums, of_theta))
+            if at_once: at_once.add_to(total, of_theta)
             else:
                 for i in some: total.add(self._example(i, of_theta))
         return total

@@ -10,7 +10,7 @@ with_exercises = ['tutorials/what_you_save', 'tutorials/choosing_settings', 'exp
     'explanations/mask_file_size', 'explanations/mask_file_format', 'explanations/choose', 'explanations/near_optimality',
     'explanations/theorem_proof', 'explanations/theorem_knobs', 'explanations/theorem_price', 'explanations/theorem_certificate',
     'explanations/theorem_network', 'explanations/printed_theorem', 'tutorials/ten_minutes', 'tutorials/three_tasks_one_base',
-    *(f'experiments/{p}' for p in ('against_baselines', 'beside_paper', 'differences', 'other_ways', 'few_labels', 'recipe', 'ingredients',
+    *(f'experiments/{p}' for p in ('against_baselines', 'beside_paper', 'differences', 'other_ways', 'few_labels', 'pairs', 'recipe', 'ingredients',
         'sparse_end', 'topology', 'mask_overlap', 'mask_magnitude', 'mask_structure', 'reproduction', 'engines',
         'structured', 'serving', 'speed_and_memory', 'claims', 'first_evidence', 'ablations')),
     *(f'case_studies/{p}' for p in ('causal', 'compression', 'geometry', 'private', 'transfer'))]

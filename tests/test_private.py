@@ -115,6 +115,11 @@ def test_what_is_no_plain_linear_layer_is_read_one_by_one(folder):
         sums.append(learner.batch_sum([1, 2, 5]).sums)
     for a,b in zip(*sums): close(a, b)
 
+def test_half_precision_is_read_one_by_one(setup):
+    "There the norm of a gradient and the gradient in the sum would be rounded apart"
+    setup.model.bfloat16()
+    assert learner_of(setup, 4).layers is None
+
 def test_a_layer_that_is_called_twice_counts_twice(folder):
     sums = []
     for together in (1, 4):
