@@ -118,7 +118,7 @@ tuning = dict(loss='cosent', lr=1e-4, dropout=False)
 
 def study():
     "What there is to choose from, on held-out train"
-    rates = [dict(tuning, method='finetune', seed=0, loss=loss, lr=lr) for loss in ('cosent', 'mse') for lr in (5e-5, 1e-4, 2e-4)]
+    rates = [dict(tuning, method='finetune', seed=0, loss=loss, lr=lr) for loss in ('cosent', 'mse') for lr in (2e-5, 5e-5, 1e-4, 2e-4)]
     drop = [dict(tuning, method='finetune', seed=0, dropout=True)]
     small = [dict(tuning, method='structured', seed=0, remove=.7, sparsity=s, reach=r) for s,r in ((.2, 2.), (.4, 4.))]
     return rates+drop+small
@@ -128,14 +128,18 @@ def chosen():
     ways = [dict(method='finetune'), dict(method='mask', sparsity=.5), *(dict(method='structured', remove=r, sparsity=.4, reach=4.) for r in (.5, .7))]
     return [dict(tuning, **w, seed=s) for s in range(3) for w in ways]
 
+def fits(cell, only):
+    "Has a cell the values that are asked for?"
+    asked = dict(part.split('=') for part in only.split(',')) if only else {}
+    return all(str(cell.get(k))==v for k,v in asked.items())
+
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
     model:str='minilm', # 'minilm', 'mpnet', a folder, or a Hub id
     choose:bool=False, # the study on held-out train, in place of the chosen settings on dev
     steps:int=719, # optimiser steps of each run
     limit:int=None, # use so many training rows and cells, to see that it works
-    loss:str=None, # runs of this loss only: cosent or mse
-    seed:int=None, # runs of this seed only: processes side by side may share the file
+    only:str=None, # runs with these values only, such as loss=mse,lr=0.0001: processes side by side may share a file
     out:str=None # adds the rows that it lacks; by default results/bi_encoder.json, or bi_encoder_study.json with --choose
 ):
     "Run what is missing"
@@ -146,7 +150,7 @@ def main(
     rows = Records(out)
     bench = Bench(model, data, 'validation' if choose else 'dev', steps)
     for cell in (study() if choose else chosen())[:limit]:
-        if loss not in (None, cell['loss']) or seed not in (None, cell['seed']): continue
+        if not fits(cell, only): continue
         cell = dict(cell, model=model, steps=steps)
         if rows.has(cell): continue
         found = with_cost(lambda: bench.run(cell))
