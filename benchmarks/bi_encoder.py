@@ -115,7 +115,7 @@ class Bench:
         return dict(metrics=score(model, self.scored), split=self.split, **about)
 
 rates = dict(cosent=(5e-5, 1e-4, 2e-4), mse=(2e-5, 5e-5, 1e-4))
-tuning = dict(loss='mse', lr=5e-5, dropout=False)       # by `--choose`
+tuning = dict(loss='mse', lr=5e-5, dropout=True)        # by `--choose`
 
 def study():
     "What there is to choose from, on held-out train"
