@@ -4,7 +4,8 @@
     python benchmarks/bi_encoder.py --glue-dir PATH             # what was chosen there, on dev: adds what is missing to results/bi_encoder.json
 
 STS-B, two epochs of batches of 16 pairs, as the cross-encoders of sweeps/cpu.toml. A mask learns from the labels and from the hidden states
-of the tuned bi-encoder of the same seed. On one core a run takes five to eight minutes. Without any training, the cosine of the untouched encoder is in results/frozen.json."""
+of the tuned bi-encoder of the same seed. On one core a run takes five to eight minutes.
+Without any training, the cosine of the untouched encoder is in results/frozen.json."""
 from pathlib import Path
 
 import torch
