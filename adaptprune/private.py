@@ -175,7 +175,6 @@ def _by_rows(calls, n):
 
 def _near(a, b): return (a-b).abs().max()<=torch.finfo(b.dtype).eps**.5*b.abs().max()
 
-
 # %% ../nbs/api/18_private.ipynb #b8d1e2f3
 class _Pass:
     "Several examples at once: what masked linear layers read, and the gradients of what they give"
@@ -224,7 +223,6 @@ def _lengths(read, back, f):
 def _products(read, back, factors):
     back = back*factors[:,None,None].to(back.dtype)
     return torch.mm(back.flatten(0, 1).T, read.flatten(0, 1))
-
 
 # %% ../nbs/api/18_private.ipynb #69bee0c3
 class MaskLearner(Learner):

@@ -1,5 +1,5 @@
 "Tests run offline, on one thread, and hypothesis draws the same examples on every run."
-import gc,json,os,subprocess,sys
+import gc,os,sys
 from pathlib import Path
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -7,6 +7,7 @@ import pytest,torch,transformers
 from hypothesis import settings
 from adaptprune import card
 from adaptprune.timing import interleaved
+from nursery import nursery
 
 torch.set_num_threads(1)
 settings.register_profile('same', deadline=None, derandomize=True, database=None, max_examples=60)
@@ -66,34 +67,17 @@ def folder(tiny, tmp_path_factory):
     transformers.BertTokenizer(vocab={w: i for i,w in enumerate(vocab)}).save_pretrained(path)
     return str(path)
 
-nursery = """
-import json,os,sys,traceback
-import adaptprune.predict
-for line in sys.stdin:
-    job = json.loads(line)
-    if not (pid := os.fork()):
-        code = 0
-        sys.argv[1:] = job['args']
-        os.chdir(job['cwd'])
-        try: exec(job['code'], {})
-        except BaseException: traceback.print_exc(); code = 1
-        sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
 @pytest.fixture(scope='session')
-def elsewhere():
-    "A function that runs code in a process that has imported adaptprune, and has made no model"
-    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', nursery], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    def run(code, *args, cwd='.'):
-        job = dict(code=code, args=[str(a) for a in args], cwd=str(cwd))
-        p.stdin.write(json.dumps(job)+'\n')
-        p.stdin.flush()
-        assert int(p.stdout.readline())==0, 'it failed: what it said is above'
-    yield run
-    p.stdin.close()
-    p.wait()
+def warm():
+    "Forks of a process that has imported adaptprune, and has made no model"
+    with nursery('import adaptprune.predict') as run: yield run
+
+@pytest.fixture
+def elsewhere(warm, tmp_path):
+    "A function that runs code in another process"
+    def run(code, *args, cwd=tmp_path):
+        assert warm(code, cwd, args)==0, (Path(cwd)/'stderr').read_text()[-3000:]
+    return run
 
 @pytest.fixture
 def command(capsys, monkeypatch, tmp_path):

@@ -1,9 +1,11 @@
 "Two processes on one machine: the same mask on both, and the same as of one process."
-import os,socket
+import os
+from functools import partial
 import pytest,torch
 from torch import nn
 from adaptprune.anatomy import maskable
 from adaptprune.optim import MaskOptimizer
+from toy import on_two
 
 class Net(nn.Module):
     "Rows that do not divide by two, and a matrix with a single row"
@@ -38,12 +40,6 @@ def train(m, opt, n=None, part=slice(None), model=None):
 def summary(opt):
     found = dict(mask=dict(opt.mask()), taus=[g.tau for g in opt.weights.groups], i=opt.i, sparsity=opt.sparsity(), met=opt.target_met())
     return dict(found, recovered=opt.recovered(), far=opt.max_theta())
-
-def start(rank, port):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', OMP_NUM_THREADS='1',
-        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo')
 
 def ddp(part):
     m = net()
@@ -122,23 +118,19 @@ def refused():
     note('early', lambda: train(n, early, 1, model=nn.parallel.DistributedDataParallel(n)))
     return out
 
-def work(rank, port, folder):
+def work(folder, rank):
     os.environ['FOLDER'] = folder
-    start(rank, port)
+    torch.distributed.init_process_group('gloo')
     out = {'ddp': ddp(slice(4*rank, 4*rank+4)), 'accelerate': accelerated(), 'refused': refused()}
     for name,kw in runs.items(): out[name] = sharded(kw)
     for name in ('sign', 'adam', 'gone'): out[f'continued {name}'] = continued(runs[name])
     torch.save(out, f'{folder}/{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 @pytest.fixture(scope='module')
 def both(tmp_path_factory):
     "What the two processes found"
     folder = str(tmp_path_factory.mktemp('ranks'))
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.start_processes(work, (port, folder), nprocs=2, start_method='fork')
+    on_two(partial(work, folder))
     return [torch.load(f'{folder}/{rank}.pt') for rank in (0, 1)]
 
 def alone(**kw):

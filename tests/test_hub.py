@@ -1,8 +1,9 @@
 "The Hub, as far as it can be had without one: a server on this machine that speaks its HTTP API, and clients in processes of their own"
-import hashlib,json,socket,subprocess,sys
+import hashlib,json,socket
 from pathlib import Path
 import pytest,torch
 from hub_server import Hub,Repo,client_env
+from nursery import nursery
 from test_artifact import net,reseal,task
 from adaptprune.artifact import TaskMask,read_config
 from adaptprune.mask import Mask
@@ -24,29 +25,11 @@ def facts(tm): return json.loads(json.dumps(dict(mask={n: m.int().tolist() for n
 def hub():
     with Hub() as h: yield h
 
-nursery = """
-import json,os,sys,traceback
-import torch,adaptprune.artifact
-assert 'huggingface_hub' not in sys.modules
-for line in sys.stdin:
-    job = json.loads(line)
-    if not (pid := os.fork()):
-        os.environ.clear(); os.environ.update(job['env']); os.chdir(job['cwd'])
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0); os.dup2(os.open('stdout', os.O_WRONLY|os.O_CREAT|os.O_TRUNC), 1); os.dup2(os.open('stderr', os.O_WRONLY|os.O_CREAT|os.O_TRUNC), 2)
-        code = 0
-        try: exec(job['code'], {})
-        except BaseException: traceback.print_exc(); code = 1
-        sys.stdout.flush(); sys.stderr.flush(); os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
 @pytest.fixture(scope='module')
 def fork():
-    "Run code in a child of a process that has imported torch and adaptprune, but not yet huggingface_hub, which reads its variables when imported"
-    p = subprocess.Popen([sys.executable, '-c', nursery], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=here.parent)
-    def run(**job): p.stdin.write(json.dumps(job)+'\n'); p.stdin.flush(); return int(p.stdout.readline())
-    yield run
-    p.stdin.close(); p.wait()
+    "Forks of a process that has imported torch and adaptprune, but not yet huggingface_hub, which reads its variables when imported"
+    imports = "import torch,adaptprune.artifact\nassert 'huggingface_hub' not in sys.modules"
+    with nursery(imports, cwd=here.parent) as run: yield run
 
 @pytest.fixture
 def client(hub, fork, tmp_path):
@@ -54,7 +37,7 @@ def client(hub, fork, tmp_path):
     def run(code, login=True, url=None, home='home', **env):
         env = dict(client_env(url or hub.url, tmp_path/home, login), **env)
         hub.seen.clear()
-        code = fork(code=prelude+code, env=env, cwd=str(tmp_path))
+        code = fork(prelude+code, tmp_path, env=env)
         assert code==0, (tmp_path/'stderr').read_text()[-3000:]
         return json.loads((tmp_path/'stdout').read_text().splitlines()[-1])
     return run
