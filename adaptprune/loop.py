@@ -843,10 +843,10 @@ def _config(run, recipe, mark):
     return {**settings, **run.method.config(), **what, **how}
 
 # %% ../nbs/api/13_loop.ipynb #617ebbb2
-def _report(run, recipe, base, mark):
+def _report(run, mask, recipe, base, mark):
     "What was asked and what came out"
     report = dict(method=recipe.method, steps=run.step, seconds=round(run.took, 1), base=mark, base_module=str(base))
-    report.update(run.method.report())
+    report.update(run.method.report(mask))
     if run.start: report['start_from'] = run.start.report()
     if run.metrics is not None: report['metrics'] = run.metrics
     if run.unmeasured: report['evaluate_error'] = run.unmeasured
@@ -913,8 +913,9 @@ def adapt(
         if start: check_start(start, tensors)
         saver.config = _config(run, recipe, mark)
         with only_run(out, acc.is_main_process): run.train()
-    report = _report(run, recipe, part, mark)
+    mask = method.mask()
+    report = _report(run, mask, recipe, part, mark)
     if acc.is_main_process and not keep_checkpoint: saver.remove()
     for h in hooks: getattr(h, 'reported', lambda *_: None)(run, report)
     about = dict(base=part.module, base_name=part.name, tensors=tensors, theta=method.thetas() if keep_theta else None)
-    return Adapted(model, method.mask(), run.history, report, **about)
+    return Adapted(model, mask, run.history, report, **about)

@@ -76,7 +76,7 @@ class DenseMethod(Method):
     def changing(self, run): return [*run.model.parameters(), *run.model.buffers()]
     def stays(self, name): "Must the parameter of this name in the base stay as it was?"; return False
     def mask(self) -> Mask: "The mask that comes out: none here"; return None
-    def report(self): "What the method adds to the report"; return {}
+    def report(self, mask): "What the method adds to the report, of the mask that came out"; return {}
     def config(self): "What makes another run, besides the recipe"; return {}
     done = False
     def showing(self): "A context in which the model is what would ship"; return nullcontext()
@@ -159,8 +159,8 @@ class MaskMethod(LearntMask):
         self.opt.close()
         self.flags,self.state = [],[]
 
-    def report(self):
-        r,mask = self.recipe,self.mask()
+    def report(self, mask):
+        r = self.recipe
         of = f'{mask.numel:,} weights in {len(mask)} tensors ({r.weights!r})'
         return dict(sparsity=mask.sparsity, target=self.opt.target, target_met=self.opt.target_met(), of=of, kept=mask.kept,
             recovered=self.opt.recovered(), max_theta=self.opt.max_theta())
@@ -309,7 +309,7 @@ class Gates(MaskMethod):
 
     def showing(self): return self.opt.showing()
     def counts(self, run): return dict(sparsity=self.opt.sparsity())
-    def report(self): return {k: v for k,v in super().report().items() if k not in ('recovered', 'max_theta')}
+    def report(self, mask): return {k: v for k,v in super().report(mask).items() if k not in ('recovered', 'max_theta')}
 
 # %% ../nbs/api/12_methods.ipynb #c6c51d27
 class Features(DenseMethod):

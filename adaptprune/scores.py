@@ -22,7 +22,7 @@ def _rank(scores):
     "The rank of each score over their number, in (0, 1); equal scores keep their order"
     order = stable_order(scores)
     ranks = torch.empty(order.shape, dtype=torch.float32, device=scores.device)
-    ranks[order] = torch.arange(.5, len(order), dtype=torch.float32, device=scores.device)
+    ranks.index_copy_(0, order, torch.arange(.5, len(order), dtype=torch.float32, device=scores.device))
     return ranks.div_(max(len(order), 1)).view(scores.shape)
 
 def start_theta(
