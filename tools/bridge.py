@@ -211,9 +211,12 @@ def showdoc(md):
         f'{level} {name}'.replace('_', r'\_'), f'[source]({src}){{.source}}' if src else '',
         f'```python\n{signature(name, ps, types=not rows) if ps else sig}\n```', '' if doc=='Call self as a function.' else doc, rows]))
 
+two_rows = re.compile(r'<thead>(?:(?:(?!</thead>).)*?<tr){2}', re.S)
+
 def one_header(html):
     """A data frame's table without the almost empty row that names its index: the names move to the row above. Where that row
     names its columns, both names stand in one cell, as 'task / sparsity'"""
+    if not two_rows.search(html): return html
     page = BeautifulSoup(html, 'html.parser')
     for head in page.select('table.dataframe > thead'):
         *_,above,names = [None, None, *head.find_all('tr', recursive=False)]

@@ -4,7 +4,7 @@ usage: python tools/docs.py [--sidebar]      (--sidebar: only bring nbs/sidebar.
 import gc,io,os,posixpath,re,shutil,subprocess,sys,tarfile
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 from base64 import b64decode
-from html import escape
+from html import escape,unescape
 from pathlib import Path
 from textwrap import wrap
 from urllib.parse import quote
@@ -153,11 +153,12 @@ def card(proc):
     draw.text((50, 170), '\n'.join(wrap(cfg.description, 54, break_on_hyphens=False)), '#333333', font=ImageFont.load_default(40), spacing=12)
     im.save(cache/'static'/'card.png', optimize=True)
 
+no_prose = re.compile(r'<(pre|script|style|code|figure)\b.*?</\1>|<(span|div) class="math\b.*?</\2>', re.S)
+
 def problems(html, folder):
     "What is wrong with a page: Markdown that was not rendered, and what its head lacks or names in vain"
-    own = re.findall('<head>.*?</head>|<article.*?</article>', html, re.S)          # the sidebar is on every page
-    html = re.sub(r'<(pre|script|style)\b.*?</\1>', '', ''.join(own) if len(own)==2 else html, flags=re.S)
-    page = BeautifulSoup(html, 'html.parser')
+    head,_,body = html.partition('</head>')
+    page = BeautifulSoup(head, 'html.parser')
     if on:=page.find('meta', attrs={'http-equiv': 'refresh'}):       # a page that has moved
         if not (folder/on['content'].split('url=')[1]).exists(): yield f"leads nowhere: {on['content']}"
         return
@@ -166,8 +167,8 @@ def problems(html, folder):
     if not content(property='og:image'): yield 'no picture for links to it'
     icon = page.find('link', rel='icon')
     if not icon or not (folder/icon['href'].split('?')[0]).exists(): yield 'no favicon'
-    for o in page.find_all(['code', 'figure']) + page.select('.math'): o.decompose()
-    text = (page.find('article') or page).get_text()
+    own = re.search('<article.*</article>', body, re.S)             # the sidebar is on every page
+    text = unescape(re.sub('<[^>]*>', '', no_prose.sub('', own[0] if own else body)))
     for raw in ('](', ':::'):
         if raw in text: yield f'Markdown as text: {text[max(0, text.index(raw)-40):][:80]!r}'
 
