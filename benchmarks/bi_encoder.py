@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from sentence_transformers.losses import CoSENTLoss, CosineSimilarityLoss
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss, CosineSimilarityLoss
 from torch.utils.data import DataLoader
 
 from adaptprune.cli import script
