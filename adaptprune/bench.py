@@ -22,7 +22,7 @@ from .export import OnnxRunner, export_onnx, exported, input_names, random_batch
 from .files import lock_of, write_file
 from .identity import base_tensors
 from .quantize import OpenvinoRunner, agreement, onnx_precision, quantize_onnx, quantize_openvino
-from .timing import interleaved, machine, progress_bar
+from .timing import Others, busy_words, interleaved, machine, progress_bar
 
 # %% ../nbs/api/23_bench.ipynb #2bbc1fdc
 routes = {
@@ -325,19 +325,6 @@ def _spread(values):
     return dict(q25=low, median=median, q75=high)
 
 # %% ../nbs/api/23_bench.ipynb #2cd59b40
-def _busy():
-    "Seconds that all processors and that this process have worked, and the time; None where the system does not say"
-    try: jiffies = [int(x) for x in Path('/proc/stat').read_text().splitlines()[0].split()[1:9]]
-    except OSError: return None
-    idle = jiffies[3]+jiffies[4]
-    return (sum(jiffies)-idle)/os.sysconf('SC_CLK_TCK'), time.process_time(), time.perf_counter()
-
-def _others(before, after):
-    "How many cores other processes had in the meantime"
-    if before is None: return None
-    busy,own,wall = (b-a for a,b in zip(before, after))
-    return round(max(0., (busy-own)/max(wall, .01)), 2)
-
 @contextmanager
 def _torch_threads(n):
     before = torch.get_num_threads()
@@ -472,12 +459,11 @@ class _Run(_Ask):
         "The record of a cell"
         texts,tokens = cell
         bar.set_description(f'{texts} x {tokens}')
-        before = _busy()
         batch = random_batch(self.names, texts, tokens, self.vocab, padded=False)
-        seconds = interleaved({r.name: r.run for r in made}, batch, self.plan.rounds, self.plan.turn, bar.update)
-        others = _others(before, _busy())
+        with Others() as others:
+            seconds = interleaved({r.name: r.run for r in made}, batch, self.plan.rounds, self.plan.turn, bar.update)
         rows = list(_rows(made, seconds, static, made[0].name))
-        where = dict(machine=machine(), threads=self.plan.threads, others=others)
+        where = dict(machine=machine(), threads=self.plan.threads, others=others.cores)
         when = dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'))
         what = dict(key=self.keys[cell], cell=dict(batch=texts, tokens=tokens), rounds=self.plan.rounds)
         return dict(**what, **where, **when, rows=rows)
@@ -550,11 +536,8 @@ def bench_rows(
 def _warned(records):
     "A warning, where others worked on the cores that were timed"
     most = max(r['others'] or 0 for r in records)
-    free = records[0]['machine']['cores']-records[0]['threads']
-    if most<free+.2: return ''
-    cores = records[0]['machine']['cores']
-    return (f" **Other processes took {most:.1f} cores of {cores}: these times mean little. "
-        "Repeat them on a quiet machine.**")
+    said = busy_words(most, records[0]['machine']['cores'], records[0]['threads'])
+    return said and f' **{said}**'
 
 def bench_table(
     records:list # records of one run, as from `bench`

@@ -11,6 +11,7 @@ import json as js, os, re, sys
 from argparse import ArgumentParser
 from difflib import get_close_matches
 from inspect import signature
+from math import inf
 from pathlib import Path
 
 # %% ../nbs/api/27_cli.ipynb #25835897
@@ -144,6 +145,32 @@ def _is_finished(out):
     held = {n for n in ('adaptprune.json', 'checkpoint.pt', '.teacher') if (Path(out)/n).exists()}
     return held=={'adaptprune.json'}
 
+def _made_in(out):
+    "What the run of a finished mask was asked for"
+    from adaptprune.artifact import TaskMask
+    info = TaskMask.from_pretrained(out).info
+    known = {k: info.get(k) for k in ('task', 'seed', 'steps')}
+    return dict(info['recipe'], **known, sparsity=round(info['sparsity'], 4), classes=list(info.get('labels') or ()))
+
+def _asked_for(task, recipe, fields, seed, steps, sparsity, found):
+    "The same of a run that is asked for, less what is left open"
+    from dataclasses import asdict
+    from adaptprune.recipe import default_sparsity, get_recipe
+    recipe = get_recipe(recipe, **_given(fields))
+    if sparsity is None: sparsity = default_sparsity(recipe)
+    if found or recipe.schedule=='none': steps = sparsity = None            # what comes out is not what was asked for
+    chosen = {k: None if v==inf else v for k,v in asdict(recipe).items()}   # as in the file
+    return dict(chosen, task=task.name, classes=list(task.labels), **_given(dict(seed=seed, steps=steps, sparsity=sparsity)))
+
+def _given(options): return {k: v for k,v in options.items() if v is not None}
+
+def _check_same(out, was, now):
+    "Refuse to take a finished run for another one"
+    differ = [k for k in was if k in now and was[k]!=now[k]]
+    if not differ: return
+    told = ', '.join(f'{k} {was[k]!r} (now {now[k]!r})' for k in differ[:4])
+    raise ValueError(f"The run in {out!r} is finished, and it is another one: {told}. Give another --out, or --force in place of --resume.")
+
 def _holds_no_mask(out, force):
     if force or not (Path(out)/'adaptprune.json').exists(): return
     raise ValueError(f"{out!r} already holds a mask: give another --out, or --force to replace it.")
@@ -242,8 +269,8 @@ def adapt(
     "Adapt a pre-trained model to a task by pruning, and save the mask"
     from adaptprune.task import adapt_task, is_unfinished
     _check_asked(task, train)
-    if resume and _is_finished(out): return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
-    if resume and not is_unfinished(out): _to_stderr(f"Nothing to resume in {out}: a new run begins")
+    finished = resume and _is_finished(out)
+    if resume and not finished and not is_unfinished(out): _to_stderr(f"Nothing to resume in {out}: a new run begins")
     recipe = _mask_recipe(recipe or ('structured' if remove else 'distilled'), set, remove)
     own = dict(test=test, kind=kind, metric=metric, sep=sep, encoding=encoding, missing=missing, duplicates=duplicates)
     own.update(label_sep=label_sep)
@@ -252,6 +279,10 @@ def adapt(
     if max_train_samples is not None: how.update(max_train_samples=max_train_samples)
     if not dry_run: _holds_no_mask(out, force or resume)
     t,data = _data(task, train, dev, text, label, glue_dir, **own)
+    if finished:
+        sought = dict(seed=seed, steps=max_steps, sparsity=sparsity, found=tolerance is not None)
+        _check_same(out, _made_in(out), _asked_for(t, recipe, dict(epochs=epochs, weights=weights, batch_size=batch_size), **sought))
+        return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
     if tolerance is not None and (start_from or keep_theta):
         raise ValueError("--tolerance tries several sparsities, and a start belongs to one: leave out "
             "--start-from and --keep-theta.")
@@ -614,11 +645,13 @@ def apply(
 # %% ../nbs/api/27_cli.ipynb #5dade883
 def _smaller(r, out):
     "What `compress` tells, from its report"
+    from adaptprune.card import disturbed
     names = dict.fromkeys(k for row in r['stages'] for k in row)
     rows = [{k: row.get(k) for k in names} for row in r['stages']]
     before,after = (next(row[r['metric']] for row in rows if row['name']==n) for n in ('whole', 'compact'))
     what = f"{r['removed']:.1%} of the layers removed: {r['metric']} {before:.3f} before, {after:.3f} after"
-    return f"{text_table(rows)}\n\n{what}, on held-out texts\nmodel and report card in {out}"
+    busy = disturbed(r)
+    return f"{text_table(rows)}\n\n{what}, on held-out texts\nmodel and report card in {out}"+(f'\n{busy}' if busy else '')
 
 def compress(
     model:str, # your fine-tuned classifier, regressor or sentence encoder: a folder or a Hub id
@@ -646,7 +679,12 @@ def compress(
     from adaptprune.compression import compress as run, is_half_made
     begun = is_half_made(out)
     done = (Path(out)/'report.json').exists() and not begun
-    if resume and done: return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
+    if resume and done:
+        was = js.loads((Path(out)/'report.json').read_text())
+        sought = dict(remove=remove, keep=keep, speed=speed, steps=steps, sparsity=sparsity)
+        sought.update(max_length=max_length, seed=seed, model=Path(model).name, kind=kind)
+        _check_same(out, dict(was['settings'], model=Path(was['model']).name, kind=was['kind']), _given(sought))
+        return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
     if resume and not begun: _to_stderr(f"Nothing to resume in {out}: a new run begins")
     how = dict(steps=steps, sparsity=sparsity, max_length=max_length, seed=seed, resume='auto' if resume else False, force=force)
     extras = dict(formats=formats, vocabulary='texts' if trim else None, bound=bound)
@@ -685,7 +723,7 @@ def _checked_texts(card, table):
     rows = [r for r in zip(*columns) if all(isinstance(t, str) and t.strip() for t in r)]
     return [r[0] if len(r)==1 else r for r in rows]
 
-def _scorer(card, table):
+def _scorer(card, table, missing=None):
     "What measures a predictor on the labelled rows of a file, which are read and checked now"
     from adaptprune.setup import evaluate as score
     from adaptprune.taskcard import task_of
@@ -693,7 +731,7 @@ def _scorer(card, table):
     if card.kind in ('vectors', 'question-answering'):
         columns = dict(zip(('text_a', 'text_b', 'label'), (table.column(n) for n in (*card.text, card.label))))
         return lambda p: p.evaluate(columns, path=table.source)
-    rows = dict(dev=_own_rows(card, dict(dev=table), None, None))
+    rows = dict(dev=_own_rows(card, dict(dev=table), missing, None))
     def scored(p):
         loader = make_loaders(rows, p.reader.tokenizer, max_length=p.reader.max_length)['dev']
         return score(p.model, loader, task_of(card))
@@ -711,7 +749,7 @@ def _write_int8(net, tok, texts, length, out, tol, bound, force):
         export_onnx(net, file, tok, tol)
         return quantize_onnx(file, out, net, batches, bound=bound, force=force)
 
-def _export_int8(tm, model, out, tol, force, data, text, label, bound):
+def _export_int8(tm, model, out, tol, force, data, text, label, missing, bound):
     "Write an int8 file that is checked on real texts; what to report of it"
     import copy
     from dataclasses import replace
@@ -728,7 +766,7 @@ def _export_int8(tm, model, out, tol, force, data, text, label, bound):
     if card.kind in ('classification', 'regression') and card.label: card = _with_classes(card, None)
     texts = _checked_texts(card, table)
     no_score = card.kind.endswith('-lm') or not card.label or (card.kind=='vectors' and len(card.text)<2)
-    score = None if no_score else _scorer(card, table)
+    score = None if no_score else _scorer(card, table, missing)
     net,tok = _open(tm, model)
     net = net.float()
     about = dict(labels=tm.info.get('labels'), **_prompt_of(net))
@@ -768,6 +806,7 @@ def export(
     first_token:bool=False, # ONNX: compute the last layer for the first token only; the same answers, a little faster
     tol:float=1e-4, # ONNX: largest difference from PyTorch's outputs that is let through
     data:str=None, # --format int8: file of texts to check on; where it has labels the scores are told
+    missing:str=None, # --format int8: 'drop' leaves out rows of --data without text or label (default: an error where it has labels)
     text:str=None, # --format int8: one or two text columns of --data, comma-separated (default: the mask's)
     label:str=None, # --format int8: label column of --data (default: the mask's)
     bound:float=.95, # --format int8: least agreement with PyTorch that is let through
@@ -779,7 +818,7 @@ def export(
     from adaptprune.export import export_onnx, save_plain
     if format not in _formats: raise ValueError(f"Unknown format {format!r}: use one of {', '.join(_formats)}.")
     if dtype and format!='model': raise ValueError("--dtype goes with --format model.")
-    given = [option(n) for n,v in dict(data=data, text=text, label=label).items() if v]
+    given = [option(n) for n,v in dict(data=data, text=text, label=label, missing=missing).items() if v]
     if given and format!='int8': raise ValueError(f"{given[0]} goes with --format int8.")
     if first_token and format!='onnx': raise ValueError("--first-token goes with --format onnx.")
     out = out or _formats[format]
@@ -788,7 +827,7 @@ def export(
     report = dict(out=out, format=format, sparsity=tm.sparsity)
     if format=='model': return _tell(report, json, _export_model(tm, model, out, dtype, force))
     if format=='int8':
-        report.update(_export_int8(tm, model, out, tol, force, data, text, label, bound))
+        report.update(_export_int8(tm, model, out, tol, force, data, text, label, missing, bound))
         return _tell(report, json, _int8_words(out, report))
     net,tok = _open(tm, model)
     if format=='plain':

@@ -32,7 +32,7 @@ from .recipe import check_field, get_recipe
 from .setup import digest
 from .subject import (adapt_loss, answers, clean_texts, coded_labels, compare, examples, load_subject, read_texts, runner,
     text_loader, unit_loss)
-from .timing import machine
+from .timing import Others, machine
 from .trim import check_can_trim, trim_vocabulary
 from .units import base_of, find_units, structure_report
 
@@ -411,15 +411,17 @@ def _report(maker, made, goal, subject, stages, extras):
     "All that the card says, as plain values"
     about = structure_report(maker.units, made.structure)
     names = maker.subject.tokenizer.model_input_names
-    rows = stage_rows(stages, time_stages(stages, names, len_of_vocabulary(made.model)))
+    with Others() as others: times = time_stages(stages, names, len_of_vocabulary(made.model))
+    rows = stage_rows(stages, times)
     row = next(r for r in rows if r['name']=='compact')
     kept = row[maker.metric]/maker.before[maker.metric] if maker.before[maker.metric] else None
     title = f"{Path(maker.subject.name).name}, {about['removed']:.0%} of its layers removed"
     asked = dict(asdict(goal), remove=made.remove, bound=extras.bound, formats=list(extras.formats), **asdict(maker.settings))
     notes = [*_notes(maker, made), *_asked_notes(maker, goal, row), *_extra_notes(maker, subject, stages, extras)]
+    here = dict(machine(), threads=torch.get_num_threads(), others=others.cores)
     return dict(title=title, model=maker.subject.name, kind=maker.subject.kind, metric=maker.metric, kept=kept, removed=about['removed'],
         macs=about['macs'], layers=about['layers'], stages=rows, training=made.report, settings=asked,
-        machine=dict(machine(), threads=torch.get_num_threads()), notes=notes, code=_code(maker.subject, extras.formats))
+        machine=here, notes=notes, code=_code(maker.subject, extras.formats))
 
 # %% ../nbs/api/24_compression.ipynb #4dd2cd04
 @dataclass

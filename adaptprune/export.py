@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 from .anatomy import component_of, unwrap
+from .compaction import is_compact
 from .files import new_path
 from .sentence import is_sentence_model
 from .units import base_of
@@ -45,6 +46,8 @@ def save_plain(
     base = unwrap(base_of(model))
     if not hasattr(base, 'save_pretrained'):
         raise ValueError(f"{type(base).__name__} is not a Hugging Face model: it has no save_pretrained.")
+    if is_compact(base): raise ValueError("AutoModel has no layers of unequal size, and this encoder "
+        "lacks heads or neurons: use `save_model` (--format model), whose folder brings the code that loads it.")
     with new_path(folder, force) as new:
         base.save_pretrained(new)
         if tokenizer is not None: tokenizer.save_pretrained(new)

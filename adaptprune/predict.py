@@ -21,7 +21,7 @@ from .multilabel import with_label_sets
 from .sentence import is_sentence_model
 from .spans import answer_f1, answer_scores, best_answer, best_threshold, context_tokens, encode_questions
 from .spans import no_answer_gap, null_token
-from .tables import as_whole, is_missing, is_whole_text, open_table
+from .tables import as_whole, full_rows, is_missing, is_whole_text, open_table
 from .tags import are_entities, encode_words, spans_of, with_tags, word_tokens
 from .taskcard import kinds_with_classes, old_length, task_of
 from .timing import progress_bar
@@ -120,6 +120,12 @@ def read_texts(
         raise ValueError(f"The text columns have {' and '.join(str(len(c)) for c in columns)} rows.")
     _check_texts(columns)
     return columns, one
+
+def _check_columns(columns):
+    "Refuse texts where columns of texts belong"
+    if isinstance(columns, (list, tuple)) and columns and all(isinstance(c, (list, tuple)) for c in columns): return
+    raise ValueError(f"`logits` takes columns, a list of texts each, such as [['one', 'two']], got {columns!r:.60}: for texts as they "
+        "are use `predict`.")
 
 # %% ../nbs/api/21_predict.ipynb #d6178438
 class Reader:
@@ -223,6 +229,7 @@ class _Computing:
         progress=None # show a progress bar; None: for more than 20 batches, in a terminal
     ) -> np.ndarray: # (n, n_out) in float32; NaN for a row without text
         "What the head gives for each example"
+        _check_columns(columns)
         if type(batch_size) is not int or batch_size<1:
             raise ValueError(f"batch_size must be a whole number, 1 or more, got {batch_size!r}.")
         out = np.full((len(columns[0]), self.card.n_out), np.nan, np.float32)
@@ -280,7 +287,7 @@ class _Answering(_Computing):
         as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
         progress=None # show a progress bar; None: where there is much to do, in a terminal
     ): # for each text a dict of label, or labels, and probabilities, or a score; for one text its answer alone
-        "Answer for texts, in their order. A row without a text gets None, and one warning says how many there are"
+        "Answer for texts, in their order. Labels are text, as in the card. A row without a text gets None, and one warning says how many there are"
         columns,one = read_texts(texts, self.card)
         values = self.logits(columns, batch_size, progress)
         if self.card.kind=='regression': got = [v if v==v else None for v in values[:,0].tolist()]
@@ -362,17 +369,20 @@ class _Measured(_Answering):
     def evaluate(self,
         data, # a file, a table or a list of dicts with the card's columns, or rows as from `read_file`
         batch_size:int=64, # examples that are computed at once
-        path='the data' # where the data come from, for messages
+        path='the data', # where the data come from, for messages
+        missing:str=None # 'drop' leaves out rows without text or label, and a warning says how many
     ) -> dict: # metric -> value
-        "The metrics of the card on labelled examples. An unknown label raises `ValueError`, which names it"
+        "The metrics of the card on labelled examples. An unknown label, and a row without text or label, raise `ValueError`, which names it"
         from adaptprune.setup import evaluate
         from adaptprune.tasks import make_loaders, to_dataset
         check_classes(self.card)
         rows = isinstance(data, list) and data and isinstance(data[0], tuple)
-        data = data if rows else read_labelled(data, self.card)
+        data = [(f'{path}, line {n}', v) for n,v in data] if rows else [(f'{path}, row {n+1}', v) for n,v in read_labelled(data, self.card)]
+        data,left = full_rows(data, missing, path)
+        if left: warnings.warn(f"{path}: {' and '.join(left)}.")
         task = task_of(self.card, text=('text_a', 'text_b')[:len(data[0][1])-1] if data else ('text_a',))
         how = dict(eval_batch_size=batch_size, max_length=self.reader.max_length)
-        loader = make_loaders(dict(dev=to_dataset(task, data, path)), self.reader.tokenizer, **how)['dev']
+        loader = make_loaders(dict(dev=to_dataset(task, data)), self.reader.tokenizer, **how)['dev']
         return evaluate(self.model, loader, task)
 
 # %% ../nbs/api/21_predict.ipynb #4b9c9bf4
@@ -579,6 +589,7 @@ class VectorPredictor(Predictor):
         progress=None # show a progress bar; None: for more than 20 batches, in a terminal
     ) -> np.ndarray: # (n, n_out) in float32; NaN for a row without text
         "The vectors of texts"
+        _check_columns(columns)
         texts, = columns
         full = [i for i,t in enumerate(texts) if not is_missing(t, words=False)]
         out = np.full((len(texts), self.card.n_out), np.nan, np.float32)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Table', 'find_separator', 'as_separator', 'stem', 'open_table', 'read_file', 'split_tables', 'columns_of',
            'text_columns', 'label_column', 'find_columns', 'is_missing', 'is_whole_text', 'is_list_text', 'as_whole',
-           'infer_labels', 'full_rows', 'texts_of', 'duplicates_in', 'without_duplicates', 'leaks', 'shown_metric',
-           'Reading', 'imbalance']
+           'joined_by', 'infer_labels', 'full_rows', 'texts_of', 'duplicates_in', 'without_duplicates', 'leaks',
+           'shown_metric', 'Reading', 'imbalance']
 
 # %% ../nbs/api/09_tables.ipynb #d47d42b6
 import codecs, csv, glob, gzip, io, json, math, re
@@ -558,6 +558,23 @@ def as_whole(
 # %% ../nbs/api/09_tables.ipynb #652003e6
 _ask = "give kind='classification' (--kind classification) if these are classes"
 
+def joined_by(
+    names # of classes, each once
+) -> str: # ',', ';' or '|'; None where each name is one label
+    "What separates the labels of a row, where names are made of the same few parts: 'a;b' and 'b;c' of a, b and c"
+    for sep in ',;|':
+        made = [[p.strip() for p in x.split(sep)] for x in names]
+        parts = Counter(p for ps in made for p in ps)
+        several = [ps for ps in made if len(ps)>1]
+        if len(several)>1 and len(parts)<len(made) and all(parts[p]>1 for ps in several for p in ps): return sep
+
+def _check_parts(source, names):
+    sep = joined_by(names)
+    if not sep: return
+    some = ', '.join(sorted(x for x in names if sep in x)[:3])
+    raise ValueError(f"{source}: the labels look like several a row, separated by {sep!r} ({some}, ...): "
+        f"give kind='multilabel' (--kind multilabel), or {_ask}.")
+
 def _check_guess(source, names, numbers, n):
     "Refuse to guess where two readings are possible"
     some = ', '.join(sorted(names)[:5])
@@ -567,7 +584,9 @@ def _check_guess(source, names, numbers, n):
     if endless and any(x is not None for x in numbers):
         raise ValueError(f"{source}: the labels mix numbers with {endless[0]!r}: leave such rows out, or {_ask}.")
     if not numeric and fractions:
-        raise ValueError(f"{source}: the labels mix numbers with fractions and words ({some}, ...): {_ask}.")
+        words = ', '.join(sorted(repr(x) for x in names if _number(x) is None)[:5])
+        raise ValueError(f"{source}: the labels are numbers with fractions, but not all: {words}. Mend such rows or leave "
+            f"them out, or {_ask}.")
     truth = {x.lower() for x in names} & {'true', 'false'}
     if truth and any(x is not None for x in numbers):
         raise ValueError(f"{source}: the labels mix truth values with numbers ({some}).")
@@ -590,7 +609,9 @@ def infer_labels(
     _single(source, values)
     names = {str(v).strip() for v in values}
     numbers = [_number(x) for x in names]
-    if not kind: _check_guess(source, names, numbers, len(values))
+    if not kind:
+        _check_parts(source, names)
+        _check_guess(source, names, numbers, len(values))
     whole = None not in numbers and all(x==int(x) for x in numbers)
     if not kind: kind = 'regression' if None not in numbers and not whole else 'classification'
     if kind=='regression': return kind, ()
@@ -613,7 +634,9 @@ def _refuse(rows, lacks, what):
     shown = f' (it says {word!r})' if word.strip() else ''
     keep = ", and missing='keep' takes the word for a class" if shown else ''
     more = f'here and in {lacks.count(what)-1:,} more of {len(rows):,} rows'
-    raise ValueError(f"{where}: the {what} is missing{shown}, {more}: "
+    several = what=='label' and joined_by({v[-1].strip() for _,v in rows if isinstance(v[-1], str) and v[-1].strip()})
+    sets = f"the labels look like several a row, separated by {several!r}: then kind='multilabel' (--kind multilabel), and such rows have none"
+    raise ValueError(f"{where}: the {what} is missing{shown}, {more}: {sets+'. Else ' if several else ''}"
         f"missing='drop' (--missing drop) leaves such rows out{keep}.")
 
 def full_rows(

@@ -532,6 +532,11 @@ def _weights(asked, rows, names, source):
     have = ', '.join(names) or '(none: these are scores)'
     raise ValueError(f"{source}: class_weights must be 'balanced', or a dict with the classes {have}, got {asked!r}.")
 
+def _score_notes(task):
+    "What to say of whole numbers in a column that is called after scores"
+    scores = task.kind=='classification' and task.label in ('score', 'rating', 'stars') and _numbered(task.labels)
+    return ["if they are scores: kind='regression' (--kind regression)"] if scores else []
+
 def _assembled(task, tables, splits, notes, seed, by_index=False):
     "Rows as splits with a dev set, and what is said of them"
     listed = task.kind in ('multilabel', 'tokens')
@@ -545,7 +550,7 @@ def _assembled(task, tables, splits, notes, seed, by_index=False):
     shown = task.labels or (min(scores), max(scores))
     lists = [v[-1] for _,v in splits['train']] if listed else []
     if listed: notes = [*(tag_notes if task.kind=='tokens' else set_notes)(lists, task.labels), *notes]
-    notes = [*tables['train'].notes, *_class_notes(task.labels), *notes, *leaks(texts)]
+    notes = [*tables['train'].notes, *_class_notes(task.labels), *_score_notes(task), *notes, *leaks(texts)]
     rows = {s: len(ds[s]) for s in order}
     about = dict(text=task.text, label=task.label, metric=task.metric, imbalance=uneven, notes=notes)
     if listed: about.update(per_row=sum(map(len, lists))/len(lists))
