@@ -287,7 +287,7 @@ class _Answering(_Computing):
         as_frame:bool=False, # give a `DataFrame`, with the index of what you gave if it has one
         progress=None # show a progress bar; None: where there is much to do, in a terminal
     ): # for each text a dict of label, or labels, and probabilities, or a score; for one text its answer alone
-        "Answer for texts, in their order. Labels are text, as in the card. A row without a text gets None, and one warning says how many there are"
+        "Answers in the order of the texts; labels are text, as in the card. A row without a text gets None, and a warning says how many do"
         columns,one = read_texts(texts, self.card)
         values = self.logits(columns, batch_size, progress)
         if self.card.kind=='regression': got = [v if v==v else None for v in values[:,0].tolist()]
@@ -372,7 +372,7 @@ class _Measured(_Answering):
         path='the data', # where the data come from, for messages
         missing:str=None # 'drop' leaves out rows without text or label, and a warning says how many
     ) -> dict: # metric -> value
-        "The metrics of the card on labelled examples. An unknown label, and a row without text or label, raise `ValueError`, which names it"
+        "The metrics of the card on labelled examples. An unknown label, or a row that lacks text or label, raises `ValueError`"
         from adaptprune.setup import evaluate
         from adaptprune.tasks import make_loaders, to_dataset
         check_classes(self.card)

@@ -635,7 +635,8 @@ def _refuse(rows, lacks, what):
     keep = ", and missing='keep' takes the word for a class" if shown else ''
     more = f'here and in {lacks.count(what)-1:,} more of {len(rows):,} rows'
     several = what=='label' and joined_by({v[-1].strip() for _,v in rows if isinstance(v[-1], str) and v[-1].strip()})
-    sets = f"the labels look like several a row, separated by {several!r}: then kind='multilabel' (--kind multilabel), and such rows have none"
+    sets = (f"the labels look like several a row, separated by {several!r}: then kind='multilabel' (--kind multilabel), "
+        "and such rows have none")
     raise ValueError(f"{where}: the {what} is missing{shown}, {more}: {sets+'. Else ' if several else ''}"
         f"missing='drop' (--missing drop) leaves such rows out{keep}.")
 

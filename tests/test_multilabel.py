@@ -273,7 +273,8 @@ def test_evaluate(made, lists):
     assert semi.evaluate(semis())==semi.evaluate(rows()), 'lists need no separator'
     assert set(load(made['flags'].folder).evaluate(flags()))=={'micro_f1', 'macro_f1', 'accuracy'}
     for data,message in (([dict(text='a', tags=['gold'])], "unknown label 'gold'"), ([dict(text='a', tags='red')], 'expected a list of names'),
-            ([dict(text='a', tags=None)], 'labels are missing'), ([dict(text='a', label=['red'])], "no column 'tags'")):
+            ([dict(text='a', tags=None)], 'holds no labels'), ([dict(text='a', tags=None), dict(text='b', tags=['red'])], 'row 1: the label is missing'),
+            ([dict(text='a', label=['red'])], "no column 'tags'")):
         with pytest.raises(ValueError, match=message): lists.evaluate(data)
 
 def test_pipeline(lists):
