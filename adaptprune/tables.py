@@ -585,7 +585,7 @@ def _check_guess(source, names, numbers, n):
         raise ValueError(f"{source}: the labels mix numbers with {endless[0]!r}: leave such rows out, or {_ask}.")
     if not numeric and fractions:
         words = ', '.join(sorted(repr(x) for x in names if _number(x) is None)[:5])
-        raise ValueError(f"{source}: the labels are numbers with fractions, but not all: {words}. Mend such rows or leave "
+        raise ValueError(f"{source}: the labels mix numbers with fractions and words ({words}): mend such rows or leave "
             f"them out, or {_ask}.")
     truth = {x.lower() for x in names} & {'true', 'false'}
     if truth and any(x is not None for x in numbers):

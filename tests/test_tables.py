@@ -231,7 +231,7 @@ def test_kinds(values, kind, names):
 
 @pytest.mark.parametrize('values,message', [(range(300), "300 different whole numbers in 300 rows"), ([i%25 for i in range(1000)], "25 different whole numbers.*kind='regression'"), (np.arange(300.)*10, '300 different'),
     ([i%15 for i in range(20)], '15 different whole'), ([f'name {i}' for i in range(40)], '40 different labels.*the right one'), (['2020-01-%02d'%(i%28+1) for i in range(40)], 'different labels'),
-    (['1.5', 'high', 'low']*5, "with fractions, but not all: 'high', 'low'"), ([True, 1, 0]*5, 'mix truth values'), (['True', '1', '0']*5, 'mix truth values'), (['1,5', '2,5', '3']*5, 'decimal comma'),
+    (['1.5', 'high', 'low']*5, "mix numbers with fractions and words \\('high', 'low'\\)"), ([True, 1, 0]*5, 'mix truth values'), (['True', '1', '0']*5, 'mix truth values'), (['1,5', '2,5', '3']*5, 'decimal comma'),
     (["['x', 'y']", "['x']"]*10, 'multi-label'), ([('x',), ('y',)]*10, 'multi-label'), ([{'a': 1}, {'a': 2}]*10, 'multi-label'),
     ([np.array([0, 1]), np.array([1, 0])]*9, 'multi-label'), (['a']*10, "only one class, 'a'"), ([.5]*10, "only one score, '0.5'"), ([1, 1.0]*5, 'only one class'), (['inf', '1.5', '2.5']*5, 'mix numbers')])
 def test_labels_in_doubt(values, message): refuses(message, labels(values))
