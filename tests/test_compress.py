@@ -291,6 +291,14 @@ def test_command_line(home, tmp_path, capsys, monkeypatch):
     assert code==2 and '--force' in got.err and 'Traceback' not in got.err
     code,got = run(*args, '--force', '--json', '--label', '', '--formats', 'none')
     assert code==0 and json.loads(got.out)['metric']=='agreement'
+    code,got = run(*args, '--resume')
+    assert code==0 and 'is finished: nothing to resume' in got.out
+    for other,told in (
+        (['--remove', '.8'], 'remove 0.5 (now 0.8)'), (['--steps', '20'], 'steps 10 (now 20)'), (['--keep', '.9'], 'keep None (now 0.9)')):
+        code,got = run(*args, '--resume', *other)
+        assert code==2 and 'is finished, and it is another one' in got.err and told in got.err
+    code,got = run(home/'regressor', *args[1:], '--resume')
+    assert code==2 and "model 'classifier' (now 'regressor')" in got.err
     code,got = run(home/'classifier')
     assert code==2 and '--data' in got.err
 

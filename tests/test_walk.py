@@ -6,7 +6,6 @@ from adaptprune.tables import joined_by
 from adaptprune.task import adapt_task
 from adaptprune.tasks import load_data
 from adaptprune.timing import Others,busy_words
-from test_compress import home
 
 few = [dict(text='abcdefghij'[i%10]+' '+'cab'[i%3], label=('good', 'bad')[i%2]) for i in range(40)]
 
@@ -34,12 +33,6 @@ def test_resume_says_so_where_the_finished_run_is_another(words, command, tmp_pa
         said = command(*words, '--resume', *changed, fails=True)
         assert 'is finished, and it is another one' in said and all(t in said for t in told.split('), ')) and '--force' in said
     assert (tmp_path/'m'/'adaptprune.json').read_bytes()==before
-
-def test_resume_says_so_where_the_compressed_model_is_another(home, command):
-    how = 'compress', home/'classifier', '--data', home/'texts.csv', '--out', 'small', '--formats', 'none', '--steps', 2, '--remove', .5
-    command(*how)
-    assert 'is finished: nothing to resume' in command(*how, '--resume')
-    assert 'remove 0.5 (now 0.8)' in command(*how[:-1], .8, '--resume', fails=True)
 
 # Rows without a text, or without a label
 
