@@ -8,7 +8,7 @@ __all__ = ['routes', 'file_names', 'available_routes', 'Plan', 'with_zeros', 'Cs
            'made_files', 'open_model']
 
 # %% ../nbs/api/23_bench.ipynb #82f80d82
-import copy, hashlib, json, math, os, statistics, subprocess, sys, tempfile, time
+import copy, hashlib, json, math, os, statistics, subprocess, sys, tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone

@@ -103,7 +103,7 @@ def disturbed(
 ) -> str: # a sentence, or ''
     "What to say of the times, where other programs worked meanwhile"
     here = report['machine']
-    return busy_words(here.get('others'), here['cores'], here['threads']) if 'cores' in here else ''
+    return busy_words(here.get('others'), here.get('cores'), here.get('threads'))
 
 def _measured(report):
     "How the times and the memory were measured"
@@ -111,9 +111,9 @@ def _measured(report):
     names = dict(threads='threads', cores='cores', torch='PyTorch', onnxruntime='ONNX Runtime', openvino='OpenVINO')
     where = ', '.join([here['cpu'], *(f'{title} {here[k]}' for k,title in names.items() if k in here)])
     times = f"Milliseconds: medians of runs that took turns, rows x tokens; {where}."
-    noted = [times, *([_memory_note] if any('peak_mb' in r for r in report['stages']) else [])]
+    memory = _memory_note if any('peak_mb' in r for r in report['stages']) else ''
     busy = disturbed(report)
-    return ' '.join([*noted, *([f'**{busy}**'] if busy else [])])
+    return ' '.join(filter(None, [times, memory, busy and f'**{busy}**']))
 
 # %% ../nbs/api/23_card.ipynb #018a5445
 def card_text(

@@ -11,7 +11,7 @@ import json as js, os, re, sys
 from argparse import ArgumentParser
 from difflib import get_close_matches
 from inspect import signature
-from math import inf
+from math import inf, isclose
 from pathlib import Path
 
 # %% ../nbs/api/27_cli.ipynb #25835897
@@ -148,9 +148,9 @@ def _is_finished(out):
 def _made_in(out):
     "What the run of a finished mask was asked for"
     from adaptprune.artifact import TaskMask
-    info = TaskMask.from_pretrained(out).info
-    known = {k: info.get(k) for k in ('task', 'seed', 'steps')}
-    return dict(info['recipe'], **known, sparsity=round(info['sparsity'], 4), classes=list(info.get('labels') or ()))
+    tm = TaskMask.from_pretrained(out)
+    known = {k: tm.info.get(k) for k in ('task', 'seed', 'steps', 'labels')}
+    return dict(tm.info.get('recipe') or {}, sparsity=round(tm.sparsity, 6), **_given(known))
 
 def _asked_for(task, recipe, fields, seed, steps, sparsity, found):
     "The same of a run that is asked for, less what is left open"
@@ -160,13 +160,15 @@ def _asked_for(task, recipe, fields, seed, steps, sparsity, found):
     if sparsity is None: sparsity = default_sparsity(recipe)
     if found or recipe.schedule=='none': steps = sparsity = None            # what comes out is not what was asked for
     chosen = {k: None if v==inf else v for k,v in asdict(recipe).items()}   # as in the file
-    return dict(chosen, task=task.name, classes=list(task.labels), **_given(dict(seed=seed, steps=steps, sparsity=sparsity)))
+    return dict(chosen, task=task.name, labels=list(task.labels), **_given(dict(seed=seed, steps=steps, sparsity=sparsity)))
 
 def _given(options): return {k: v for k,v in options.items() if v is not None}
 
+def _alike(a, b): return a==b or isinstance(a, float) and isinstance(b, float) and isclose(a, b, rel_tol=1e-3)
+
 def _check_same(out, was, now):
     "Refuse to take a finished run for another one"
-    differ = [k for k in was if k in now and was[k]!=now[k]]
+    differ = [k for k in was if k in now and not _alike(was[k], now[k])]
     if not differ: return
     told = ', '.join(f'{k} {was[k]!r} (now {now[k]!r})' for k in differ[:4])
     raise ValueError(f"The run in {out!r} is finished, and it is another one: {told}. Give another --out, or --force in place of --resume.")
@@ -683,7 +685,7 @@ def compress(
         was = js.loads((Path(out)/'report.json').read_text())
         sought = dict(remove=remove, keep=keep, speed=speed, steps=steps, sparsity=sparsity)
         sought.update(max_length=max_length, seed=seed, model=Path(model).name, kind=kind)
-        _check_same(out, dict(was['settings'], model=Path(was['model']).name, kind=was['kind']), _given(sought))
+        _check_same(out, dict(was.get('settings', {}), model=Path(was['model']).name, kind=was['kind']), _given(sought))
         return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
     if resume and not begun: _to_stderr(f"Nothing to resume in {out}: a new run begins")
     how = dict(steps=steps, sparsity=sparsity, max_length=max_length, seed=seed, resume='auto' if resume else False, force=force)

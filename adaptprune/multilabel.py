@@ -13,7 +13,7 @@ from dataclasses import replace
 
 # %% ../nbs/api/09_multilabel.ipynb #4e21a140
 import numpy as np
-from adaptprune.tables import (Table, as_separator, as_whole, columns_of, find_columns, is_list_text, is_missing,
+from adaptprune.tables import (Table, as_separator, as_whole, columns_of, find_columns, is_list_text, is_missing, label_separators,
     text_columns)
 
 # %% ../nbs/api/09_multilabel.ipynb #7ac090f7
@@ -64,7 +64,7 @@ def find_label_separator(
     source:str # for messages
 ) -> str: # one character
     "The separator between labels. None or more than one raises `ValueError`"
-    found = [s for s in ',;|' if any(s in t for t in labels)]
+    found = [s for s in label_separators if any(s in t for t in labels)]
     if len(found)==1: return found[0]
     shown = next(iter(labels), '')
     both = ' or '.join(map(repr, found))

@@ -123,7 +123,7 @@ def read_texts(
 
 def _check_columns(columns):
     "Refuse texts where columns of texts belong"
-    if isinstance(columns, (list, tuple)) and columns and all(isinstance(c, (list, tuple)) for c in columns): return
+    if not isinstance(columns, str) and len(columns) and not any(isinstance(c, str) for c in columns): return
     raise ValueError(f"`logits` takes columns, a list of texts each, such as [['one', 'two']], got {columns!r:.60}: for texts as they "
         "are use `predict`.")
 
@@ -370,17 +370,19 @@ class _Measured(_Answering):
         data, # a file, a table or a list of dicts with the card's columns, or rows as from `read_file`
         batch_size:int=64, # examples that are computed at once
         path='the data', # where the data come from, for messages
-        missing:str=None # 'drop' leaves out rows without text or label, and a warning says how many
+        missing:str=None # 'drop' leaves out rows without text or label, and a warning says how many; 'keep' takes 'None' for a class
     ) -> dict: # metric -> value
         "The metrics of the card on labelled examples. An unknown label, or a row that lacks text or label, raises `ValueError`"
         from adaptprune.setup import evaluate
         from adaptprune.tasks import make_loaders, to_dataset
         check_classes(self.card)
         rows = isinstance(data, list) and data and isinstance(data[0], tuple)
-        data = [(f'{path}, line {n}', v) for n,v in data] if rows else [(f'{path}, row {n+1}', v) for n,v in read_labelled(data, self.card)]
+        data,word,first = (data, 'line', 0) if rows else (read_labelled(data, self.card), 'row', 1)
+        data = [(f'{path}, {word} {n+first}', v) for n,v in data]
+        if missing is None and any(map(is_missing, self.card.labels)): missing = 'keep'     # a class is called so
         data,left = full_rows(data, missing, path)
         if left: warnings.warn(f"{path}: {' and '.join(left)}.")
-        task = task_of(self.card, text=('text_a', 'text_b')[:len(data[0][1])-1] if data else ('text_a',))
+        task = task_of(self.card, text=('text_a', 'text_b')[:len(data[0][1])-1])
         how = dict(eval_batch_size=batch_size, max_length=self.reader.max_length)
         loader = make_loaders(dict(dev=to_dataset(task, data)), self.reader.tokenizer, **how)['dev']
         return evaluate(self.model, loader, task)

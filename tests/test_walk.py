@@ -1,5 +1,6 @@
 "What a stranger tripped over: runs that are finished but others, rows without text, labels that are several, times of a busy machine"
-import numpy as np,pytest
+import numpy as np,pandas as pd,pytest
+from adaptprune.artifact import TaskMask
 from adaptprune.card import card_text,disturbed
 from adaptprune.predict import load
 from adaptprune.tables import joined_by
@@ -29,16 +30,27 @@ def test_resume_says_so_where_the_finished_run_is_another(words, command, tmp_pa
     for changed,told in (
         (['--sparsity', .6], 'sparsity 0.3 (now 0.6)'), (['--seed', 1], 'seed 0 (now 1)'), (['--max-steps', 9], 'steps 3 (now 9)'),
         (['--set', 'step=adam'], "step 'sign' (now 'adam')"), (['--weights', 'encoder'], "weights 'all' (now 'encoder')"),
-        (['--train', 'other.csv'], "task 'few' (now 'other'), classes ['bad', 'good'] (now ['x', 'y', 'z'])")):
+        (['--train', 'other.csv'], "task 'few' (now 'other'), labels ['bad', 'good'] (now ['x', 'y', 'z'])")):
         said = command(*words, '--resume', *changed, fails=True)
         assert 'is finished, and it is another one' in said and all(t in said for t in told.split('), ')) and '--force' in said
     assert (tmp_path/'m'/'adaptprune.json').read_bytes()==before
 
+def test_resume_takes_a_mask_that_does_not_say_its_recipe(words, folder, command, tmp_path):
+    command(*words)
+    tm = TaskMask.from_pretrained(tmp_path/'m')
+    for k in ('recipe', 'seed', 'steps'): tm.info.pop(k)
+    tm.save_pretrained(tmp_path/'m')
+    assert 'is finished: nothing to resume' in command(*words, '--resume')
+    assert 'sparsity 0.3 (now 0.5)' in command(*words, '--resume', '--sparsity', .5, fails=True)
+
 # Rows without a text, or without a label
 
+def predictor(rows, base, out):
+    adapt_task(data=dict(train=rows, dev=rows[:10]), model=base, recipe='default', missing='keep', max_steps=2, progress=False, out=str(out))
+    return load(out, base)
+
 def test_evaluate_does_not_score_rows_without_text(folder, tmp_path):
-    adapt_task(data=dict(train=few, dev=few[:10]), model=folder, recipe='default', max_steps=2, progress=False, out=str(tmp_path/'m'))
-    p = load(tmp_path/'m', folder)
+    p = predictor(few, folder, tmp_path/'m')
     holes = [dict(few[0], text=''), *few[:7], dict(few[1], text=None), *few[7:]]
     for rows in (holes, dict(text=[r['text'] for r in holes], label=[r['label'] for r in holes])):
         with pytest.raises(ValueError, match=r"the data, row 1: the text is missing, here and in 1 more of 42 rows: missing='drop'"): p.evaluate(rows)
@@ -46,10 +58,14 @@ def test_evaluate_does_not_score_rows_without_text(folder, tmp_path):
         assert got==p.evaluate(few)
     with pytest.raises(ValueError, match="row 2: the label is missing"): p.evaluate([few[0], dict(few[1], label=None)])
 
+def test_evaluate_knows_a_class_that_is_called_none(folder, tmp_path):
+    rows = [dict(r, label={'good': 'None', 'bad': 'bad'}[r['label']]) for r in few]
+    p = predictor(rows, folder, tmp_path/'m')
+    assert p.card.labels==('None', 'bad') and p.evaluate(rows)==p.evaluate(rows, missing='keep')
+
 def test_logits_are_of_columns(folder, tmp_path):
-    adapt_task(data=dict(train=few, dev=few[:10]), model=folder, recipe='default', max_steps=2, progress=False, out=str(tmp_path/'m'))
-    p = load(tmp_path/'m', folder)
-    assert p.logits([['a b', 'c']]).shape==(2, 2)
+    p = predictor(few, folder, tmp_path/'m')
+    assert (p.logits([['a b', 'c']])==p.logits([pd.Series(['a b', 'c'])])).all()
     for wrong in (['a b', 'c'], 'a b', []):
         with pytest.raises(ValueError, match='use `predict`'): p.logits(wrong)
 
@@ -68,7 +84,8 @@ def test_int8_leaves_out_rows_without_text(words, command, tmp_path, monkeypatch
 
 @pytest.mark.parametrize('names, sep', [
     (['a', 'b', 'a;b', 'b;c', 'c'], ';'), (['a|b', 'b|c', 'a|c', 'a|b|c'], '|'), (['x, y', 'y', 'x', 'y, z', 'z'], ','),
-    (['food, drink', 'food, other', 'car'], None), (['a;b', 'a', 'b'], None), (['good', 'bad'], None), ([], None)])
+    (['food, drink', 'food, other', 'car'], None), (['a;b', 'a', 'b'], None), (['good', 'bad'], None), ([], None),
+    (['1,5', '2,5', '1,2', '5,1', '2,1'], None)])
 def test_labels_that_are_made_of_each_other(names, sep): assert joined_by(names)==sep
 
 def several(missing):
@@ -100,9 +117,14 @@ def test_plain_needs_layers_of_one_size(folder, command, tmp_path):
 
 # Times of a busy machine
 
-def test_others_are_counted():
+def test_others_are_counted(monkeypatch):
     with Others() as others: np.linalg.svd(np.ones((50, 50)))
     assert others.cores is None or others.cores>=0
+    def counted(*worked):
+        monkeypatch.setattr(Others, '_worked', staticmethod(lambda said=iter(worked): next(said)))
+        with Others() as others: pass
+        return others.cores
+    assert counted((10., 1., 5.), (16., 3., 7.))==2 and counted(None) is None
 
 @pytest.mark.parametrize('others, threads, busy', [(None, 2, False), (0., 2, False), (.3, 2, True), (1.1, 1, False), (1.3, 1, True)])
 def test_what_is_said_of_a_busy_machine(others, threads, busy):
