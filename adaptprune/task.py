@@ -217,7 +217,12 @@ def _taught(setup, recipe, cache, about, max_steps, teacher_steps=None, **kwargs
 
 def _run(setup, recipe, rank=8, **kwargs):
     if recipe.method=='lora': kwargs['method'] = Lora(recipe, rank)
-    return adapt(setup.model, setup.loaders['train'], recipe=recipe, evaluate=setup.evaluate, **kwargs)
+    res = adapt(setup.model, setup.loaders['train'], recipe=recipe, evaluate=setup.evaluate, **kwargs)
+    if setup.alike: res.report['alike'] = setup.alike
+    for split,answer in setup.alike.items() if _writes() else ():
+        warnings.warn(f"Every row of {split} gets {answer}: the network tells nothing apart, whatever its score. Give it more "
+            "steps (max_steps, epochs), more rows or classes of like size, or another recipe.")
+    return res
 
 # %% ../nbs/api/18_task.ipynb #7723ad62
 def _key_of_rounds(recipe, max_steps, about, loading):
