@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # %% ../nbs/api/26_claims.ipynb #fc951d2f
-from .results import mean_sd, method_name, method_names, read_results, results_frame, summarise
+from .results import linear_scores, mean_sd, method_name, method_names, read_results, results_frame, summarise
 
 # %% ../nbs/api/26_claims.ipynb #48588557
 task_titles = {'stsb': 'STS-B', 'sst2': 'SST-2', 'mnli': 'MNLI-54k'}
@@ -35,6 +35,7 @@ class Evidence:
         self.frame = _frame(self.lines('paper_cpu'))
         self.cells = summarise(self.frame).set_index(['task', 'name', 'sparsity'])
         self.paper = self.record('published')
+        self.linear = linear_scores(self.folder/'frozen.json')      # task -> score on the untouched encoder's vectors
 
     def lines(self,
         name:str # file of lines, without `.jsonl`
@@ -160,8 +161,10 @@ def useful_at_ninety(
     tasks = 'stsb', 'sst2'
     found = [e.share(t, 'mask', .9) for t in tasks]
     paper = [e.printed_share(t, 'mask', .9) for t in tasks]
+    scores = ', '.join(f"{task_titles[t]} {e.shown(t, 'mask', .9)}" for t in tasks)
+    linear = ', '.join(f'{task_titles[t]} {e.linear[t]:.3f}' for t in tasks)
     return Claim('masks are useful at 90 %', 'useful-masks-at-90--and-beyond', _by_task(paper, tasks)+' of fine-tuning',
-        f"{_by_task(found, tasks)}; scores: STS-B {e.shown('stsb', 'mask', .9)}, SST-2 {e.shown('sst2', 'mask', .9)}",
+        f"{_by_task(found, tasks)}; scores: {scores}; a linear model on the untouched vectors: {linear}",
         "the fraction of fine-tuning is the paper's or more, on STS-B and SST-2", [a>=b for a,b in zip(found, paper)],
         _curve(e, 'sst2', _levels))
 
@@ -189,8 +192,10 @@ def strong_floor(
 ) -> Claim: # with the three tasks as its series
     "Feature extraction is a strong floor"
     table = floors(e)
+    linear = [e.linear[t]/e.mean(t, 'finetune') for t in table.index]
     return Claim('feature extraction is a strong floor', 'feature-extraction-is-a-strong-floor',
-        _by_task(table.paper, table.index)+' of fine-tuning', _by_task(table.here, table.index),
+        _by_task(table.paper, table.index)+' of fine-tuning',
+        f'{_by_task(table.here, table.index)}, by a head on the first token; a linear model on mean vectors: {_by_task(linear, table.index)}',
         "the fraction of fine-tuning is at most 0.05 below the paper's, on each task",
         [bool(b) for b in table.here>table.paper-.05], {task_titles[t]: (r.here, r.paper) for t,r in table.iterrows()})
 

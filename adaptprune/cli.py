@@ -150,6 +150,7 @@ def _made_in(out):
     from adaptprune.artifact import TaskMask
     tm = TaskMask.from_pretrained(out)
     known = {k: tm.info.get(k) for k in ('task', 'seed', 'steps', 'labels')}
+    known.update(model=Path(tm.base.get('model') or '').name or None, max_length=tm.card.max_length if tm.card else None)
     return dict(tm.info.get('recipe') or {}, sparsity=round(tm.sparsity, 6), **_given(known))
 
 def _asked_for(task, recipe, fields, seed, steps, sparsity, found):
@@ -283,7 +284,8 @@ def adapt(
     t,data = _data(task, train, dev, text, label, glue_dir, **own)
     if finished:
         sought = dict(seed=seed, steps=max_steps, sparsity=sparsity, found=tolerance is not None)
-        _check_same(out, _made_in(out), _asked_for(t, recipe, dict(epochs=epochs, weights=weights, batch_size=batch_size), **sought))
+        asked = _asked_for(t, recipe, dict(epochs=epochs, weights=weights, batch_size=batch_size), **sought)
+        _check_same(out, _made_in(out), dict(asked, model=Path(model).name, max_length=max_length))
         return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
     if tolerance is not None and (start_from or keep_theta):
         raise ValueError("--tolerance tries several sparsities, and a start belongs to one: leave out "
@@ -388,10 +390,9 @@ def _own_rows(card, tables, missing, duplicates):
     if card.kind=='multilabel': table = with_label_sets(table, card.label, card.label_sep)
     if card.kind=='tokens': table = with_tags(table, *card.text, card.label)
     rows = table.rows([*card.text, card.label])
-    if card.kind in ('classification', 'regression'):
-        rows,left = full_rows(rows, missing, source)
-        for said in left: _to_stderr(f'adaptprune: {source}: {said}')
-        rows = _as_classes(rows, card)
+    rows,left = full_rows(rows, missing, source)
+    for said in left: _to_stderr(f'adaptprune: {source}: {said}')
+    if card.kind in ('classification', 'regression'): rows = _as_classes(rows, card)
     if duplicates=='drop' and 'dev' not in tables: rows = without_duplicates(dict(train=rows))[0]['train']
     ds = to_dataset(task_of(card), rows)
     return ds if 'dev' in tables else holdout(dict(train=ds))['validation']
@@ -412,6 +413,13 @@ def _splits(card, task, tables, text, label, glue_dir, **how):
     if not task and card.source not in ('glue', 'mini'):
         raise ValueError(f"This mask is of data of your own ({card.name!r}): give --dev with a file of them.")
     return get_task(task or card.name), load_task(task or card.name, glue_dir)
+
+def _class_order(card, task):
+    "Where the classes of a task are among those of a mask; `None` where both have the same order"
+    if task.kind!='classification' or not card or not card.labels or tuple(card.labels)==tuple(task.labels): return None
+    if sorted(card.labels)==sorted(task.labels): return [list(card.labels).index(n) for n in task.labels]
+    raise ValueError(f"The mask answers with the classes {', '.join(map(repr, card.labels))}, and the task {task.name!r} has "
+        f"{', '.join(map(repr, task.labels))}: give a file of your own with --dev.")
 
 def _own_metrics(tm, model, tables, text, label):
     "The metrics of vectors, or of answers in texts, on a file of one's own"
@@ -447,7 +455,8 @@ def evaluate(
 ):
     "Evaluate a saved mask on the dev set of its task"
     from adaptprune.tasks import make_loaders
-    from adaptprune.setup import evaluate as score
+    from adaptprune.setup import evaluate as score, score_answers
+    from torch import no_grad
     if duplicates not in (None, 'drop'): raise ValueError(f"--duplicates takes 'drop', and got {duplicates!r}.")
     tm = _mask(mask, revision)
     tables = _open_tables(sep, encoding, train=train, dev=dev)
@@ -457,7 +466,10 @@ def evaluate(
     p = _predictor(tm, model, tm.card)
     held = {split: rows for split,rows in data.items() if split!='train'}
     loaders = make_loaders(held, p.reader.tokenizer, max_length=p.reader.max_length)
-    got = {split: score(p.model, l, t) for split,l in loaders.items()}
+    order = _class_order(p.card, t)
+    def logits(batch): return p.model(**{k: v.to(p.device) for k,v in batch.items()}).logits[:,order]
+    def measure(rows): return score(p.model, rows, t) if order is None else score_answers(logits, rows, t)
+    with no_grad(): got = {split: measure(l) for split,l in loaders.items()}
     said = '\n'.join(f'{t.name} {split}: {_metrics(m)}' for split,m in got.items())
     _tell(dict(mask=mask, model=model or tm.base['model'], task=t.name, metrics=got), json, said)
 
@@ -582,10 +594,20 @@ def _plain_cells(answers):
     new = {c: [f(v) if isinstance(v, list) else v for v in answers[c]] for c,f in _written.items() if c in answers}
     return answers.assign(**new)
 
+def _one_kind(table):
+    "A table for Parquet: a column of numbers among words is written as words"
+    import pyarrow as pa
+    for c in table:
+        try: pa.array(table[c], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            _to_stderr(f'adaptprune: warning: the column {c!r} holds values of several kinds, and Parquet one: it is written as text')
+            table = table.assign(**{c: [None if v is None else str(v) for v in table[c]]})
+    return table
+
 def _write(table, path):
     "Write a table as its name says"
     kind = path.suffix.lower()
-    if kind=='.parquet': table.to_parquet(path, index=False)
+    if kind=='.parquet': _one_kind(table).to_parquet(path, index=False)
     elif kind in ('.csv', '.tsv'): table.to_csv(path, index=False, sep='\t' if kind=='.tsv' else ',')
     else: path.write_text(''.join(js.dumps(r, default=str)+'\n' for r in _json_rows(table)), encoding='utf-8')
 
@@ -869,6 +891,15 @@ def pull(
     _tell(dict(repo_id=repo_id, out=out, sparsity=tm.sparsity), json, f"{out}: {tm}")
 
 # %% ../nbs/api/27_cli.ipynb #7b815029
+def _varied(rows):
+    "What else the runs of a sweep differ in: means are over seeds alone"
+    from adaptprune.recipe import rules
+    known = {'task', 'name', 'recipe', 'sparsity', 'seed', 'files', 'start_from', *rules}      # in the name, or in a column
+    cells = [{k: v for k,v in r['cell'].items() if k not in known} for r in rows]
+    keys = dict.fromkeys(k for c in cells for k in c)
+    said = {k: [str(c.get(k, '')) for c in cells] for k in keys}
+    return {k: values for k,values in said.items() if len(set(values))>1}
+
 def _mean(row):
     "A row of the table of means: NaN is left empty, the sparsity is shown as it was asked for"
     row = {k: None if v!=v else v for k,v in row.items()}
@@ -894,7 +925,9 @@ def sweep(
         lines = sweep_jobs(file, glue_dir, only, model, out)
         return _tell(lines, json, '\n'.join(lines))
     rows = run_sweep(file, glue_dir, only, workers, masks, model=model, scheduler=scheduler, out=out, progress=not json)
-    means = summarise(results_frame(rows)).astype(object).to_dict('records')
+    varied = _varied(rows)
+    by = ['task', 'name', *varied, 'sparsity']
+    means = summarise(results_frame(rows).assign(**varied), by=by).astype(object).to_dict('records')
     best = keep_best(rows, masks) if any('files' in r['cell'] for r in rows) else []
     fields = 'key', 'name', 'cell', 'report', 'wall_s', 'command'
     tables = [text_table([_mean(m) for m in means]), *([text_table(best)] if best else [])]

@@ -23,13 +23,13 @@ from .fisher import check_remove, choose_units, unit_scores
 from .folder import load_compact, save_compact, save_model
 from .head import AdaptModel
 from .forms import Forms, check_formats, how_to_get, int8_loss, torch_stage
-from .identity import base_tensors
 from .latency import latency_table
+from .layer import fingerprint
 from .loop import adapt, check_writable, goes_on, save_state
 from .mask import check_sparsity
 from .methods import outside
 from .recipe import check_field, get_recipe
-from .setup import digest
+from .setup import digest, tokenizer_mark
 from .subject import (adapt_loss, answers, clean_texts, coded_labels, compare, examples, load_subject, read_texts, runner,
     text_loader, unit_loss)
 from .timing import Others, machine
@@ -108,6 +108,15 @@ def is_half_made(
     return (Path(out)/'.compress').exists()
 
 # %% ../nbs/api/24_compression.ipynb #6e915fba
+_made_names = ('model*.safetensors*', 'model*.onnx*', 'openvino*', 'config*.json', 'tokenizer*', 'special_tokens*', 'vocab*', 'merges.txt',
+    'modules.json', 'sentence_*.json', '[0-9]_*', 'modeling_*.py', 'README.md', 'report.*')
+
+def _report_in(out):
+    "The report of a compressed model in a folder; `None` where there is none, or another one"
+    try: told = json.loads((out/'report.json').read_text())
+    except (OSError, ValueError): return None
+    return told if isinstance(told, dict) and {'stages', 'machine'}<=told.keys() else None
+
 class Work:
     "The unfinished part of an output folder"
     def __init__(self,
@@ -121,10 +130,11 @@ class Work:
         if self.folder.exists() and not (resume or force): raise FileExistsError(f"{out} holds an unfinished run: "
             "resume=True (--resume) goes on with it, force=True (--force) starts anew.")
         have = self.have()
+        self.report = _report_in(self.out)
         if have and not force and not resume: raise FileExistsError(f"{out} exists already: "
             "give another folder, or force=True (--force) to replace it.")
         moving = any((self.folder/d).exists() for d in ('old', 'ready'))       # a kill in `publish`
-        if have and not moving and not (self.out/'report.json').exists():
+        if have and not moving and self.report is None:
             raise FileExistsError(f"{out} holds other things than a compressed model ({have[0].name}): give another folder.")
 
     def have(self):
@@ -151,10 +161,16 @@ class Work:
     @property
     def ready(self): return (self.folder/'ready').exists()
 
+    def ours(self, new):
+        "Names in the output folder that a run of `compress` made: of the one that is there, and of the new one"
+        known = [p.name for p in self.have() if any(p.match(m) for m in _made_names)]
+        return {*known, *(self.report or {}).get('files', ()), *(p.name for p in new.iterdir())}
+
     def publish(self, new):
         "Put a finished folder in the place of what was there"
         (self.folder/'old').mkdir(exist_ok=True)
-        for p in self.have(): os.replace(p, self.folder/'old'/p.name)
+        for p in self.have():
+            if p.name in self.ours(new): os.replace(p, self.folder/'old'/p.name)
         os.replace(new, self.folder/'ready')
         self.finish()
 
@@ -445,7 +461,8 @@ def _copy_sentence_files(subject, folder):
 def _save(small, folder, subject):
     "Write the smaller network; one with a head of ours with the names of its classes"
     if not isinstance(small, AdaptModel): return save_compact(small, folder, subject.tokenizer)
-    labels = list(subject.model.config.id2label.values())
+    given = subject.model.config.id2label
+    labels = [given[i] for i in sorted(given)]
     save_model(small, folder, subject.tokenizer, labels, several=subject.several)
 
 def _write(maker, made, goal, extras):
@@ -458,6 +475,7 @@ def _write(maker, made, goal, extras):
     stages = _stages(maker, made, small, subject, new, tag, extras)
     made = replace(made, model=small)
     report = _report(maker, made, goal, subject, stages, extras)
+    report['files'] = sorted({p.name for p in new.iterdir()}|{'README.md', 'report.json', 'report.png'})
     save_card(report, new)
     maker.work.publish(new)
     return Compressed(small, report, maker.work.out)
@@ -465,8 +483,7 @@ def _write(maker, made, goal, extras):
 # %% ../nbs/api/24_compression.ipynb #0b431b61
 def _config_of(subject, rows, settings):
     "What a run must have in common with the unfinished one that it goes on with"
-    names = {f'{n}.weight' for u in find_units(subject.model) for n in u.linears()}
-    weights = digest(base_tensors(base_of(subject.model), names))
+    weights = digest([fingerprint(subject.model), tokenizer_mark(subject.tokenizer)])
     return dict(model=subject.name, weights=weights, kind=subject.kind, texts=rows.mark, **asdict(settings))
 
 # %% ../nbs/api/24_compression.ipynb #bfdb2ab8

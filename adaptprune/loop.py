@@ -524,6 +524,7 @@ def read_checkpoint(
         raise ValueError(f"{path} is not a readable checkpoint ({type(e).__name__}): delete it to start anew.") from e
     old = state['run']['config']
     differ = sorted(k for k in old.keys()|config.keys() if old.get(k)!=config.get(k))
+    if differ==['data'] and 'data' not in old: return state        # an older version did not say
     if not differ: return state
     theirs,ours = (', '.join(f'{k}={c.get(k)!r}' for k in differ) for c in (old, config))
     raise ValueError(f"The checkpoint was made with {theirs}, this run has {ours}: use the same values, or another "
@@ -840,6 +841,7 @@ def _config(run, recipe, mark):
         processes=acc.num_processes)
     what = dict(sparsity=run.sparsity, seed=run.seed, n_steps=run.steps, base=mark, batches=_length(run.batches.loader))
     if run.start: what['start_from'] = run.start.mark
+    if mark := getattr(run.batches.loader, 'mark', None): what['data'] = mark
     return {**settings, **run.method.config(), **what, **how}
 
 # %% ../nbs/api/13_loop.ipynb #617ebbb2

@@ -16,6 +16,7 @@ from pathlib import Path
 # %% ../nbs/api/21_predict.ipynb #9576dabc
 import numpy as np, torch
 from torch import nn
+from .anatomy import n_positions
 from .artifact import TaskMask
 from .multilabel import with_label_sets
 from .sentence import is_sentence_model
@@ -136,6 +137,9 @@ class Reader:
     ):
         from adaptprune.tasks import with_padding
         self.tokenizer = with_padding(tokenizer)
+        if self.tokenizer.padding_side!='right':            # as in training
+            self.tokenizer = copy.deepcopy(self.tokenizer)
+            self.tokenizer.padding_side = 'right'
         self.max_length = min(max_length, self.tokenizer.model_max_length)
         self.gap = '' if tokenizer.num_special_tokens_to_add(pair=True) else '\n'
         self.tokenizer.deprecation_warnings['Asking-to-pad-a-fast-tokenizer'] = True
@@ -204,7 +208,7 @@ class _Computing:
         if len(card.text)>2: raise ValueError(f"The task has {len(card.text)} text columns: give one or two.")
         self.model = model.eval()
         self.card = card
-        self.reader = Reader(tokenizer, card.max_length or old_length)
+        self.reader = Reader(tokenizer, min(card.max_length or old_length, n_positions(model)))
         check_room(self.reader.tokenizer, self.reader.max_length, len(card.text)==2)
 
     @property
@@ -350,7 +354,7 @@ def read_labelled(
     label = _label_column(have, card)
     values = column(data, label)
     names = getattr(getattr(data, 'features', {}).get(label), 'names', None)
-    if names: values = [names[v] for v in values]
+    if names: values = [names[v] if v is not None and 0<=v<len(names) else None for v in values]       # -1 is a hidden label
     elif card.labels: values = [_class_in(v, card.labels) for v in values]
     columns = [column(data, n) for n in text_columns(have, card)]
     return [(i, list(row)) for i,row in enumerate(zip(*columns, values, strict=True))]
@@ -782,6 +786,9 @@ def load(
     unknown = sorted(changes.keys()-{f.name for f in fields(mask.card)})
     if unknown: raise TypeError(f"load has no option {unknown[0]!r}, and a task card no such field: it has "
         f"{', '.join(f.name for f in fields(mask.card))}.")
+    for name in sorted(changes.keys()&{'kind', 'n_out', 'pooling'}):
+        if changes[name]!=getattr(mask.card, name): raise ValueError(f"The network of this file has {name} "
+            f"{getattr(mask.card, name)!r}, and {name}={changes[name]!r} would not change it: leave it out.")
     net,place = mask.open_model(model)
     if tokenizer is None: tokenizer = copy.deepcopy(net.tokenizer) if is_sentence_model(net) else load_tokenizer(*place)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')

@@ -58,12 +58,13 @@ class _Pair:
     got:np.ndarray # the same of the file
     spans:tuple=() # of answers in texts: the likeliest begin and end of each text, (rows, 2), by PyTorch and by the file
 
-def _measure(pairs, want, got):
-    "Which measure suits the outputs, (n, columns), and its value"
+def _measure(pairs, want, got, several=False):
+    "Which measure suits the outputs, (n, columns), and its value; `several`: a row may have several labels"
     if pairs[0].spans:
         a,b = (np.concatenate([p.spans[i] for p in pairs]) for i in (0, 1))
         return 'same span', float((a==b).all(1).mean())
     if pairs[0].name!='logits': return 'cosine', _cosine(want, got)
+    if several: return 'same labels', float(((want>0)==(got>0)).all(-1).mean())
     if want.shape[-1]>1: return 'same class', float((want.argmax(-1)==got.argmax(-1)).mean())
     return 'correlation', _correlation(want[:,0], got[:,0])
 
@@ -116,7 +117,8 @@ def agreement(
     rows = sum(len(b['input_ids']) for b in batches)
     about = dict(examples=rows, spread=float(want.std()))
     if not np.isfinite(got).all(): return dict(about, difference=np.inf, measure='finite', same=0.)
-    measure,same = _measure(pairs, want, got)
+    several = getattr(getattr(model, 'config', None), 'problem_type', None)=='multi_label_classification'
+    measure,same = _measure(pairs, want, got, several)
     return dict(about, difference=float(np.abs(want-got).max()), measure=measure, same=same)
 
 # %% ../nbs/api/23_quantize.ipynb #5d2cedc2

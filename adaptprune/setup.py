@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from numbers import Integral
+from pathlib import Path
 
 # %% ../nbs/api/15_setup.ipynb #f50775e9
 import numpy as np
@@ -21,9 +22,10 @@ from accelerate.utils import set_seed
 from datasets import DatasetDict
 from torch import nn
 from torch.utils.data import DataLoader
+from .anatomy import n_positions
 from .head import AdaptModel, copy_encoder, each_token, load_encoder, load_tokenizer
 from .layer import fingerprint
-from .tasks import BucketBatchSampler, compute_metrics, get_task, holdout, load_task, make_loaders, with_padding
+from .tasks import BucketBatchSampler, compute_metrics, get_task, holdout, load_task, make_loaders, with_classes, with_padding
 
 # %% ../nbs/api/15_setup.ipynb #785b87a5
 def _by_row(logits, labels):
@@ -130,9 +132,18 @@ def model_name(
 
 def model_mark(
     model # a name, or a model in memory
-) -> str: # the name, or a hash of the weights
+) -> str: # the name, of a folder with a hash of what is in it; of a model in memory a hash of the weights
     "What tells one model from another"
-    return f'{type(model).__name__} {fingerprint(model)}' if isinstance(model, nn.Module) else str(model)
+    if isinstance(model, nn.Module): return f'{type(model).__name__} {fingerprint(model)}'
+    return f'{model} {_of_files(Path(model))}' if Path(model).is_dir() else str(model)
+
+def _of_files(folder):
+    "A hash of the weights and of the tokenizer in a folder"
+    told = hashlib.sha256()
+    for p in sorted(folder.iterdir()):
+        if p.suffix not in ('.safetensors', '.bin', '.json', '.txt', '.model'): continue
+        with p.open('rb') as f: told.update(p.name.encode()+hashlib.file_digest(f, 'sha256').digest())
+    return told.hexdigest()[:16]
 
 def tokenizer_mark(
     tokenizer # of Hugging Face, or None
@@ -235,6 +246,13 @@ def _splits(task, data, validate, n, seed):
     if validate: data = {k: v for k,v in holdout(data).items() if k in ('train', 'validation')}
     return data if n is None else _drawn(task, data, n, seed)
 
+def _mark_of(loader, rows, task):
+    "What tells the examples of one run from those of another: texts, labels, and how much of them is read"
+    said = hashlib.sha256(json.dumps([task.name, task.labels, loader.dataset.max_length]).encode())
+    for c in ('text_a', 'text_b', 'label'):
+        if c in rows.column_names: said.update(json.dumps(rows[c][:], default=str).encode())
+    return said.hexdigest()[:16]
+
 def set_up(
     task, # name of a GLUE or mini task, or a `Task`
     model='minilm', # 'minilm', a folder, a Hub id, or a model in memory, of which a copy is made
@@ -254,7 +272,9 @@ def set_up(
     task = get_task(task)
     asked = dict(data=data, glue_dir=glue_dir, validate=validate, tokenizer=tokenizer, max_train_samples=max_train_samples)
     if like: data = _data_like(like, task, asked)
-    else: data = _splits(task, data or load_task(task, glue_dir), validate, max_train_samples, seed)
+    else:
+        data = with_classes(data, task) if data else load_task(task, glue_dir)
+        data = _splits(task, data, validate, max_train_samples, seed)
     tokenizer = like.tokenizer if like else _tokenizer(model, tokenizer, loading)
     encoder = _encoder(model, loading)
     set_seed(seed)
@@ -265,8 +285,9 @@ def set_up(
     if task.class_weights: net.class_weights = torch.tensor(task.class_weights)
     if task.kind=='regression': _start_scores(net.head, data['train']['label'][:], own=task.source=='files')
     rows = {split: l.dataset for split,l in like.loaders.items()} if like else data
-    loaders = make_loaders(rows, tokenizer, batch_size, max_length=max_length, seed=seed)
+    loaders = make_loaders(rows, tokenizer, batch_size, max_length=min(max_length, n_positions(encoder)), seed=seed)
     _check_tokens(loaders, tokenizer, encoder)
+    loaders['train'].mark = _mark_of(loaders['train'], data['train'], task)
     return Setup(task, net, loaders, tokenizer, data, like.asked if like else asked)
 
 # %% ../nbs/api/15_setup.ipynb #8718fee6

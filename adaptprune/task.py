@@ -192,7 +192,7 @@ _for_teacher = 'mixed_precision','progress','accelerator','accumulate','checkpoi
 
 def _writes():
     "Is this the process that writes?"
-    return os.environ.get('RANK', '0')=='0'
+    return os.environ.get('WORLD_SIZE', '1')=='1' or os.environ.get('RANK', '0')=='0'
 
 def _taught(setup, recipe, cache, about, max_steps, teacher_steps=None, **kwargs):
     "A run with a teacher"

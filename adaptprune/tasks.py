@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['lower_is_better', 'default_metrics', 'GLUE', 'MINI', 'data_options', 'Task', 'metric_name', 'get_task',
            'compute_metrics', 'read_rows', 'to_dataset', 'load_folder', 'load_hub', 'load_task', 'holdout', 'load_data',
-           'load_files', 'fit_data', 'task_and_data', 'BucketBatchSampler', 'check_room', 'TokenisedDataset',
-           'with_padding', 'make_loaders']
+           'load_files', 'with_classes', 'fit_data', 'task_and_data', 'BucketBatchSampler', 'check_room',
+           'TokenisedDataset', 'with_padding', 'make_loaders']
 
 # %% ../nbs/api/09_tasks.ipynb #26e35e06
 import csv, math, os, re, warnings
@@ -537,6 +537,10 @@ def _score_notes(task):
     scores = task.kind=='classification' and task.label in ('score', 'rating', 'stars') and _numbered(task.labels)
     return ["if they are scores: kind='regression' (--kind regression)"] if scores else []
 
+def _f1_note(task):
+    "F1 is of one of two classes, and that need not be the one that somebody looks for"
+    return [f'F1 is that of {task.labels[1]!r}'] if 'f1' in task.metrics and len(task.labels)==2 else []
+
 def _assembled(task, tables, splits, notes, seed, by_index=False):
     "Rows as splits with a dev set, and what is said of them"
     listed = task.kind in ('multilabel', 'tokens')
@@ -550,7 +554,7 @@ def _assembled(task, tables, splits, notes, seed, by_index=False):
     shown = task.labels or (min(scores), max(scores))
     lists = [v[-1] for _,v in splits['train']] if listed else []
     if listed: notes = [*(tag_notes if task.kind=='tokens' else set_notes)(lists, task.labels), *notes]
-    notes = [*tables['train'].notes, *_class_notes(task.labels), *_score_notes(task), *notes, *leaks(texts)]
+    notes = [*tables['train'].notes, *_class_notes(task.labels), *_score_notes(task), *_f1_note(task), *notes, *leaks(texts)]
     rows = {s: len(ds[s]) for s in order}
     about = dict(text=task.text, label=task.label, metric=task.metric, imbalance=uneven, notes=notes)
     if listed: about.update(per_row=sum(map(len, lists))/len(lists))
@@ -642,6 +646,27 @@ def _is_ready(data):
         return getattr(d.features['label'], 'dtype', 'string')!='string'
     return isinstance(data, dict) and all(map(ready, data.values()))
 
+def _recoded(d, own, labels):
+    "A split whose labels are numbers of other classes, in another order"
+    at = [labels.index(n) for n in own]
+    codes = [at[v] if v is not None and v>=0 else v for v in d['label'][:]]
+    return d.remove_columns('label').add_column('label', codes).cast_column('label', ClassLabel(names=list(labels)))
+
+def with_classes(
+    data, # splits as from `load_task`
+    task:Task # whose classes say what the numbers mean; splits with other classes raise `ValueError`
+): # the splits; where they have the same classes in another order, their labels are numbered anew
+    "Splits whose labels are numbered as a task does it"
+    names = {s: getattr(d.features['label'], 'names', None) for s,d in data.items()}
+    other = {s: tuple(n) for s,n in names.items() if n and task.kind=='classification' and tuple(n)!=task.labels}
+    for s,n in other.items():
+        if sorted(n)!=sorted(task.labels): raise ValueError(f"The labels of {s!r} are the classes {', '.join(map(repr, n))}, and the "
+            f"task {task.name!r} has {', '.join(map(repr, task.labels))}: give the task that `load_data` made with these data.")
+    if not other: return data
+    new = DatasetDict({s: _recoded(d, other[s], task.labels) if s in other else d for s,d in data.items()})
+    new.reading = getattr(data, 'reading', None)
+    return new
+
 def fit_data(
     task, # a name or a `Task`; a new name, or `None`: the task is made from the data
     data, # splits as from `load_task`, or whatever `load_data` takes
@@ -654,7 +679,7 @@ def fit_data(
     if known is None: return load_data(data, name=task, seed=seed, **how)
     if _is_ready(data) and not how:
         if len(data)==1: warnings.warn("The data has no split beside 'train': nothing is evaluated, unless validate=True.")
-        return known, data
+        return known, with_classes(data, known)
     if how.keys()&{'text', 'label', 'kind', 'metrics', 'class_weights', 'label_sep'}:
         raise ValueError(f"The task {known.name!r} says its columns and metrics: leave out {', '.join(how)}, "
             "or give a new name.")

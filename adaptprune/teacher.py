@@ -60,7 +60,9 @@ def teach(
     if file and file.exists():
         old = _read(file)
         setup.model.load_state_dict(old['model'])
-        return old['report']
+        report = old['report']
+        if setup.task.metric in report['teacher_metrics']: return report
+        return dict(report, teacher_metrics=setup.evaluate(setup.model))        # it was measured otherwise
     work = file and file.with_suffix('')                # for its checkpoint
     report = _train(setup, recipe, work, max_steps, **how)
     if file and PartialState().is_main_process:
@@ -79,6 +81,7 @@ def _loop_settings(how):
 def _file(cache, task, recipe, max_steps, how, about):
     read = dict(model=model_mark, tokenizer=tokenizer_mark)
     about = {k: read[k](v) if k in read else v for k,v in about.items()}
+    if about.get('glue_dir') is None and not about.get('data') and 'GLUE_DIR' in os.environ: about['glue_dir'] = os.environ['GLUE_DIR']
     plain = {k: v if isinstance(v, (int, type(None))) else str(v) for k,v in about.items() if k not in ('data', 'task')}
     key = digest([task.mark, plain, asdict(recipe), max_steps, _loop_settings(how), marks(about.get('data'))])
     return Path(cache)/f"teacher-{key}.pt"

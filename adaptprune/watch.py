@@ -240,7 +240,8 @@ class KeepBest(_State):
     def _value(self, metrics):
         "The score of an evaluation, the larger the better"
         name = self.metric or next(iter(metrics), None)
-        least = name in lower_is_better if self.least is None else self.least
+        least = self.least
+        if least is None: least = name in lower_is_better or str(name).endswith(('loss', 'perplexity'))
         if name in metrics: return -float(metrics[name]) if least else float(metrics[name])
         raise ValueError(f"The evaluation gives no metric {name!r} to choose by: it gives "
             f"{', '.join(metrics) or 'none'}.")
