@@ -195,7 +195,8 @@ def strong_floor(
     linear = [e.linear[t]/e.mean(t, 'finetune') for t in table.index]
     return Claim('feature extraction is a strong floor', 'feature-extraction-is-a-strong-floor',
         _by_task(table.paper, table.index)+' of fine-tuning',
-        f'{_by_task(table.here, table.index)}, by a head on the first token; a linear model on mean vectors: {_by_task(linear, table.index)}',
+        f'{_by_task(table.here, table.index)}, by a head on the first token; '
+        f'a linear model on mean vectors: {_by_task(linear, table.index)}',
         "the fraction of fine-tuning is at most 0.05 below the paper's, on each task",
         [bool(b) for b in table.here>table.paper-.05], {task_titles[t]: (r.here, r.paper) for t,r in table.iterrows()})
 

@@ -12,7 +12,7 @@ with_exercises = ['tutorials/what_you_save', 'tutorials/choosing_settings', 'exp
     'explanations/theorem_network', 'explanations/printed_theorem', 'tutorials/ten_minutes', 'tutorials/three_tasks_one_base',
     *(f'experiments/{p}' for p in ('against_baselines', 'beside_paper', 'differences', 'other_ways', 'few_labels', 'pairs', 'recipe', 'ingredients',
         'sparse_end', 'topology', 'mask_overlap', 'mask_magnitude', 'mask_structure', 'reproduction', 'engines',
-        'structured', 'serving', 'speed_and_memory', 'claims', 'first_evidence', 'ablations')),
+        'structured', 'converged', 'serving', 'speed_and_memory', 'claims', 'first_evidence', 'ablations')),
     *(f'case_studies/{p}' for p in ('causal', 'compression', 'geometry', 'private', 'transfer'))]
 files = [p for d in ('tutorials', 'explanations') for p in (nbs/d).glob('*.ipynb')]
 prose = sorted(p.relative_to(nbs).with_suffix('').as_posix() for p in files)

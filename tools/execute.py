@@ -26,6 +26,7 @@ def executed(fn, shell=None):
     shell = shell or CaptureShell(fn)
     os.environ['IN_TEST'] = '1'
     pd.reset_option('^display')         # what an earlier page of this process has set
+    pd.set_option('display.max_columns', None, 'display.width', 240)       # a table's text stands in the Markdown of the site
     nb = read_nb(fn)
     def pre(cell):
         if skipped(cell): return True
