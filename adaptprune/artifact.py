@@ -685,7 +685,7 @@ class _OnHub(_WithHead):
 
 # %% ../nbs/api/21_artifact.ipynb #65c859d1
 _facts = ('task', 'metric', 'metrics', 'split', 'sparsity', 'of', 'kept', 'removed', 'method', 'steps', 'seed', 'recipe',
-    'start_from', 'max_train_samples', 'privacy')
+    'start_from', 'max_train_samples', 'privacy', 'dev_rows')
 
 def _labels(task):
     from adaptprune.tasks import get_task

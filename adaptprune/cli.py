@@ -414,6 +414,13 @@ def _splits(card, task, tables, text, label, glue_dir, **how):
         raise ValueError(f"This mask is of data of your own ({card.name!r}): give --dev with a file of them.")
     return get_task(task or card.name), load_task(task or card.name, glue_dir)
 
+def _check_held(tm, rows, source):
+    "Refuse to measure a mask on rows that it may have learnt from"
+    from adaptprune.setup import rows_mark
+    if tm.info.get('dev_rows') in (None, rows_mark(rows)): return
+    raise ValueError(f"This tenth of {source} is not what the run of the mask held out, so it may have learnt from these rows: the file "
+        "has changed, or adapt had --dev, --test, --missing or --duplicates. Give --dev with rows that it has not seen.")
+
 def _class_order(card, task):
     "Where the classes of a task are among those of a mask; `None` where both have the same order"
     if task.kind!='classification' or not card or not card.labels or tuple(card.labels)==tuple(task.labels): return None
@@ -466,6 +473,7 @@ def evaluate(
     p = _predictor(tm, model, tm.card)
     held = {split: rows for split,rows in data.items() if split!='train'}
     loaders = make_loaders(held, p.reader.tokenizer, max_length=p.reader.max_length)
+    if train and not dev: _check_held(tm, data['dev'], train)
     order = _class_order(p.card, t)
     def logits(batch): return p.model(**{k: v.to(p.device) for k,v in batch.items()}).logits[:,order]
     def measure(rows): return score(p.model, rows, t) if order is None else score_answers(logits, rows, t)

@@ -407,5 +407,7 @@ def export_onnx(
         if not worst<=tol:
             raise ValueError(f"ONNX Runtime and PyTorch differ by {worst:.2e}, "
                 f"more than tol={tol:g}: nothing was written.")
-        if large: os.replace(f'{new}.data', data)
+        if large:
+            Path(path).unlink(missing_ok=True)      # a kill must not leave an old graph beside new weights
+            os.replace(f'{new}.data', data)
     return worst

@@ -32,11 +32,12 @@ def text_batches(
     texts = list(texts)
     if not texts: raise ValueError("There are no texts: give some that are like those the model will see.")
     tok = with_padding(tokenizer)
+    gap = '' if tok.num_special_tokens_to_add(pair=True) else '\n'         # as in training
     how = dict(truncation=True, max_length=min(max_length, tok.model_max_length), padding=True, return_tensors='pt')
     def encode(some):
         if isinstance(some[0], str): return tok(some, **how)
         first,second = map(list, zip(*some))
-        return tok(first, second, **how)
+        return tok(first, [gap+t for t in second], **how)
     return [dict(encode(texts[i:i+size])) for i in range(0, len(texts), size)]
 
 # %% ../nbs/api/23_quantize.ipynb #1cac3ecb

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['least_rows', 'score_answers', 'evaluate', 'one_answer', 'Setup', 'model_name', 'model_mark', 'tokenizer_mark',
-           'sampled', 'set_up', 'digest', 'marks']
+           'sampled', 'rows_mark', 'set_up', 'digest', 'marks']
 
 # %% ../nbs/api/15_setup.ipynb #07c24564
 import hashlib, json, warnings
@@ -246,9 +246,12 @@ def _splits(task, data, validate, n, seed):
     if validate: data = {k: v for k,v in holdout(data).items() if k in ('train', 'validation')}
     return data if n is None else _drawn(task, data, n, seed)
 
-def _mark_of(loader, rows, task):
-    "What tells the examples of one run from those of another: texts, labels, and how much of them is read"
-    said = hashlib.sha256(json.dumps([task.name, task.labels, loader.dataset.max_length]).encode())
+def rows_mark(
+    rows, # a `Dataset` with text_a, perhaps text_b, and label
+    *about # plain values that count, too
+) -> str: # 16 hex digits
+    "What tells some examples from others"
+    said = hashlib.sha256(json.dumps(about).encode())
     for c in ('text_a', 'text_b', 'label'):
         if c in rows.column_names: said.update(json.dumps(rows[c][:], default=str).encode())
     return said.hexdigest()[:16]
@@ -287,7 +290,7 @@ def set_up(
     rows = {split: l.dataset for split,l in like.loaders.items()} if like else data
     loaders = make_loaders(rows, tokenizer, batch_size, max_length=min(max_length, n_positions(encoder)), seed=seed)
     _check_tokens(loaders, tokenizer, encoder)
-    loaders['train'].mark = _mark_of(loaders['train'], data['train'], task)
+    loaders['train'].mark = rows_mark(data['train'], task.name, task.labels, loaders['train'].dataset.max_length)
     return Setup(task, net, loaders, tokenizer, data, like.asked if like else asked)
 
 # %% ../nbs/api/15_setup.ipynb #8718fee6

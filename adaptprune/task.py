@@ -32,7 +32,7 @@ from .pattern import check_pattern
 from .prune import phases
 from .recipe import default_sparsity, get_recipe
 from .start import Start, check_same_base, check_start, start_of
-from .setup import Setup, digest, marks, model_mark, model_name, set_up, tokenizer_mark
+from .setup import Setup, digest, marks, model_mark, model_name, rows_mark, set_up, tokenizer_mark
 from .tasks import task_and_data
 from .teacher import make_teacher
 from .units import find_units, structure_report
@@ -219,6 +219,8 @@ def _run(setup, recipe, rank=8, **kwargs):
     if recipe.method=='lora': kwargs['method'] = Lora(recipe, rank)
     res = adapt(setup.model, setup.loaders['train'], recipe=recipe, evaluate=setup.evaluate, **kwargs)
     if setup.alike: res.report['alike'] = setup.alike
+    held = setup.data.get('validation', setup.data.get('dev'))
+    if setup.task.source=='files' and held is not None: res.report['dev_rows'] = rows_mark(held)
     for split,answer in setup.alike.items() if _writes() else ():
         warnings.warn(f"Every row of {split} gets {answer}: the network tells nothing apart, whatever its score. Give it more "
             "steps (max_steps, epochs), more rows or classes of like size, or another recipe.")

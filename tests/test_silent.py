@@ -231,3 +231,38 @@ def test_an_older_file_does_not_say(folder, tmp_path):
     other = transformers.AutoModel.from_pretrained(folder)
     with torch.no_grad(): other.embeddings.LayerNorm.bias.add_(1.)
     assert tm.load_model(other)
+
+# Rows that were learnt from
+
+def test_the_tenth_is_the_one_that_was_held_out(folder, tmp_path, command):
+    "A tenth that is not the run's own is refused: rows of it were learnt from"
+    table = pd.DataFrame([dict(text=f"{'abcdefghij'[i%10]} {'cab'[i%3]} {'abcde'[i%5]} {'jihg'[i%4]}", label=('bad', 'good')[i%2]) for i in range(60)])
+    table.to_csv(tmp_path/'few.csv', index=False)
+    table[:12].to_csv(tmp_path/'test.csv', index=False)
+    words = ['adapt', '--train', 'few.csv', '--model', folder, '--recipe', 'default', '--max-steps', 3, '--sparsity', .3]
+    command(*words, '--out', 'm')
+    assert 'dev: ' in command('evaluate', 'm', '--model', folder, '--train', 'few.csv')
+    command(*words, '--test', 'test.csv', '--duplicates', 'drop', '--out', 't')
+    said = command('evaluate', 't', '--model', folder, '--train', 'few.csv', '--duplicates', 'drop', fails=True)
+    assert 'not what the run of the mask held out' in said and '--dev' in said
+    table.assign(text=table.text+' a').to_csv(tmp_path/'few.csv', index=False)
+    assert 'the file has changed' in command('evaluate', 'm', '--model', folder, '--train', 'few.csv', fails=True)
+
+def test_pairs_are_checked_as_they_are_learnt(folder):
+    "A tokenizer that puts nothing between two texts gets a line break there, in batches for int8 too"
+    from adaptprune.quantize import text_batches
+    tok = transformers.AutoTokenizer.from_pretrained(folder)
+    seen = []
+    class Plain:
+        pad_token_id,model_max_length = 0,512
+        def num_special_tokens_to_add(self, pair): return 0
+        def __call__(self, first, second=None, **how):
+            seen.append((first, second))
+            return {}
+    import adaptprune.tasks as tasks
+    was = tasks.with_padding
+    try:
+        tasks.with_padding = lambda t: Plain()
+        text_batches([('a', 'b')], tok)
+    finally: tasks.with_padding = was
+    assert seen==[(['a'], ['\nb'])]
