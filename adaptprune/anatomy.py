@@ -133,4 +133,5 @@ def n_positions(
     def counts(name, m): return name.endswith(('position_embeddings', 'wpe')) and isinstance(m, nn.Embedding)
     table = next((m for n,m in model.named_modules() if counts(n, m)), None)
     if table is None: return math.inf
-    return table.num_embeddings-(0 if table.padding_idx is None else table.padding_idx+1)
+    rows = table.num_embeddings-(0 if table.padding_idx is None else table.padding_idx+1)
+    return min(rows, getattr(getattr(model, 'config', None), 'max_position_embeddings', rows) or rows)

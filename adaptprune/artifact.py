@@ -65,16 +65,20 @@ def match_base(
     return best
 
 # %% ../nbs/api/21_artifact.ipynb #d436a0bb
+def _in_layer(name): return re.search(r'(^|\.)\d+\.', name)
+
 def rest_of(
     base:nn.Module, # the base
     masked, # names of weights that are identified already
     structure=None # which units are left; then the numbered layers are not looked at, as their biases were cut
-) -> str: # sha256; `None` where another process holds a part of the weights
-    "What identifies the weights of a base that no mask speaks of: biases, norms, and embeddings that stay. Poolers do not count"
-    names = [n for n in weights_of(base) if n not in masked and 'pooler' not in n.split('.')]
-    if structure is not None: names = [n for n in names if not re.search(r'\.\d+\.', n)]
-    if any(hasattr(p, 'to_local') for p in weights_of(base, names).values()): return None
-    return hashlib.sha256(json.dumps(base_tensors(base, names), sort_keys=True).encode()).hexdigest()
+) -> dict: # 'embeddings' (rows and sha256) and 'others'; empty where another process holds a part of the weights
+    "What identifies the weights of a base that no mask speaks of: embeddings that stay, biases, norms. Poolers do not count"
+    rest = {n: p for n,p in weights_of(base).items() if n not in masked and 'pooler' not in n.split('.')}
+    if any(hasattr(p, 'to_local') for p in rest.values()): return {}
+    tables = [n for n,p in rest.items() if p.ndim>1 and not _in_layer(n)]
+    others = [n for n,p in rest.items() if p.ndim<2 and not (structure is not None and _in_layer(n))]
+    def mark(names): return hashlib.sha256(json.dumps(base_tensors(base, names), sort_keys=True).encode()).hexdigest()
+    return dict(embeddings=[sum(len(rest[n]) for n in tables), mark(tables)], others=mark(others))
 
 def public_name(
     model # 'minilm', a folder, a Hub id, or None
@@ -98,6 +102,7 @@ def find_base(
     base:dict, # model, revision and tensors, as in a mask file; without a name, `ValueError`
     beside=None, # folder of the mask file, if there is one
     opener=None, # function that loads a name and a revision; by default `load_encoder`
+    refuse=None, # function of an encoder: why it is not the base, although the masked weights are the same
     **kwargs # for `opener`
 ) -> tuple: # the encoder, and its `Place`
     "The base of a mask from this machine or the Hub. Where there is none, `OSError` with its fingerprint and the remedies"
@@ -114,8 +119,10 @@ def find_base(
         except OSError: why.append(f"{place.name} holds no usable model")
         else:
             differ = match_base(encoder, base['tensors'])[1]
-            if not differ: return encoder, place
-            why.append(f"{place.name} holds other weights ({len(differ)} of {len(base['tensors'])} tensors differ)")
+            said = '' if differ or not refuse else refuse(encoder)
+            if not differ and not said: return encoder, place
+            said = said or f"weights ({len(differ)} of {len(base['tensors'])} tensors differ)"
+            why.append(f"{place.name} holds other {said}")
     try: return opener(*last, **kwargs), last
     except OSError as e: raise OSError(_not_found(base, [*why, str(e).splitlines()[0].rstrip('.')])) from e
 
@@ -225,11 +232,12 @@ class _OnBase(_Counted):
     "Comparing with a base, and pruning it"
     def check(self,
         model:nn.Module, # the base, or a model that contains it
-        strict:bool=True # False: only warn where names and shapes agree
+        strict:bool=True, # False: only warn where names and shapes agree
+        rest:bool=None # the same of the weights that the mask does not speak of; by default as `strict`
     ) -> nn.Module: # the base: the module that the mask's names refer to
         "Compare a model with the base that the mask was learnt on; a difference raises `BaseMismatch`"
         base,differ = match_base(model, self.base['tensors'], self.info.get('base_name') or '')
-        if not differ: return self._check_rest(base, strict)
+        if not differ: return self._check_rest(base, strict if rest is None else rest)
         if is_compact(base): raise BaseMismatch("This model is compact: it lost heads and neurons already. The mask belongs to "
             f"the whole base ({self.base.get('model') or 'unnamed'}): load that afresh.")
         listed = ', '.join(f'{n} {words}' for n,words in list(differ.items())[:5])
@@ -243,13 +251,22 @@ class _OnBase(_Counted):
         warnings.warn(msg+" The mask is put on it all the same: do not expect the metrics of its task.")
         return base
 
+    def _other_rest(self, base):
+        "Which weights differ that the mask does not speak of, in words; may they, as a vocabulary of another size does?"
+        want = self.info.get('rest')
+        if not want or is_compact(base): return '', False
+        got = rest_of(base, self.base['tensors'], self.structure)
+        if not got: return '', False
+        parts = [w for w,k in (('embeddings', 'embeddings'), ('biases and norms', 'others')) if got[k]!=want[k]]
+        return ' and '.join(parts), parts==['embeddings'] and got['embeddings'][0]!=want['embeddings'][0]
+
     def _check_rest(self, base, strict):
         "Refuse a base that differs in what the mask does not speak of"
-        want = self.info.get('rest')
-        if want is None or is_compact(base) or rest_of(base, self.base['tensors'], self.structure) in (want, None): return base
+        differ,may = self._other_rest(base)
+        if not differ: return base
         msg = (f"The masked matrices are those of the base that the mask was learnt on ({self.base.get('model') or 'unnamed'}), and "
-            "its other weights are not: biases, norms or embeddings.")
-        if strict: raise BaseMismatch(msg+" Load the base afresh; check=False puts the mask on all the same.")
+            f"other weights are not: {differ}.")
+        if strict and not may: raise BaseMismatch(msg+" Load the base afresh; check=False puts the mask on all the same.")
         warnings.warn(msg+" The mask is put on it all the same: do not expect the metrics of its task.")
         return base
 
@@ -260,7 +277,7 @@ class _OnBase(_Counted):
         "Zero what the mask prunes, on the base it was learnt on. A mask with a structure on a whole base raises `BaseMismatch`"
         if self.structure is not None: return self._apply_compact(model, check)
         needs_base = self._mask is None and self._coded.needs_base
-        base = self.check(model, check or needs_base)
+        base = self.check(model, check or needs_base, rest=check)
         apply_mask(base, self._decoded(base))
         return model
 
@@ -360,7 +377,7 @@ class _OnDisk(_OnCompact):
         reference=None # a sister's `TaskMask`, or the base model: store differences from it where they are shorter
     ) -> Path: # the folder
         "Write config and data in one step; what could not be read again raises `MaskFileError`, and the old files stay"
-        if isinstance(reference, nn.Module): reference = self.check(reference)
+        if isinstance(reference, nn.Module): reference = self.check(reference, rest=False)
         return write_folder(folder, *self._pack(*self._code(reference)))
 
     def _pack(self, coded, named):
@@ -400,7 +417,7 @@ class _OnDisk(_OnCompact):
         self.base = c['base']
         self.head = head
         self.info = c['info']
-        if self._coded.needs_base and isinstance(reference, nn.Module): self._decoded(self.check(reference))
+        if self._coded.needs_base and isinstance(reference, nn.Module): self._decoded(self.check(reference, rest=False))
         return self
 
 # %% ../nbs/api/21_artifact.ipynb #155a8e7b
@@ -510,13 +527,17 @@ class _WithHead(_OnDisk):
         if self.info.get('whole') and type(unwrap(encoder)).__name__==named: return encoder
         if named is not None: return self.class_model(base_of(encoder))
         net = AdaptModel(encoder, n_out, self.info.get('pooling'))
+        net.several = bool(self.card and self.card.kind=='multilabel')
         if 'head.scale' in self.head: net.head.standardise()        # its numbers are loaded later
         return net
 
     def _open_base(self, model, kwargs):
         if isinstance(model, nn.Module): return model, None
         opener = opener_of(self.info)
-        if model is None: return find_base(self.base, self.folder, opener, **kwargs)
+        def refuse(encoder):
+            differ,may = self._other_rest(match_base(encoder, self.base['tensors'])[0])
+            return '' if may else differ
+        if model is None: return find_base(self.base, self.folder, opener, refuse, **kwargs)
         place = Place(str(model), kwargs.pop('revision', None))
         return opener(*place, **kwargs), place
 

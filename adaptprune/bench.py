@@ -333,9 +333,17 @@ def _torch_threads(n):
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/api/23_bench.ipynb #0a118fea
+def _tensors_mark(*tensors):
+    "A hash of what tensors hold"
+    told = hashlib.sha256()
+    for t in tensors: told.update(t.detach().cpu().contiguous().numpy().tobytes())
+    return told.hexdigest()[:16]
+
 def _fingerprint(name, model):
     "What tells a model from others: its name, its modules and its weights"
-    about = name, str(model), base_tensors(model)
+    sparse = {n: _tensors_mark(m.csr.crow_indices(), m.csr.col_indices(), m.csr.values())
+        for n,m in model.named_modules() if isinstance(m, CsrLinear)}
+    about = name, str(model), base_tensors(model), *([sparse] if sparse else [])
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 def _prints_of(files):
@@ -405,6 +413,7 @@ class _Ask:
         self.files = files
         self.names = input_names(next(iter(self.models.values())))
         self.vocab = min(map(vocabulary, self.every.values()))
+        self.given = bool(batches) and set(plan.routes)!={'pytorch'}
         self.batches = self._batches(batches)
         self.keys = self._keys()
         self.have = {r['key']: r for r in (read_bench(out) if out else [])}
@@ -428,6 +437,7 @@ class _Ask:
         prints = {n: _fingerprint(n, m) for n,m in self.every.items()}
         plan = {k: v for k,v in asdict(self.plan).items() if k not in ('batch', 'tokens')}
         ask = dict(models=prints, plan=plan, machine=machine())
+        if self.given: ask.update(batches={n: [_tensors_mark(*b.values()) for b in bs] for n,bs in self.batches.items()})
         if self.files: ask.update(files={n: _prints_of(f) for n,f in self.files.items()})
         return {c: _key(c, ask) for c in self.plan.cells}
 

@@ -150,7 +150,7 @@ def _made_in(out):
     from adaptprune.artifact import TaskMask
     tm = TaskMask.from_pretrained(out)
     known = {k: tm.info.get(k) for k in ('task', 'seed', 'steps', 'labels')}
-    known.update(model=Path(tm.base.get('model') or '').name or None, max_length=tm.card.max_length if tm.card else None)
+    known.update(model=tm.base.get('model'), max_length=tm.card.max_length if tm.card else None)
     return dict(tm.info.get('recipe') or {}, sparsity=round(tm.sparsity, 6), **_given(known))
 
 def _asked_for(task, recipe, fields, seed, steps, sparsity, found):
@@ -285,7 +285,8 @@ def adapt(
     if finished:
         sought = dict(seed=seed, steps=max_steps, sparsity=sparsity, found=tolerance is not None)
         asked = _asked_for(t, recipe, dict(epochs=epochs, weights=weights, batch_size=batch_size), **sought)
-        _check_same(out, _made_in(out), dict(asked, model=Path(model).name, max_length=max_length))
+        from adaptprune.artifact import public_name
+        _check_same(out, _made_in(out), dict(asked, model=public_name(model)[0], max_length=max_length))
         return _tell(dict(out=out, finished=True), json, f"The run in {out} is finished: nothing to resume")
     if tolerance is not None and (start_from or keep_theta):
         raise ValueError("--tolerance tries several sparsities, and a start belongs to one: leave out "
@@ -423,8 +424,11 @@ def _check_held(tm, rows, source):
 
 def _class_order(card, task):
     "Where the classes of a task are among those of a mask; `None` where both have the same order"
-    if task.kind!='classification' or not card or not card.labels or tuple(card.labels)==tuple(task.labels): return None
-    if sorted(card.labels)==sorted(task.labels): return [list(card.labels).index(n) for n in task.labels]
+    def plain(names): return [n.casefold().replace('-', '_').replace(' ', '_') for n in names]
+    if task.kind!='classification' or not card or not card.labels: return None
+    have,want = plain(card.labels),plain(task.labels)
+    if have==want: return None
+    if sorted(have)==sorted(want): return [have.index(n) for n in want]
     raise ValueError(f"The mask answers with the classes {', '.join(map(repr, card.labels))}, and the task {task.name!r} has "
         f"{', '.join(map(repr, task.labels))}: give a file of your own with --dev.")
 
@@ -605,11 +609,12 @@ def _plain_cells(answers):
 def _one_kind(table):
     "A table for Parquet: a column of numbers among words is written as words"
     import pyarrow as pa
+    from adaptprune.tables import is_missing
     for c in table:
         try: pa.array(table[c], from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
+        except (pa.ArrowException, OverflowError):
             _to_stderr(f'adaptprune: warning: the column {c!r} holds values of several kinds, and Parquet one: it is written as text')
-            table = table.assign(**{c: [None if v is None else str(v) for v in table[c]]})
+            table = table.assign(**{c: [None if is_missing(v, words=False) and not isinstance(v, str) else str(v) for v in table[c]]})
     return table
 
 def _write(table, path):
@@ -786,6 +791,7 @@ def _export_int8(tm, model, out, tol, force, data, text, label, missing, bound):
     import copy
     from dataclasses import replace
     from functools import partial
+    from adaptprune.anatomy import n_positions
     from adaptprune.export import OnnxRunner
     from adaptprune.predict import predictor_for
     from adaptprune.quantize import by_file
@@ -803,7 +809,7 @@ def _export_int8(tm, model, out, tol, force, data, text, label, missing, bound):
     net = net.float()
     about = dict(labels=tm.info.get('labels'), **_prompt_of(net))
     if 'prompt' in about: texts = [about['prompt']+t for t in texts]
-    write = partial(_write_int8, net, tok, texts, card.max_length or 128, out, tol, bound, force)
+    write = partial(_write_int8, net, tok, texts, min(card.max_length or 128, n_positions(net)), out, tol, bound, force)
     if not score: return dict(about, agreement=write())
     p = predictor_for(net, tok, tm.card)
     metrics = score(p)                      # what cannot be scored is refused before anything is written
@@ -899,14 +905,25 @@ def pull(
     _tell(dict(repo_id=repo_id, out=out, sparsity=tm.sparsity), json, f"{out}: {tm}")
 
 # %% ../nbs/api/27_cli.ipynb #7b815029
-def _varied(rows):
-    "What else the runs of a sweep differ in: means are over seeds alone"
+def _beside_name(cell):
+    "What of a configuration stands neither in its name nor in a column"
+    from inspect import signature
     from adaptprune.recipe import rules
-    known = {'task', 'name', 'recipe', 'sparsity', 'seed', 'files', 'start_from', *rules}      # in the name, or in a column
-    cells = [{k: v for k,v in r['cell'].items() if k not in known} for r in rows]
+    from adaptprune.task import adapt_task
+    told = {'task', 'name', 'recipe', 'sparsity', 'seed', 'files', *(() if 'name' in cell else ('start_from', *rules))}
+    plain = {k: p.default for k,p in signature(adapt_task).parameters.items()}
+    whole = {**(cell.get('files') or {}), **cell}
+    return {k: str(v) for k,v in whole.items() if k not in told and v!=plain.get(k) and not (k=='eval_every' and not v)}
+
+def _varied(rows):
+    "What else runs of one name differ in: means are over seeds alone"
+    cells = [_beside_name(r['cell']) for r in rows]
+    def named(cell): return tuple(str(cell.get(k)) for k in ('task', 'name', 'recipe', 'sparsity'))
+    groups = {}
+    for r,c in zip(rows, cells): groups.setdefault(named(r['cell']), []).append(c)
     keys = dict.fromkeys(k for c in cells for k in c)
-    said = {k: [str(c.get(k, '')) for c in cells] for k in keys}
-    return {k: values for k,values in said.items() if len(set(values))>1}
+    differ = [k for k in keys if any(len({c.get(k) for c in g})>1 for g in groups.values())]
+    return {k: [c.get(k, '') for c in cells] for k in differ}
 
 def _mean(row):
     "A row of the table of means: NaN is left empty, the sparsity is shown as it was asked for"

@@ -108,8 +108,11 @@ def is_half_made(
     return (Path(out)/'.compress').exists()
 
 # %% ../nbs/api/24_compression.ipynb #6e915fba
-_made_names = ('model*.safetensors*', 'model*.onnx*', 'openvino*', 'config*.json', 'tokenizer*', 'special_tokens*', 'vocab*', 'merges.txt',
-    'modules.json', 'sentence_*.json', '[0-9]_*', 'modeling_*.py', 'README.md', 'report.*')
+_sentence_files = 'modules.json','sentence_bert_config.json','config_sentence_transformers.json'
+_made_names = ('model.safetensors', 'model.onnx', 'model.onnx.data', 'model_int8.onnx', 'openvino_int8', 'config.json', 'tokenizer.json',
+    'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'vocab.txt', 'vocab.json', 'merges.txt', 'spiece.model',
+    'sentencepiece.bpe.model', 'chat_template.jinja', *_sentence_files, '1_Pooling', '2_Normalize', 'modeling_compact.py',
+    'modeling_adaptprune.py', 'README.md', 'report.json', 'report.png')
 
 def _report_in(out):
     "The report of a compressed model in a folder; `None` where there is none, or another one"
@@ -163,8 +166,7 @@ class Work:
 
     def ours(self, new):
         "Names in the output folder that a run of `compress` made: of the one that is there, and of the new one"
-        known = [p.name for p in self.have() if any(p.match(m) for m in _made_names)]
-        return {*known, *(self.report or {}).get('files', ()), *(p.name for p in new.iterdir())}
+        return {*_made_names, *(self.report or {}).get('files', ()), *(p.name for p in new.iterdir())}
 
     def publish(self, new):
         "Put a finished folder in the place of what was there"
@@ -448,8 +450,6 @@ class Compressed:
     folder:Path # where all of it lies
 
 # %% ../nbs/api/24_compression.ipynb #42f3bb91
-_sentence_files = 'modules.json','sentence_bert_config.json','config_sentence_transformers.json'
-
 def _copy_sentence_files(subject, folder):
     if subject.kind!='encoder' or not subject.folder: return
     for name in _sentence_files:
@@ -483,8 +483,8 @@ def _write(maker, made, goal, extras):
 # %% ../nbs/api/24_compression.ipynb #0b431b61
 def _config_of(subject, rows, settings):
     "What a run must have in common with the unfinished one that it goes on with"
-    weights = digest([fingerprint(subject.model), tokenizer_mark(subject.tokenizer)])
-    return dict(model=subject.name, weights=weights, kind=subject.kind, texts=rows.mark, **asdict(settings))
+    what = dict(weights=fingerprint(subject.model), tokenizer=tokenizer_mark(subject.tokenizer)[:16])
+    return dict(model=subject.name, **what, kind=subject.kind, texts=rows.mark, **asdict(settings))
 
 # %% ../nbs/api/24_compression.ipynb #bfdb2ab8
 def _options(options):

@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 from .anatomy import component_of, unwrap
 from .compaction import is_compact
 from .files import new_path
+from .scores import evaluating
 from .sentence import is_sentence_model
 from .units import base_of
 
@@ -387,7 +388,7 @@ def export_onnx(
 ) -> float: # the largest absolute difference between the outputs of ONNX Runtime and PyTorch
     "Write a model as ONNX, from token ids to its `outputs`, with any number of rows and tokens"
     onnx,_ = _onnx()
-    model = exported(model).eval()
+    model = exported(model)
     _check_can_export(model)
     names = input_names(model, tokenizer)
     if first_token: model = _for_first_token(model, names)
@@ -395,7 +396,7 @@ def export_onnx(
     large = sum(p.numel() for p in model.parameters())*4>one_file
     if large and data.exists() and not force:
         raise FileExistsError(f"{data} exists already: give another path, or force=True (--force) to replace it.")
-    with new_path(path, force) as new:
+    with evaluating(model), new_path(path, force) as new:
         try: _trace(model, names, new, large)
         except OSError: raise
         except Exception as e:

@@ -307,6 +307,21 @@ def _class_names(labels, n):
     if labels and len(labels)!=n: raise ValueError(f"The head has {n} outputs, and {len(labels)} labels are given.")
     return tuple(labels or (('score',) if n==1 else [f'LABEL_{i}' for i in range(n)]))
 
+def _named(model, labels, several):
+    "A model of transformers whose config says the names of its classes, and whether a text can have several; weights are shared"
+    if not labels and several is None: return model
+    if not type(model).__name__.endswith('ForSequenceClassification'):
+        if labels: raise ValueError(f"{type(model).__name__} has no classes to name: leave out labels.")
+        return model
+    config = copy.deepcopy(model.config)
+    if labels: config.id2label = dict(enumerate(map(str, _class_names(labels, config.num_labels))))
+    if labels: config.label2id = {n: i for i,n in config.id2label.items()}
+    if several is not None and config.num_labels>1:
+        config.problem_type = 'multi_label_classification' if several else 'single_label_classification'
+    new = copy.copy(model)
+    new.config = config
+    return new
+
 def save_model(
     model, # an `AdaptModel` (as of `load_model` or `adapt`), a model of transformers, a `SentenceTransformer`, or a `Predictor` of one
     folder, # folder to make
@@ -314,16 +329,17 @@ def save_model(
     labels=None, # names of the classes, in the order of the outputs; by default those of the `Predictor`
     dtype=None, # precision of the encoder in the folder: 'fp32', 'fp16' or 'bf16'; by default as it is
     force:bool=False, # replace a model that is there; else `FileExistsError`
-    several:bool=None # can a text have several labels? By default as the `Predictor` says, else no
+    several:bool=None # can a text have several labels? By default as the `Predictor` or the model says
 ) -> Path: # the folder
     "Write a model with its head for `from_pretrained`. One that does not come back the same raises `ValueError`"
     if not isinstance(model, nn.Module) and not hasattr(model, 'reader'):
         raise TypeError(f"save_model takes a model or a predictor, and got {type(model).__name__}: for a mask file, give load(...).")
-    if several is None: several = getattr(getattr(model, 'card', None), 'kind', None)=='multilabel'
+    if several is None and hasattr(model, 'card'): several = model.card.kind=='multilabel'
     model,tokenizer,labels = _known(model, tokenizer, labels)
     dtype = _precision(dtype)
     if is_sentence_model(model): return _save_sentence_model(model, folder, dtype, force)
-    if not isinstance(model, AdaptModel): return _save_usual(model, folder, tokenizer, dtype, force)
+    if not isinstance(model, AdaptModel): return _save_usual(_named(model, labels, several), folder, tokenizer, dtype, force)
+    if several is None: several = model.several
     if model.pooling==each_token: raise ValueError("A model that tags words is no text classifier, as which transformers would load "
         "it: save the mask file, and `load` it.")
     name = type(model.encoder).__name__
@@ -347,6 +363,7 @@ def as_adapted(
         encoder.structure = Structure.from_dict(about['structure'])
     for n in (record, 'auto_map'): vars(encoder.config).pop(n, None)
     net = AdaptModel(encoder, model.config.num_labels, about['head']['pooling'])
+    net.several = model.config.problem_type=='multi_label_classification'
     if about['head']['standardises']: net.head.standardise()
     net.head.load_state_dict(model.head.state_dict())
     net.head.to(next(model.head.parameters()).device)

@@ -205,6 +205,7 @@ class AdaptModel(_Remembering):
         self.config = cfg
         self.seen = None
         self.class_weights = None           # (classes,) of the loss
+        self.several = False                # may a row have several labels?
 
     @property
     def base_model(self): return self.encoder

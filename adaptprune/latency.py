@@ -153,7 +153,8 @@ def cache_folder(
 def _table_file(base, device, batch, tokens, folder):
     "The file of a network's table"
     shapes = sorted((n, tuple(p.shape)) for n,p in base.named_parameters())
-    about = this_machine(device), torch.get_num_threads(), batch, tokens, type(base).__name__, shapes
+    kinds = sorted({str(p.dtype) for p in base.parameters()}), getattr(getattr(base, 'config', None), '_attn_implementation', None)
+    about = (this_machine(device), torch.get_num_threads(), batch, tokens, type(base).__name__, shapes, *kinds, _totals(find_units(base)))
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     return Path(folder or cache_folder())/'latency'/f'{key}.json'
 

@@ -287,6 +287,7 @@ def _head_model(base, task):
     if said!=n_out:
         raise MaskFileError(f"The file says that the head has {str(said)[:20]} outputs, and it has {n_out}.")
     model = AdaptModel(base, n_out, task.info.get('pooling'))
+    model.several = bool(task.card and task.card.kind=='multilabel')
     if 'head.scale' in task.head: model.head.standardise()
     model.head.to(next(base.parameters()).device).train(base.training)
     model.training = base.training

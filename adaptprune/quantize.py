@@ -118,7 +118,8 @@ def agreement(
     rows = sum(len(b['input_ids']) for b in batches)
     about = dict(examples=rows, spread=float(want.std()))
     if not np.isfinite(got).all(): return dict(about, difference=np.inf, measure='finite', same=0.)
-    several = getattr(getattr(model, 'config', None), 'problem_type', None)=='multi_label_classification'
+    problem = getattr(getattr(model, 'config', None), 'problem_type', None)
+    several = getattr(model, 'several', False) or problem=='multi_label_classification'
     measure,same = _measure(pairs, want, got, several)
     return dict(about, difference=float(np.abs(want-got).max()), measure=measure, same=same)
 

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from .anatomy import n_positions
 from .head import AdaptModel, copy_encoder, each_token, load_encoder, load_tokenizer
 from .layer import fingerprint
+from .scores import evaluating
 from .tasks import BucketBatchSampler, compute_metrics, get_task, holdout, load_task, make_loaders, with_classes, with_padding
 
 # %% ../nbs/api/15_setup.ipynb #785b87a5
@@ -52,10 +53,9 @@ def score_answers(
 
 @torch.no_grad()
 def _of_model(model, loader, task):
-    model.eval()
     device = next(model.parameters()).device
     def run(batch): return model(**{k: v.to(device) for k,v in batch.items()}).logits
-    return _answers(run, loader, task)
+    with evaluating(model): return _answers(run, loader, task)
 
 def evaluate(
     model:nn.Module, # returns logits for the batches of `loader`
@@ -151,7 +151,9 @@ def tokenizer_mark(
     "What tells one tokenizer from another"
     if tokenizer is None: return None
     fast = getattr(tokenizer, 'backend_tokenizer', None)
-    return hashlib.sha256((fast.to_str() if fast else repr(tokenizer)).encode()).hexdigest()
+    if fast is None: return hashlib.sha256(repr(tokenizer).encode()).hexdigest()
+    told = {k: v for k,v in json.loads(fast.to_str()).items() if k not in ('truncation', 'padding')}     # which each call sets anew
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/api/15_setup.ipynb #e3cae20d
 def _tokenizer(model, tokenizer, loading):
@@ -251,6 +253,7 @@ def rows_mark(
     *about # plain values that count, too
 ) -> str: # 16 hex digits
     "What tells some examples from others"
+    rows = rows.with_format(None)
     said = hashlib.sha256(json.dumps(about).encode())
     for c in ('text_a', 'text_b', 'label'):
         if c in rows.column_names: said.update(json.dumps(rows[c][:], default=str).encode())
@@ -286,6 +289,7 @@ def set_up(
         pooling = each_token
     net = AdaptModel(encoder, task.num_labels, pooling)
     if task.class_weights: net.class_weights = torch.tensor(task.class_weights)
+    net.several = task.kind=='multilabel'
     if task.kind=='regression': _start_scores(net.head, data['train']['label'][:], own=task.source=='files')
     rows = {split: l.dataset for split,l in like.loaders.items()} if like else data
     loaders = make_loaders(rows, tokenizer, batch_size, max_length=min(max_length, n_positions(encoder)), seed=seed)

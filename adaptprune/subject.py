@@ -17,7 +17,7 @@ import torch, transformers
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .anatomy import unwrap
+from .anatomy import n_positions, unwrap
 from .compaction import is_compact
 from .folder import as_adapted, load_adapted, record
 from .head import AdaptModel, check_files, each_token, load_encoder, load_tokenizer, quiet
@@ -56,7 +56,8 @@ class Subject:
     def several(self) -> bool:
         "May a text have several labels?"
         problem = getattr(getattr(self.model, 'config', None), 'problem_type', None)
-        return self.kind=='classifier' and problem=='multi_label_classification'
+        problems = problem=='multi_label_classification' or getattr(self.model, 'several', False)
+        return self.kind=='classifier' and problems
 
     def outputs(self, model, batch, hidden=False):
         "The vectors of a batch, (rows, n), and the hidden states of all layers if they are asked for"
@@ -165,7 +166,7 @@ def _load(name, kind, max_length):
     elif hasattr(config, record): model = load_adapted(folder, dtype=torch.float32)
     else: model = _with_head(folder, name)
     public = Path(name).resolve().name if Path(name).is_dir() else str(name)     # paths are nobody's business
-    return Subject(model.eval(), load_tokenizer(folder), kind, pooling, public, folder, max_length)
+    return Subject(model.eval(), load_tokenizer(folder), kind, pooling, public, folder, min(max_length, n_positions(model)))
 
 # %% ../nbs/api/23_subject.ipynb #9255df84
 def _check_subject(s):
@@ -220,7 +221,7 @@ def load_subject(
     model = _with_outputs(model)
     kind = kind or _kind_of('The model', name, model.config.num_labels, False)
     if kind=='encoder': model = base_of(model)
-    return _check_subject(Subject(model, tokenizer, kind, max_length=max_length))
+    return _check_subject(Subject(model, tokenizer, kind, max_length=min(max_length, n_positions(model))))
 
 # %% ../nbs/api/23_subject.ipynb #8cf60133
 def read_texts(
@@ -259,6 +260,10 @@ def clean_texts(
         if r: first.setdefault(r, i)
     gaps = sum(r is None for r in rows)
     if gaps: warnings.warn(f"{gaps} of {len(rows)} examples have no text and are left out.")
+    again = [i for i,r in enumerate(rows) if r and first[r]!=i]
+    other = sum(labels[i]!=labels[first[rows[i]]] for i in again) if labels else 0
+    if again: warnings.warn(f"{len(again)} of {len(rows)} examples repeat a text and are left out"
+        +(f", {other} of them with another label: the first one counts." if other else '.'))
     if len(first)<n_least: raise ValueError(f"There are {len(first)} different examples with text, and {n_least} are needed: "
         "give more texts.")
     sizes = sorted({len(r) for r in first})
@@ -268,14 +273,19 @@ def clean_texts(
 # %% ../nbs/api/23_subject.ipynb #8eb30bcf
 _other_label = "give another label column, or label='' (--label '') to do without labels."
 
-def _code(config, label):
-    "The index of a class"
-    text = str(label).strip()
+def _coder(config, labels):
+    "A function from a label to its class: all labels are names, or all are numbers of classes"
     ids = {str(k): int(v) for k,v in (config.label2id or {}).items()}
-    if text in ids: return ids[text]
-    if text.isdigit() and int(text)<config.num_labels: return int(text)
-    classes = ', '.join(sorted(ids, key=ids.get))
-    raise ValueError(f"The label {label!r} is none of the model's classes ({classes}): {_other_label}")
+    texts = [str(l).strip() for l in labels]
+    numbers = all(t.isdigit() and int(t)<config.num_labels for t in texts)
+    by_name = all(t in ids for t in texts) or not numbers
+    def code(label):
+        text = str(label).strip()
+        if not by_name: return int(text)
+        if text in ids: return ids[text]
+        classes = ', '.join(sorted(ids, key=ids.get))
+        raise ValueError(f"The label {label!r} is none of the model's classes ({classes}): {_other_label}")
+    return code
 
 def _number(label):
     try: x = float(label)
@@ -289,7 +299,8 @@ def _several_codes(subject, labels):
     table = open_table(dict(label=list(labels)))
     sets = with_label_sets(table, 'label', separator_of(table, 'label')).column('label')
     if None in sets: raise ValueError(f"The labels of example {sets.index(None)+1} are missing: {_other_label}")
-    ones = [{_code(config, x) for x in s} for s in sets]
+    code = _coder(config, [x for s in sets for x in s])
+    ones = [{code(x) for x in s} for s in sets]
     return [[float(i in s) for i in range(config.num_labels)] for s in ones]
 
 def coded_labels(
@@ -300,7 +311,7 @@ def coded_labels(
     "Labels as numbers. One that the model does not know raises `ValueError`"
     if labels is None or (subject.kind=='encoder' and not pairs): return None
     if subject.several: return _several_codes(subject, labels)
-    if subject.kind=='classifier': return [_code(subject.model.config, x) for x in labels]
+    if subject.kind=='classifier': return list(map(_coder(subject.model.config, labels), labels))
     return [_number(x) for x in labels]
 
 # %% ../nbs/api/23_subject.ipynb #7788966e

@@ -660,7 +660,7 @@ def with_classes(
     names = {s: getattr(d.features['label'], 'names', None) for s,d in data.items()}
     other = {s: tuple(n) for s,n in names.items() if n and task.kind=='classification' and tuple(n)!=task.labels}
     for s,n in other.items():
-        if sorted(n)!=sorted(task.labels): raise ValueError(f"The labels of {s!r} are the classes {', '.join(map(repr, n))}, and the "
+        if not set(n)<=set(task.labels): raise ValueError(f"The labels of {s!r} are the classes {', '.join(map(repr, n))}, and the "
             f"task {task.name!r} has {', '.join(map(repr, task.labels))}: give the task that `load_data` made with these data.")
     if not other: return data
     new = DatasetDict({s: _recoded(d, other[s], task.labels) if s in other else d for s,d in data.items()})

@@ -19,8 +19,8 @@ from .files import lock_of, write_file
 from .loop import Adapted, check_writable, find_base
 from .prune import phases
 from .recipe import Recipe, as_method, get_recipe, rules
-from .setup import marks, set_up
-from .task import adapt_task
+from .setup import marks, model_mark, set_up
+from .task import adapt_task, read_start, write_theta
 from .tasks import lower_is_better, task_and_data
 
 # %% ../nbs/api/24_tolerance.ipynb #31cc720c
@@ -94,7 +94,9 @@ _report_name = 'level.json'
 
 def _save_level(folder, res, error=None):
     "Keep a level; its report comes last, and says that it is complete"
-    if res: TaskMask.from_adapted(res).save_pretrained(folder)
+    if res:
+        TaskMask.from_adapted(res).save_pretrained(folder)
+        write_theta(res, folder)
     about = dict(error=error) if error else dict(report=res.report, history=res.history)
     write_file(folder/_report_name, json.dumps(about, default=str).encode())
 
@@ -110,7 +112,7 @@ def _adapted(folder, fresh, max_length):
     net = tm.load_model(fresh.model.base_model)
     base = find_base(net)
     res = Adapted(net, tm.mask, kept['history'], kept['report'], base=base.module, base_name=base.name,
-        tensors=tm.base['tensors'], structure=tm.structure)
+        tensors=tm.base['tensors'], structure=tm.structure, theta=read_start(folder).theta)
     res.task = fresh.task
     res.max_length = max_length
     return res
@@ -155,7 +157,8 @@ class _Levels:
         if not goes_on: shutil.rmtree(work, ignore_errors=True)
         where = dict(out=str(work), resume=goes_on, checkpoint_every=200)
         if asked['recipe'].method in phases: where = {}
-        how = {k: v for k,v in {**where, **self.how}.items() if name!='finetune' or k!='teacher_steps'}
+        of_mask = 'teacher_steps','keep_theta','start_from'         # nothing for the reference, which has no mask
+        how = {k: v for k,v in {**where, **self.how}.items() if name!='finetune' or k not in of_mask}
         res = error = None
         try: res = adapt_task(self.task, self.model, **asked, **how)
         except FloatingPointError as e: error = str(e)
@@ -243,11 +246,23 @@ def _mark(data): return marks(data) if hasattr(data, 'items') or data is None el
 
 _not_in_key = 'data','hooks','cache','accelerator','checkpoint_every','say'
 
+def _plain_hook(hook):
+    "A hook, and what it was made with"
+    asked = {k: v for k,v in vars(hook).items() if isinstance(v, (str, int, float, bool, type(None)))}
+    return [type(hook).__name__, asked]
+
+def _start_mark(start):
+    "What tells an earlier run from another"
+    theta = start.theta and Hasher.hash({n: t.detach().cpu() for n,t in start.theta.items()})
+    return [start.mark, theta]
+
 def _settings(task, model, recipe, by, how):
     "What two searches must agree in to share their levels"
-    if isinstance(model, (str, Path)): name = str(model)
+    if isinstance(model, (str, Path)): name = model_mark(str(model))
     else: name = Hasher.hash({n: p.detach().cpu() for n,p in model.named_parameters()})
     plain = {k: str(v) for k,v in how.items() if k not in _not_in_key}
+    if best := [_plain_hook(h) for h in how.get('hooks') or () if isinstance(h, KeepBest)]: plain['hooks'] = best   # others watch
+    if how.get('start_from') is not None: plain['start_from'] = _start_mark(read_start(how['start_from']))
     return json.loads(json.dumps(dict(task=task.name, model=name, recipe=asdict(recipe), by=by,
         data=_mark(how.get('data')), **plain), default=str))
 

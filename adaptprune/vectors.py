@@ -89,7 +89,12 @@ def linear_baseline(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                 # of scikit-learn, where a strength has not converged
         fitted = _linear(setup.task, len(rows)).fit(x['train'][rows], y)
-    return _scored(setup, lambda s: fitted.predict(x[s]) if kind=='regression' else fitted.predict_log_proba(x[s]))
+    def answers(s):
+        if kind=='regression': return fitted.predict(x[s])
+        out = np.full((len(x[s]), setup.task.num_labels), -1e9)     # of a class that no row has, nothing is predicted
+        out[:,fitted.classes_] = fitted.predict_log_proba(x[s])
+        return out
+    return _scored(setup, answers)
 
 # %% ../nbs/api/15_vectors.ipynb #d9d8bfd3
 def cosine_baseline(

@@ -1,6 +1,6 @@
 "What was wrong without a word: classes in another order, hidden labels, other data and other weights under an old name"
 import json,shutil
-from dataclasses import replace
+from dataclasses import dataclass,replace
 import numpy as np,pandas as pd,pytest,torch,transformers
 from datasets import ClassLabel,Dataset,DatasetDict
 from adaptprune.anatomy import n_positions
@@ -52,6 +52,7 @@ def test_hidden_labels_stay_hidden(folder):
 def test_a_mask_is_scored_by_the_names_of_its_classes():
     task,_ = load_data(rows)
     card = replace(TaskMask_card(), labels=('good', 'bad'))
+    assert _class_order(replace(card, labels=('BAD', 'Good')), task) is None
     assert _class_order(card, task)==[1, 0] and _class_order(replace(card, labels=task.labels), task) is None
     with pytest.raises(ValueError, match="answers with the classes 'x', 'y'"): _class_order(replace(card, labels=('x', 'y')), task)
 
@@ -123,6 +124,12 @@ def test_a_kept_teacher_is_measured_by_the_metric_that_is_asked_for(folder, tmp_
 def test_means_are_over_seeds_alone():
     cells = [dict(task='x', recipe='default', seed=s, beta=.1*s, model=m, max_train_samples=9) for m in 'ab' for s in (0, 1)]
     assert _varied([dict(cell=c) for c in cells])==dict(model=['a', 'a', 'b', 'b'])
+    named = [dict(task='x', recipe='default', name='mine', alpha=a, seed=s) for a in (.1, .2) for s in (0, 1)]
+    assert _varied([dict(cell=c) for c in named])==dict(alpha=['0.1', '0.1', '0.2', '0.2'])
+    files = [dict(task='x', recipe='default', files=dict(train='a.csv', text=t), seed=0) for t in ('text', 'short')]
+    assert _varied([dict(cell=c) for c in files])==dict(text=['text', 'short'])
+    default = [dict(task='x', recipe='default', seed=0), dict(task='x', recipe='default', seed=1, model='minilm', eval_every=0)]
+    assert _varied([dict(cell=c) for c in default])=={}
 
 # Reading
 
@@ -168,12 +175,13 @@ def test_only_what_compress_made_is_replaced(tmp_path):
     for d in (out, new): d.mkdir()
     report(out, files=['report.json', 'old.onnx'])
     report(new, files=['report.json', 'small.onnx'])
-    for n in ('old.onnx', 'notes.txt'): (out/n).write_text('x')
+    mine = 'notes.txt','config_of_mine.json','tokenizer_notes.txt'
+    for n in ('old.onnx', *mine): (out/n).write_text('x')
     (new/'small.onnx').write_text('x')
     work = Work(out, force=True)
     work.open(dict(a=1))
     work.publish(new)
-    assert sorted(p.name for p in out.iterdir())==['notes.txt', 'report.json', 'small.onnx']
+    assert sorted(p.name for p in out.iterdir())==sorted([*mine, 'report.json', 'small.onnx'])
 
 def test_a_report_of_somebody_else_is_none(tmp_path):
     (tmp_path/'report.json').write_text('{"sales": 3}')
@@ -183,9 +191,10 @@ def test_a_report_of_somebody_else_is_none(tmp_path):
 
 def test_a_column_of_several_kinds_goes_to_parquet_as_text(folder, tmp_path, command):
     TaskMask.from_adapted(adapt_task('own', folder, data=rows, **how)).save_pretrained(tmp_path/'m')
-    (tmp_path/'in.jsonl').write_text('{"id": 1, "text": "a b"}\n{"id": "x", "text": "b a"}\n')
+    (tmp_path/'in.jsonl').write_text('{"id": 1, "text": "a b"}\n{"id": "x", "text": "b a"}\n{"id": null, "text": "a"}\n')
     command('apply', 'm', '--model', folder, '--input', 'in.jsonl', '--out', 'o.parquet')
-    assert pd.read_parquet(tmp_path/'o.parquet').id.tolist()==['1', 'x']
+    got = pd.read_parquet(tmp_path/'o.parquet').id
+    assert got.tolist()[:2]==['1', 'x'] and got.isna().tolist()==[False, False, True]
 
 def test_one_process_writes_whatever_its_rank_is_called(folder, tmp_path, monkeypatch):
     monkeypatch.setenv('RANK', '1')
@@ -223,7 +232,7 @@ def test_a_base_is_known_by_all_its_weights(more, part, folder, tmp_path):
     assert tm.load_model(folder)
     other = transformers.AutoModel.from_pretrained(folder)
     with torch.no_grad(): other.get_parameter(part).add_(1.)
-    with pytest.raises(ValueError, match='not the base that the mask|its other weights are not'): tm.load_model(other)
+    with pytest.raises(ValueError, match='not the base that the mask|other weights are not'): tm.load_model(other)
 
 def test_an_older_file_does_not_say(folder, tmp_path):
     tm = TaskMask.from_adapted(adapt_task('own', folder, data=rows, **how))
@@ -266,3 +275,129 @@ def test_pairs_are_checked_as_they_are_learnt(folder):
         text_batches([('a', 'b')], tok)
     finally: tasks.with_padding = was
     assert seen==[(['a'], ['\nb'])]
+
+# Several labels, names and numbers
+
+tags = [dict(text=r['text'], labels=['x', 'y', 'z'][:1+i%3]) for i,r in enumerate(rows)]
+
+def test_several_labels_stay_several_in_whatever_is_made(folder, tmp_path):
+    from adaptprune.folder import load_adapted,save_model
+    from adaptprune.subject import load_subject
+    res = adapt_task('own', folder, data=tags, label='labels', kind='multilabel', **how)
+    TaskMask.from_adapted(res).save_pretrained(tmp_path/'m')
+    p = load(tmp_path/'m', folder)
+    assert res.model.several and p.model.several and load_subject(p.model, p.reader.tokenizer).several
+    save_model(res.model, tmp_path/'f', p.reader.tokenizer)
+    assert load_adapted(tmp_path/'f').several and load_subject(str(tmp_path/'f')).several
+    one = adapt_task('own', folder, data=rows, **how)
+    assert not one.model.several and not load_subject(one.model, p.reader.tokenizer).several
+
+def test_a_folder_names_the_classes_that_it_is_told(folder, tmp_path):
+    from adaptprune.folder import save_model
+    tok = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    save_model(model, tmp_path/'a', tok, labels=('bad', 'good'), several=True)
+    config = transformers.AutoConfig.from_pretrained(tmp_path/'a')
+    assert config.id2label=={0: 'bad', 1: 'good'} and config.problem_type=='multi_label_classification'
+    assert model.config.id2label=={0: 'LABEL_0', 1: 'LABEL_1'} and model.config.problem_type is None
+    with pytest.raises(ValueError, match='2 outputs, and 3 labels'): save_model(model, tmp_path/'b', tok, labels=('a', 'b', 'c'))
+
+@pytest.mark.parametrize('labels,want', [([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]), ([1, 5, 3], [0, 4, 2]), (['1', '2'], [0, 1]), ([0, 0, 1], [0, 0, 1])])
+def test_labels_are_all_names_or_all_numbers(labels, want):
+    "Stars from 1 to 5, and a column that counts from 0"
+    from adaptprune.subject import _coder
+    config = transformers.BertConfig(id2label=dict(enumerate('12345')), label2id={c: i for i,c in enumerate('12345')})
+    assert list(map(_coder(config, labels), labels))==want
+
+def test_labels_that_are_neither_are_refused():
+    from adaptprune.subject import _coder
+    config = transformers.BertConfig(id2label=dict(enumerate('12345')), label2id={c: i for i,c in enumerate('12345')})
+    code = _coder(config, [0, 5])
+    with pytest.raises(ValueError, match="The label 0 is none of the model's classes"): code(0)
+
+def test_contradictions_are_counted():
+    from adaptprune.subject import clean_texts
+    with pytest.warns(UserWarning, match='3 of 67 examples repeat a text and are left out, 1 of them with another label'):
+        got,labels = clean_texts([*map(str, range(64)), '63', '63', '62'], ['x']*64+['y', 'x', 'x'])
+    assert len(got)==64 and set(labels)=={'x'}
+
+def test_a_linear_model_of_rows_that_lack_a_class():
+    from adaptprune.vectors import linear_baseline
+    three = [dict(text=' '.join('abcdefghij'[(i*k)%10] for k in (1, 3, 7)), label='abc'[i%3]) for i in range(120)]
+    task,data = load_data(three)
+    x = {s: np.random.default_rng(0).normal(size=(len(d), 4)).astype('float32') for s,d in data.items()}
+    few = [i for i,y in enumerate(data['train']['label'][:]) if y<2][:40]
+    got = linear_baseline(replace(Fake(), task=task, data=data), x, few)
+    assert 0<=got['dev']['accuracy']<1
+
+@dataclass
+class Fake:
+    task:object=None
+    data:object=None
+
+# What is kept is of what was asked
+
+def test_levels_are_of_a_start_and_of_hooks(folder, tmp_path):
+    from adaptprune.recipe import get_recipe
+    from adaptprune.tolerance import _settings
+    from adaptprune.watch import KeepBest
+    a,b = (adapt_task('own', folder, data=rows, **dict(how, seed=s, max_steps=20), alpha=.02) for s in (0, 1))
+    task,_ = load_data(rows)
+    def of(**more): return _settings(task, folder, get_recipe('default'), 'sparsity', more)
+    assert of(start_from=a)!=of(start_from=b) and of(start_from=a)==of(start_from=a)
+    assert of(hooks=[KeepBest(patience=1)])!=of(hooks=[KeepBest(patience=2)])!=of()
+
+def test_theta_of_a_search_is_kept(folder, tmp_path):
+    from adaptprune.tolerance import find_sparsity
+    got = find_sparsity('own', folder, data=rows, levels=(.3,), tolerance=.9, keep_theta=True, out=tmp_path, **how)
+    assert got.adapted.theta and set(got.adapted.theta)==set(got.adapted.mask)
+
+def test_times_are_of_a_precision(tiny, tmp_path):
+    from adaptprune.latency import _table_file
+    model = tiny('Bert')
+    def file(m): return _table_file(m, torch.device('cpu'), 1, 8, tmp_path)
+    assert file(model)==file(tiny('Bert', seed=1))!=file(tiny('Bert').bfloat16())
+    assert file(model)!=file(tiny('Bert', num_attention_heads=1))
+
+def test_a_record_of_bench_is_of_its_sparse_matrices_and_batches(tiny):
+    from adaptprune.bench import _fingerprint,with_csr
+    model = tiny('Bert', 'ForSequenceClassification', num_hidden_layers=1)
+    assert _fingerprint('a', with_csr(model, .5))!=_fingerprint('a', with_csr(model, .9))
+    assert _fingerprint('a', with_csr(model, .5))==_fingerprint('a', with_csr(model, .5))
+
+def test_measuring_and_exporting_leave_the_mode(folder, tiny, tmp_path):
+    from adaptprune.export import export_onnx
+    setup = set_up(load_data(rows)[0], folder, data=load_data(rows)[1])
+    setup.model.train()
+    setup.evaluate(setup.model)
+    assert setup.model.training and setup.model.head.training
+    model = tiny('Bert', 'ForSequenceClassification', num_hidden_layers=1).train()
+    export_onnx(model, tmp_path/'m.onnx')
+    assert model.training and model.bert.training
+
+def test_a_vocabulary_that_grew_is_still_the_base(folder):
+    tm = TaskMask.from_adapted(adapt_task('own', folder, data=rows, **dict(how, weights='encoder')))
+    more = transformers.AutoModel.from_pretrained(folder)
+    more.resize_token_embeddings(20)
+    with pytest.warns(UserWarning, match='other weights are not: embeddings'): tm.apply(more)
+
+def test_two_masks_of_one_base_go_on_one_after_the_other(folder):
+    "Matrices that another mask covers are none of a mask's business"
+    first,second = (TaskMask.from_adapted(adapt_task('own', folder, data=rows, weights=f'*{w}*', **how)) for w in ('intermediate', 'query'))
+    both = transformers.AutoModel.from_pretrained(folder)
+    assert second.apply(first.apply(both)) is both
+
+def test_marks_of_rows_do_not_depend_on_their_format():
+    from adaptprune.setup import rows_mark
+    d = load_data([dict(r, text=f"{r['text']} {i}") for i,r in enumerate(rows*60)])[1]['train']
+    assert rows_mark(d)==rows_mark(d.with_format('torch'))==rows_mark(d.with_format('numpy'))
+    other = d.to_dict()
+    other['label'][len(d)//2] ^= 1
+    assert rows_mark(Dataset.from_dict(other))!=rows_mark(d)
+
+def test_a_tokenizer_is_known_whatever_it_did_last(folder):
+    from adaptprune.setup import tokenizer_mark
+    tok = transformers.AutoTokenizer.from_pretrained(folder)
+    before = tokenizer_mark(tok)
+    tok(['a b c'], truncation=True, max_length=3, padding=True)
+    assert tokenizer_mark(tok)==before

@@ -16,8 +16,11 @@ from pydantic import BaseModel
 from adaptprune import MultiTask, TaskMask
 from adaptprune.export import OnnxRunner
 from adaptprune.head import load_tokenizer
+from adaptprune.taskcard import old_length
 
 log = logging.getLogger('uvicorn.error')
+
+kinds = 'classification','multilabel','regression'
 
 class About(NamedTuple):
     "What a task is"
@@ -30,7 +33,9 @@ class Masks:
     "Mask files beside one base"
     def __init__(self, files):
         cards = {n: TaskMask.from_pretrained(f).card for n,f in files.items()}
-        self.tasks = {n: About(c.kind, c.classes, len(c.text), c.max_length) for n,c in cards.items()}
+        bad = next((n for n,c in cards.items() if c is None or c.kind not in kinds), None)
+        if bad: raise ValueError(f"{files[bad]} answers with no labels and no score: this server has no use for it.")
+        self.tasks = {n: About(c.kind, c.classes, len(c.text), c.max_length or old_length) for n,c in cards.items()}
         self.many = MultiTask.from_pretrained(files)
         self.many.use(next(iter(files)))                        # a batch then begins and ends with a task, not with the base
         self.tokenizer = copy.deepcopy(self.many.tokenizer)     # its own: the other one is at work in another thread
@@ -49,7 +54,9 @@ class Int8:
             config,report = (json.loads((Path(f)/name).read_text()) for name in ('config.json', 'report.json'))
             if report['kind'] not in ('classifier', 'regressor'): raise ValueError(f"{f} holds a model of the kind {report['kind']!r}: a server of labels has no use for it.")
             classes = () if report['kind']=='regressor' else tuple(v for _,v in sorted(config['id2label'].items(), key=lambda kv: int(kv[0])))
-            self.tasks[n] = About('classification' if classes else 'regression', classes, 1+(n in pairs), report['settings']['max_length'])
+            several = config.get('problem_type')=='multi_label_classification'
+            kind = 'multilabel' if several else 'classification' if classes else 'regression'
+            self.tasks[n] = About(kind, classes, 1+(n in pairs), report['settings']['max_length'])
             self.tokenizers[n] = load_tokenizer(f)
             self.sessions[n] = OnnxRunner(Path(f)/'model_int8.onnx', threads)
 
@@ -63,6 +70,9 @@ class Int8:
         logits = self.sessions[task](self.tokenizers[task](*texts, return_tensors='np'))[0]
         about = self.tasks[task]
         if about.kind=='regression': return float(logits[0])
+        if about.kind=='multilabel':
+            p = dict(zip(about.classes, (1/(1+np.exp(-logits))).tolist()))
+            return dict(labels=[c for c,x in p.items() if x>.5], probabilities=p)
         e = np.exp(logits-logits.max())
         p = (e/e.sum()).tolist()
         best = int(np.argmax(p))
