@@ -22,6 +22,7 @@ from .recipe import Recipe, as_method, get_recipe, rules
 from .setup import marks, model_mark, set_up
 from .task import adapt_task, read_start, write_theta
 from .tasks import lower_is_better, task_and_data
+from .watch import KeepBest
 
 # %% ../nbs/api/24_tolerance.ipynb #31cc720c
 def cost_of(
