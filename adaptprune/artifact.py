@@ -158,6 +158,7 @@ class _Held:
     ):
         if isinstance(base, nn.Module):
             base = dict(model=None, revision=None, tensors=_tensors_for(mask, places_of_base(base), structure))
+            info = {k: v for k,v in (info or {}).items() if k!='rest'}      # which would be another mask's
         self._mask = mask
         self._coded = None
         self.base = base
