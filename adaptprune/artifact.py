@@ -65,7 +65,9 @@ def match_base(
     return best
 
 # %% ../nbs/api/21_artifact.ipynb #d436a0bb
-def _in_layer(name): return re.search(r'(^|\.)\d+\.', name)
+def _in_layer(name):
+    "Is a weight in a numbered layer? As `layer_number`, and in a bare `Sequential` too"
+    return re.search(r'(^|\.)\d+\.', name)
 
 def rest_of(
     base:nn.Module, # the base

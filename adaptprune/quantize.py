@@ -18,6 +18,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 from .export import OnnxRunner, exported, feed, input_names, read_outputs
 from .files import new_path
+from .head import takes_several
 from .sentence import is_sentence_model
 
 # %% ../nbs/api/23_quantize.ipynb #6da28d13
@@ -118,9 +119,7 @@ def agreement(
     rows = sum(len(b['input_ids']) for b in batches)
     about = dict(examples=rows, spread=float(want.std()))
     if not np.isfinite(got).all(): return dict(about, difference=np.inf, measure='finite', same=0.)
-    problem = getattr(getattr(model, 'config', None), 'problem_type', None)
-    several = getattr(model, 'several', False) or problem=='multi_label_classification'
-    measure,same = _measure(pairs, want, got, several)
+    measure,same = _measure(pairs, want, got, takes_several(model))
     return dict(about, difference=float(np.abs(want-got).max()), measure=measure, same=same)
 
 # %% ../nbs/api/23_quantize.ipynb #5d2cedc2

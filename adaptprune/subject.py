@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .anatomy import n_positions, unwrap
 from .compaction import is_compact
 from .folder import as_adapted, load_adapted, record
-from .head import AdaptModel, check_files, each_token, load_encoder, load_tokenizer, quiet
+from .head import AdaptModel, check_files, each_token, load_encoder, load_tokenizer, quiet, takes_several
 from .loss import G, distil_hidden, distil_logits
 from .multilabel import separator_of, with_label_sets
 from .published import model_path
@@ -55,9 +55,7 @@ class Subject:
     @property
     def several(self) -> bool:
         "May a text have several labels?"
-        problem = getattr(getattr(self.model, 'config', None), 'problem_type', None)
-        problems = problem=='multi_label_classification' or getattr(self.model, 'several', False)
-        return self.kind=='classifier' and problems
+        return self.kind=='classifier' and takes_several(self.model)
 
     def outputs(self, model, batch, hidden=False):
         "The vectors of a batch, (rows, n), and the hidden states of all layers if they are asked for"
