@@ -114,12 +114,14 @@ def locate(
     while True:
         lo,hi = bracket(guess, k/n, width)
         n_low,found = inside(flat, lo.item(), hi.item()) if guess.device.type=='cpu' else inside(flat, lo, hi)
-        if found.isnan().any(): raise ValueError("The scores hold NaN: a diverged run? Lower the learning rate.")
         if 1<=k-n_low<=len(found): break
         width *= 8
     found = found.to(guess.dtype)
     tau = _kth(found, k-n_low)
-    return tau, n_low+int((found<tau).count_nonzero()), int((found==tau).count_nonzero())
+    facts = [bits.count_nonzero() for bits in (found.isnan(), found<tau, found==tau)]
+    n_nan,n_below,n_ties = torch.stack(facts).tolist()                           # a GPU is waited for once
+    if n_nan: raise ValueError("The scores hold NaN: a diverged run? Lower the learning rate.")
+    return tau, n_low+n_below, n_ties
 
 def kth_smallest(
     scores:list, # tensors of any shapes and one dtype; NaN raises `ValueError`
