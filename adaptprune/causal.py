@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['buzzwords', 'bounds', 'Drawn', 'simulate', 'is_buzzy', 'Effect', 'naive', 'q_only', 'cut', 'iptw', 'aiptw', 'moved',
-           'tmle', 'stratified', 'estimates', 'overlap', 'folds', 'cross_fit', 'linear_learner', 'outcome_propensity',
-           'held_out_losses', 'Removed', 'bias_removed', 'one_draw_interval', 'load_papers']
+           'tmle', 'stratified', 'estimates', 'overlap', 'folds', 'cross_fit', 'ridge', 'linear_learner',
+           'outcome_propensity', 'held_out_losses', 'Removed', 'bias_removed', 'one_draw_interval', 'load_papers']
 
 # %% ../nbs/api/01_causal.ipynb #6b5a3db6
 import csv, math, warnings
@@ -314,7 +314,11 @@ def cross_fit(
     return out
 
 # %% ../nbs/api/01_causal.ipynb #b898bff6
-def _ridge(x, y, seed=0):
+def ridge(
+    x, # (rows, columns) features
+    y, # labels, 0 or 1
+    seed:int=0 # random seed of the parts by which the ridge is chosen
+): # model with `predict_proba`
     "Logistic regression with a ridge of its own choice"
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import StratifiedKFold
@@ -329,16 +333,17 @@ def _ridge(x, y, seed=0):
 def linear_learner(
     x, # (units, columns) features
     y, # outcomes, 0 or 1
-    t # treatments, 0 or 1
+    t, # treatments, 0 or 1
+    fit=ridge # function: features, labels -> model with `predict_proba`
 ): # function for `cross_fit`: it predicts g, q0 and q1
-    "Ridge logistic regressions of treatment and outcome"
+    "Regressions of the treatment on all units, and of the outcome on those of each treatment"
     x = np.asarray(x, dtype=float)
     y = _binary('y', y, len(x))
     t = _binary('t', t, len(x))
     def learn(train, held):
         untreated,treated = train[t[train]==0], train[t[train]==1]
         fits = dict(g=(train, t), q0=(untreated, y), q1=(treated, y))
-        return {n: _ridge(x[rows], of[rows]).predict_proba(x[held])[:,1] for n,(rows,of) in fits.items()}
+        return {n: fit(x[rows], of[rows]).predict_proba(x[held])[:,1] for n,(rows,of) in fits.items()}
     return learn
 
 # %% ../nbs/api/01_causal.ipynb #05de795f

@@ -9,12 +9,15 @@
 
 The confounder is a fashionable word in the title. Every row predicts each paper by what was learnt on the other fold.
 Settings are chosen by held-out outcome loss on draw 99, which no row uses; bias chooses nothing. A row that was recorded with other settings is refused, not mixed."""
-import random
+import random, warnings
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold
 
 from adaptprune.causal import (cross_fit, cut, estimates, folds, held_out_losses, is_buzzy, linear_learner, load_papers,
     naive, one_draw_interval, outcome_propensity, overlap, simulate, stratified)
@@ -35,9 +38,13 @@ learners = dict(
     features=dict(recipe='features', max_steps=120),
     finetune=dict(recipe='finetune', **chosen),
     mask_20=mask(.2, **chosen), mask_50=mask(.5, **chosen), mask_80=mask(.8, **chosen), mask_90=mask(.9, **chosen))
-rows = 'naive','oracle','frozen',*learners
-abstract_rows = 'frozen','finetune','mask_50'       # of the arm that does not see titles, and of real decisions
+on_words = dict(penalty='l1', reads='first', unit='parts')   # by `--choose`
+rows = 'naive','oracle','words','frozen',*learners
+abstract_rows = 'words','frozen','finetune','mask_50'       # of the arm that does not see titles, and of real decisions
 tries = [dict(max_steps=n, hidden=h) for n,h in ((60, 1.), (60, 0.), (120, 1.), (60, 10.))]
+counted = dict(words=dict(min_df=5), parts=dict(min_df=10, analyzer='char_wb', ngram_range=(3, 6)))
+word_tries = [dict(penalty=p, reads=r, unit=u)
+    for p in ('l1', 'l2') for r,u in (('all', 'words'), ('first', 'words'), ('first', 'parts'))]
 
 def sample(papers, n=2000, seed=0):
     "All papers with a fashionable title, up to half of n, and others at random"
@@ -49,6 +56,14 @@ def sample(papers, n=2000, seed=0):
     some += rng.sample(rest, n-len(some))
     rng.shuffle(some)
     return some
+
+def on_presence(x, y, penalty):
+    "Logistic regression on words as they are, with a penalty that is chosen by cross-validated log loss"
+    parts = StratifiedKFold(3, shuffle=True, random_state=0)
+    how = dict(Cs=np.logspace(-2, 2, 9), cv=parts, scoring='neg_log_loss', solver='liblinear')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                 # of scikit-learn, on names that are to change
+        return LogisticRegressionCV(penalty=penalty, **how).fit(x, y)
 
 @dataclass
 class Texts:
@@ -65,17 +80,27 @@ class Texts:
     @cached_property
     def tokenizer(self): return load_tokenizer()
 
+    def text(self, p): return f"{p['title']}. {p['abstract']}" if self.arm=='title' else p['abstract']
+
     @cached_property
-    def encoded(self):
-        def text(p): return f"{p['title']}. {p['abstract']}" if self.arm=='title' else p['abstract']
-        return encode_texts(self.tokenizer, [text(p) for p in self.papers], max_length)
+    def encoded(self): return encode_texts(self.tokenizer, [self.text(p) for p in self.papers], max_length)
 
     @cached_property
     def vectors(self): return read_vectors(self.encoder, self.tokenizer, self.encoded)
 
+    def words(self, reads, unit):
+        "Which words or parts of words a text holds, out of common ones: all of it, or as much as the encoder reads"
+        texts = [self.text(p) for p in self.papers]
+        if reads=='first': texts = self.tokenizer.batch_decode([e['input_ids'] for e in self.encoded], skip_special_tokens=True)
+        return CountVectorizer(binary=True, **counted[unit]).fit_transform(texts).toarray()
+
     def learner(self, row, y, t, told, seed, **changes):
         "What a row learns with"
         if row=='frozen': return linear_learner(self.vectors, y, t)
+        if row=='words':
+            how = {**on_words, **changes}
+            fit = partial(on_presence, penalty=how.pop('penalty'))
+            return linear_learner(self.words(**how), y, t, fit)
         how = {**learners[row], **changes}
         known = self.vectors if row=='features' else None
         return heads_learner(self.encoder, self.tokenizer, self.encoded, y, t, known, told, seed=seed, **how)
@@ -117,7 +142,9 @@ def add(records, cell, make, command, **settings):
     short = {n: round(e['value'], 4) for n,e in row.get('effects', {}).items()}
     print(cell, short, row.get('losses'), row['cpu_seconds'], 'seconds', flush=True)
 
-def settings(row): return {} if row in ('naive', 'oracle') else dict(learners.get(row, {}), max_length=max_length)
+def settings(row):
+    if row in ('naive', 'oracle'): return {}
+    return dict(on_words) if row=='words' else dict(learners.get(row, {}), max_length=max_length)
 
 def drawn(records, papers, only, strengths, draws, arms):
     "All cells with a known truth, draw by draw"
@@ -144,16 +171,16 @@ def real(records, papers, only, draws):
             command = f'--iclr PATH --only {row} --draws {seed+1}'
             add(records, cell, lambda: make(row, seed), command, settings=settings(row))
 
-def choose_settings(records, papers, strengths):
+def choose_settings(records, papers, strengths, only):
     "Held-out losses of some settings, on the draw that no row uses"
     texts = Texts(papers, 'title')
-    more = dict(features=[dict(max_steps=n) for n in (60, 120, 240, 480)])
+    more = dict(words=word_tries, features=[dict(max_steps=n) for n in (60, 120, 240, 480)])
     def make(row, strength, how):
         d = simulate(texts.z, strength, seed=pilot)
         p,_,_ = predicted(texts, row, d.y, d.t, pilot, **how)
         return dict(losses=held_out_losses(d.y, d.t, **p))
     for strength in strengths:
-        for row in ('features', 'finetune', 'mask_50'):
+        for row in [r for r in ('words', 'features', 'finetune', 'mask_50') if r in only]:
             for how in more.get(row, tries):
                 cell = dict(choice=row, strength=strength, papers=len(papers), **how)
                 add(records, cell, lambda: make(row, strength, how), f'--papers PATH --choose --strengths {strength:g}')
@@ -176,7 +203,7 @@ def main(
     if iclr: return real(records, load_papers(iclr), wanted, draws)
     c = [float(s) for s in strengths.split(',')]
     some = sample(load_papers(papers))
-    if choose: return choose_settings(records, some, c)
+    if choose: return choose_settings(records, some, c, wanted)
     drawn(records, some, wanted, c, draws, arms.split(','))
 
 if __name__=='__main__': script(main)

@@ -6,6 +6,7 @@ from adaptprune.causal import (Effect, aiptw, bias_removed, cross_fit, cut, esti
     linear_learner, load_papers, moved, naive, one_draw_interval, outcome_propensity, overlap, q_only, simulate, stratified, tmle)
 from adaptprune.threeheads import (ThreeHeads, batch_of, encode_texts, heads_learner, heads_loss, learn_heads, outcome_loss,
     predict_heads, read_vectors, treatment_loss)
+from sklearn.feature_extraction.text import CountVectorizer
 from transformers import BertConfig,BertModel,BertTokenizer
 
 root = Path(__file__).resolve().parent.parent
@@ -368,6 +369,7 @@ def test_sample():
 
 class Fake(case.Texts):
     "Papers whose vectors are their confounder"
+    def words(self, reads, unit): return self.vectors
     @property
     def vectors(self): return self.z[:,None].astype(float)
 
@@ -388,6 +390,23 @@ def test_adds_only_what_is_missing(tmp_path, monkeypatch):
         if r['cell']['row']=='frozen':
             assert abs(r['effects']['AIPTW']['value']-r['truth'])<.2*abs(r['effects']['naive']['value']-r['truth'])
             assert set(r['by_outcomes'])=={'effects', 'overlap'} and len(r['interval'])==2
+
+def test_words_that_tell_all_remove_the_bias(tmp_path, monkeypatch):
+    monkeypatch.setattr(case, 'Texts', Fake)
+    records = case.Records(tmp_path/'out.json')
+    case.drawn(records, papers_of(600), ['words'], [3.], 1, ['title'])
+    r, = records
+    assert r['settings']==case.on_words
+    assert abs(r['effects']['AIPTW']['value']-r['truth'])<.2*abs(r['effects']['naive']['value']-r['truth'])
+
+def test_common_parts_of_words(tokenizer):
+    papers = [dict(title=f'deep {i%2*"neural "}nets', abstract='') for i in range(20)]
+    texts = case.Texts(papers, 'title')
+    texts.tokenizer = tokenizer
+    for unit,wanted in (('words', 3), ('parts', 10)):
+        x = texts.words('all', unit)
+        assert x.shape[0]==20 and x.shape[1]>=wanted and set(np.unique(x))=={0, 1}
+    assert 'eep' in CountVectorizer(binary=True, **case.counted['parts']).fit(p['title'] for p in papers).vocabulary_
 
 def test_rows_of_other_settings_are_not_mixed(tmp_path, monkeypatch):
     monkeypatch.setattr(case, 'Texts', Fake)
