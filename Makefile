@@ -63,7 +63,8 @@ $(DEMO)/.done: pyproject.toml $(wildcard adaptprune/*.py)
 	$(DEMO)/bin/pip install -q '.[offline,onnx]'
 	@touch $@
 
-# No development pins here: what pip chooses today is what users get today.
+# No development pins here: what pip chooses today is what users get today. torch alone is given, as its plain wheel brings gigabytes for a GPU:
+# TORCH=torch takes the newest.
 $(USERS)/.done: pyproject.toml $(wildcard adaptprune/*.py)
 	$(PYTHON) -m venv --clear $(USERS)
 	$(USERS)/bin/pip install -q $(TORCH)

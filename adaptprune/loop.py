@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['one_loss', 'Finite', 'rng_state', 'set_rng_state', 'Batches', 'Hook', 'check_hooks', 'Course', 'Run', 'Interrupt',
            'Modes', 'Wrapped', 'FrozenStay', 'check_metrics', 'Evaluate', 'History', 'save_state', 'check_writable',
-           'writable_folder', 'only_run', 'read_checkpoint', 'Parts', 'goes_on', 'Checkpoint', 'untrained', 'name_of',
-           'Base', 'find_base', 'check_base', 'taught_loss', 'Adapted', 'open_accelerator', 'count_steps',
-           'check_length', 'check_masks', 'adapt']
+           'writable_folder', 'only_run', 'read_checkpoint', 'Parts', 'goes_on', 'Checkpoint', 'name_of', 'Base',
+           'find_base', 'check_base', 'taught_loss', 'Adapted', 'open_accelerator', 'count_steps', 'check_length',
+           'check_masks', 'adapt']
 
 # %% ../nbs/api/13_loop.ipynb #43ec21f7
 import os, random, signal, threading, time, warnings
@@ -27,7 +27,7 @@ from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from filelock import Timeout
-from .anatomy import maskable, plain_name, unwrap
+from .anatomy import maskable, plain_name, unwrap, warn_untrained
 from .files import lock_of, write_file
 from .identity import base_tensors, weights_of
 from .layer import fingerprint
@@ -603,18 +603,6 @@ class Checkpoint(Parts, Hook):
         "What is over needs no checkpoint"
         if self.file and self.file.exists(): self.file.unlink()
 
-# %% ../nbs/api/13_loop.ipynb #92ba5876
-_heads = {'classifier', 'classification_head', 'score', 'qa_outputs', 'pooler'}
-
-def untrained(
-    base:nn.Module # what is taken for pre-trained
-) -> list: # names of parameters in it
-    "Parameters that look as if nothing had ever trained them"
-    named = dict(base.named_parameters())
-    loaded = [n for n,p in named.items() if getattr(p, '_is_hf_initialized', False)]
-    if loaded: return [n for n in named if n not in set(loaded)]
-    return [n for n in named if _heads & set(n.split('.'))]
-
 # %% ../nbs/api/13_loop.ipynb #96a4b9b5
 def name_of(
     part:nn.Module, # a module inside `model`; another raises `ValueError`
@@ -636,13 +624,6 @@ class Base:
 
     def __str__(self): return f"{type(self.module).__name__}, {self.name or 'the whole model'}"
 
-    def warn(self):
-        names = untrained(self.module)
-        if not names: return
-        some = ', '.join(names[:3]) + (', ...' if len(names)>3 else '')
-        warnings.warn(f"The base ({self}) holds weights that look untrained: {some}. They are masked or frozen and never "
-            "learn. Name the pre-trained part as base=..., such as base=model.encoder, so that the rest learns as the head; "
-            "a pooler that nothing reads can go (pooler = None).")
 
 # %% ../nbs/api/13_loop.ipynb #dd17eb5a
 def find_base(
@@ -903,7 +884,7 @@ def adapt(
     with writable_folder(out):
         check_base(part.module, method.masks)
         if base is None and method.masks: _say_unnamed(model)
-        if recipe.method!='finetune': part.warn()
+        if not method.masks and recipe.method!='finetune': warn_untrained(part.module)
         set_seed(seed)
         if teacher_model: loss_fn = taught_loss(teacher_model, recipe, acc)
         run = Run(model, loader, method, loss_fn, steps, base=part.module, sparsity=sparsity, seed=seed, acc=acc)

@@ -7,7 +7,7 @@ __all__ = ['choices', 'MaskSettings', 'fitted_reach', 'fitted_alpha', 'Place', '
            'PatternPlace', 'UnitGroup', 'RatioGroup', 'Frozen', 'MaskedWeights', 'WrittenWeights', 'MaskOptimizer']
 
 # %% ../nbs/api/08_optim.ipynb #e0c8ce5b
-import hashlib, math, warnings, weakref
+import gc, hashlib, math, warnings, weakref
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 
@@ -15,7 +15,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor, nn
 from . import kernels
-from .anatomy import maskable, unwrap
+from .anatomy import maskable, unwrap, warn_untrained
 from .identity import weights_of
 from .kernels import OneLaunch, OnePass, Rule
 from .mask import Mask, check_sparsity, count, group_names, locate, n_pruned, pack_bits, pieces, unpack_bits
@@ -500,6 +500,21 @@ def _owner(p):
     owner = _owners.get(id(p))
     return owner if owner is not None and owner.holds(p) else None
 
+def _check_noted(base):
+    "`DistributedDataParallel` notes which parameters learn when it wraps a model: refuse a note that is wrong now"
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized(): return
+    mine = set(map(id, base.parameters()))
+    gc.collect()
+    for w in gc.get_objects():
+        if not issubclass(type(w), nn.parallel.DistributedDataParallel): continue
+        params = list(w.parameters())
+        noted,learn = w._get_ddp_logging_data().get('num_parameter_tensors'), sum(p.requires_grad for p in params)
+        if noted in (None, learn) or not mine & set(map(id, params)) or w.find_unused_parameters and learn<noted: continue
+        raise ValueError(f"DistributedDataParallel noted that {noted} parameters learn when it wrapped this model, and with masks "
+            f"{learn} do: make the optimiser first, then wrap the model.")
+
+
+# %% ../nbs/api/08_optim.ipynb #58373238
 class Frozen:
     "The base of an adaptation: what learns is made trainable, what does not is frozen, and both flags come back"
     def __init__(self,
@@ -511,16 +526,23 @@ class Frozen:
         if not isinstance(base, nn.Module):
             raise ValueError(f"base must be a module, whose weights get masks, got {type(base).__name__}: "
                 "give the module, not its parameters.")
-        mine = set(map(id, head))
+        self.head = list(head)
+        mine = set(map(id, self.head))
         self.chosen = {n: p for n,p in maskable(base, weights).items() if id(p) not in mine}
         if not self.chosen: raise ValueError(f"All weights that {weights!r} chooses are parameters of the head: give another base.")
         for n,p in self.chosen.items(): self._check_free(n, p)
+        self._check_head()
         self._check_modules()
-        for p in self.chosen.values(): _owners[id(p)] = self
+        warn_untrained(self.base, mine)
+        for p in [*self.chosen.values(), *self.head]: _owners[id(p)] = self
         outside = [p for p in self.base.parameters() if id(p) not in mine and _owner(p) in (None, self)]
-        self.flags = [(p, p.requires_grad) for p in [*outside, *head]]
+        self.flags = [(p, p.requires_grad) for p in [*outside, *self.head]]
         for p in outside: p.requires_grad_(False)
-        for p in [*self.chosen.values(), *head]: p.requires_grad_(True)
+        for p in [*self.chosen.values(), *self.head]: p.requires_grad_(True)
+        try: _check_noted(self.base)
+        except BaseException:
+            self.release()
+            raise
 
     def _check_free(self, name, p):
         "A weight that holds values, and has no optimiser yet"
@@ -535,6 +557,13 @@ class Frozen:
         if _owner(p) is not None:
             raise ValueError(f"The weight {name!r} has a mask optimiser already: `close()` that one first.")
 
+    def _check_head(self):
+        "Parameters of the head that nothing else moves"
+        for p in self.head:
+            if _owner(p) is None: continue
+            raise ValueError(f"A parameter of the head (shape {tuple(p.shape)}) has a mask optimiser already, and two would both move it: "
+                "`close()` that one first, or give the parameter to one of them.")
+
     def _check_modules(self):
         "Modules that change weights by themselves, or keep statistics"
         mine = set(map(id, self.chosen.values()))
@@ -546,7 +575,7 @@ class Frozen:
         if moving: warnings.warn(f"The running statistics of {moving[0]!r} move in train mode, and a mask file does not hold them: "
             "put such modules of the base into eval mode (`adapt` does).")
 
-    def holds(self, p): return any(p is q for q in self.chosen.values())
+    def holds(self, p): return any(p is q for q in (*self.chosen.values(), *self.head))
 
     def sparse_tables(self):
         "Give plain embeddings sparse gradients"
@@ -561,7 +590,7 @@ class Frozen:
         "Flags as they were"
         for p,flag in self.flags: p.requires_grad_(flag)
         for m,sparse in self.tables.items(): m.sparse = sparse
-        for p in self.chosen.values():
+        for p in (*self.chosen.values(), *self.head):
             if _owners.get(id(p)) is self: del _owners[id(p)]
         self.flags,self.tables = [],{}
 
@@ -733,6 +762,19 @@ def _parameters(head):
         raise ValueError(f"head takes a module or parameters, and holds {what}: give the parameters themselves.")
     return ps
 
+def _warn_of_ties(base, head):
+    "Say that a head has a parameter of the base"
+    learn = set(map(id, _parameters(head)))
+    within = set(map(id, head.modules())) if isinstance(head, nn.Module) else set()
+    holders = {}
+    for n,m in unwrap(base).named_modules():
+        for k,p in m._parameters.items():
+            if id(p) in learn and id(m) not in within: holders.setdefault(id(p), []).append(f'{n}.{k}' if n else k)
+    expected = 0 if isinstance(head, nn.Module) else 1                          # parameters of a head inside the base
+    tied = [names[0] for names in holders.values() if len(names)>expected]
+    if tied: warnings.warn(f"The weight {tied[0]!r} of the base is a parameter of the head too (tied weights): it learns, so the base "
+        "changes there, and it gets no mask. Untie the two, or leave it out of the head.")
+
 def _check_steps(steps, settings, sparsity):
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps<1:
         raise ValueError(f"steps must be the number of optimiser steps of the run, 1 or more, got {steps!r}.")
@@ -794,6 +836,7 @@ class _Prepared(torch.optim.Optimizer):
         self.i,self.done,self.closed = 0,False,False
         self.in_backward,self.learned,self.hooks = in_backward,False,[]
         params = _parameters(head)
+        if isinstance(base, nn.Module): _warn_of_ties(base, head)
         starts = _Starts(settings, scores, seed, theta)
         self.weights = WrittenWeights(base, params, settings.weights, settings.budget, starts, settings.t_l, settings.shape)
         if sparse_grad and settings.step!='adam': self.weights.sparse_tables()
@@ -801,6 +844,7 @@ class _Prepared(torch.optim.Optimizer):
         if params: groups.append(dict(params=params, lr=float(settings.beta), role='head'))
         super().__init__(groups, dict(lr=self.alpha, role='theta'))
         self.head = self._head_optimizer(params)
+        self.types,self.idle = [p.dtype for p in params], True
         for p in self.weights if in_backward else ():
             hook = _in_backward(weakref.ref(self), weakref.ref(p))
             self.hooks.append(p.param.register_post_accumulate_grad_hook(hook))
@@ -854,14 +898,18 @@ class _Steps(_Prepared):
             with torch.enable_grad(): loss = closure()
         self._check()
         if not self.in_backward: self._learn()
-        if self.head:
-            self.head.param_groups[0]['lr'] = self.lr('head')
-            self.head.step()
+        if self.head: self._step_head()
         self.i += 1
         self._press()
         if self.i>=self.steps or self.i%self.every==0: self._update_threshold()
         self.weights.note()
         return loss
+
+    def _step_head(self):
+        "Eq. 6"
+        self.idle = self.idle and all(p.grad is None for p in self.weights.head)
+        self.head.param_groups[0]['lr'] = self.lr('head')
+        self.head.step()
 
     def _check(self):
         "Refuse a step that cannot be right"
@@ -871,10 +919,17 @@ class _Steps(_Prepared):
             "make a new one, and load its state.")
         self.follow()
         self.weights.check_untouched()
+        self._check_head_types()
         learned,self.learned = self.learned,False
         if learned or any(p.param.grad is not None for p in self.weights): return
         raise RuntimeError("No masked weight has a gradient: call `loss.backward()` before `step()`, and see that the loss depends on "
             "the base and that the base still holds the parameters that it had when the optimiser was made.")
+
+    def _check_head_types(self):
+        for p,was in zip(self.weights.head, self.types):
+            if p.dtype==was: continue
+            raise RuntimeError(f"A parameter of the head (shape {tuple(p.shape)}) was {was} when the optimiser was made and is {p.dtype} "
+                "now: cast the model first, then make the optimiser.")
 
     def follow(self):
         "Go where the model is, with the state of the head"
@@ -958,9 +1013,19 @@ class _Thresholds(_Launched):
         for g in self.weights.groups: g.tau = _float32(g.tau+gamma).item()
         self.weights.write()
 
+    def _check_head(self):
+        "Refuse a head that is not finite, and say that one does not learn"
+        finite = torch.stack([_local(p.detach()).isfinite().all() for p in self.weights.head])
+        if not finite.all(): raise FloatingPointError(f"The head holds NaN or infinity at step {self.i}: a gradient was not finite. "
+            "Lower the learning rates, clip gradients, or look at the last batches.")
+        if self.idle: warnings.warn(f"No parameter of the head had a gradient before step {self.i}: does the loss depend on the head, and "
+            "does the model still hold the parameters that it had when the optimiser was made?")
+        self.idle = True
+
     def _update_threshold(self):
         "Every group to the sparsity that the schedule asks for, or the stopping rule"
         self.weights.check_there()
+        if self.head: self._check_head()
         last = self.i>=self.steps
         if self.schedule is not None:
             now = self.schedule(self.i/self.steps, self.target, self.settings.schedule_end)

@@ -1,5 +1,5 @@
 "The scripts in benchmarks/ that add to a file of results, on networks of a few weights."
-import importlib.util, json, shutil
+import importlib.util, json, shutil, sys
 from pathlib import Path
 import pytest, torch
 from adaptprune.anatomy import maskable
@@ -183,3 +183,16 @@ def test_setfit_tunes_the_encoder_that_the_linear_model_reads(folder, tmp_path, 
     assert all(n in before for n in after) and any((before[n]!=after[n]).any() for n in after)
     mod.main(task='mini-sentiment', labels='20', samples='1', model=str(folder), out=str(tmp_path/'out.json'))
     assert len(read)==1         # what is there is not measured again
+
+def test_what_is_asked_of_a_gpu_is_said_beside_what_was_measured():
+    gpu = script('gpu')
+    record = json.loads((gpu.root/'results/step_gpu.json').read_text())
+    lines = list(gpu.verdicts(record))
+    assert len(lines)==8 and any(l.startswith('32x128, step over that of fused AdamW') and l.endswith('asked: met') for l in lines)
+    for shape in record['models']['bert']['shapes'].values(): shape['to_adamw_fused']['ours']['median'] = 1.2
+    assert sum('1.200, at most 1 asked: NOT met' in l for l in gpu.verdicts(record))==2
+
+def test_what_takes_too_long_on_a_gpu_is_ended():
+    gpu = script('gpu')
+    assert sum(gpu.limits.values())<=300
+    assert gpu.ran([sys.executable, '-c', 'import time; time.sleep(60)'], .5)==124 and gpu.ran([sys.executable, '-c', 'exit(3)'], 60)==3

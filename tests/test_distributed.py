@@ -46,6 +46,25 @@ def ddp(part):
     opt = optimizer(m)
     return summary(train(m, opt, part=part, model=nn.parallel.DistributedDataParallel(m)))
 
+def wrapped_first(unused):
+    "What is said where the model was wrapped before the optimiser was made"
+    m = net()
+    model = nn.parallel.DistributedDataParallel(m, find_unused_parameters=unused)
+    was = [p.requires_grad for p in m.parameters()]
+    try: opt = optimizer(m)
+    except ValueError as e: return str(e), was==[p.requires_grad for p in m.parameters()]
+    return summary(train(m, opt, part=slice(None), model=model))
+
+def again():
+    "A second optimiser on a model that is still wrapped, and that learns the same parameters"
+    m = net()
+    first = optimizer(m)
+    model = nn.parallel.DistributedDataParallel(m)
+    train(m, first, 3, model=model)
+    first.restore()
+    first.close()
+    return summary(train(m, optimizer(m), model=model))
+
 def accelerated():
     from accelerate import Accelerator
     m = net()
@@ -121,7 +140,8 @@ def refused():
 def work(folder, rank):
     os.environ['FOLDER'] = folder
     torch.distributed.init_process_group('gloo')
-    out = {'ddp': ddp(slice(4*rank, 4*rank+4)), 'accelerate': accelerated(), 'refused': refused()}
+    out = {'ddp': ddp(slice(4*rank, 4*rank+4)), 'accelerate': accelerated(), 'refused': refused(), 'again': again()}
+    for unused in (False, True): out[f'wrapped first, {unused}'] = wrapped_first(unused)
     for name,kw in runs.items(): out[name] = sharded(kw)
     for name in ('sign', 'adam', 'gone'): out[f'continued {name}'] = continued(runs[name])
     torch.save(out, f'{folder}/{rank}.pt')
@@ -144,6 +164,16 @@ def test_data_parallel(both):
     "Half of each batch in each process is the whole batch in one"
     same(both[0]['ddp'], both[1]['ddp'])
     same(both[0]['ddp'], alone())
+
+def test_a_model_that_was_wrapped_first(both):
+    "The wrapper has noted which parameters learn. One that expects unused ones works; another would fail in the second step"
+    for found in both:
+        said,as_before = found['wrapped first, False']
+        assert 'DistributedDataParallel noted that 8 parameters learn' in said and 'masks 6 do: make the optimiser first' in said and as_before
+        same(found['wrapped first, True'], alone())
+
+def test_a_second_optimiser_on_a_wrapped_model(both):
+    for found in both: same(found['again'], alone())
 
 def test_accelerate(both):
     same(both[0]['accelerate'], both[1]['accelerate'])

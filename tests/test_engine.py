@@ -1,5 +1,5 @@
 "The engine with what people train with, and what it does when something goes wrong."
-import copy,gc,io,math,pickle,weakref
+import copy,gc,io,math,pickle,warnings,weakref
 import pytest,torch,transformers
 from torch import nn
 from torch.nn import functional as F
@@ -638,6 +638,84 @@ def test_one_owner_a_weight():
     opt.close()
     optimizer(m)
 
+def test_one_owner_a_head():
+    "A head that two optimisers hold would move twice a step"
+    m,other = net(),net()
+    opt = optimizer(m, steps=4)
+    was = flags(other)
+    with pytest.raises(ValueError, match=r'A parameter of the head \(shape .*\) has a mask optimiser already'):
+        MaskOptimizer(other.base, m.head, .5, 4, start='rank')
+    assert flags(other)==was
+    opt.close()
+    MaskOptimizer(other.base, m.head, .5, 4, start='rank')
+
+class Tied(nn.Module):
+    "An output that shares the embedding's matrix"
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4))
+        self.out = nn.Linear(4, 7)
+        self.out.weight = self.base[0].weight
+
+@pytest.mark.parametrize('given', ['module', 'inside', 'parameters'])
+def test_a_head_that_shares_a_weight_with_the_base_is_named(given):
+    m = Tied()
+    base = m.base if given=='module' else m
+    head = list(m.out.parameters()) if given=='parameters' else m.out
+    with pytest.warns(UserWarning, match=r"The weight '(base\.)?0.weight' of the base is a parameter of the head too"):
+        MaskOptimizer(base, head, .5, 4, start='rank')
+
+def test_a_head_inside_the_base_is_not_tied():
+    m = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for head in (m[1], list(m[1].parameters()), m[1].weight):
+            opt = MaskOptimizer(m, head, .5, 4, start='rank')
+            assert list(opt.weights.places)==['0.weight']
+            opt.close()
+
+def test_a_forgotten_head_is_named():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder,self.classifier = nn.Linear(4, 4),nn.Linear(4, 2)
+    m = Model()
+    with pytest.warns(UserWarning, match=r'The base \(Model\) holds weights that look untrained: classifier.weight, classifier.bias'):
+        opt = MaskOptimizer(m, sparsity=.5, steps=4, start='rank')
+    opt.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for base,head in ((m, m.classifier), (m.encoder, m.classifier)): MaskOptimizer(base, head, .5, 4, start='rank').close()
+
+@pytest.mark.parametrize('step', [1, 4])
+def test_a_head_that_is_not_finite_ends_the_run(step):
+    "At the last step as well: its gradient alone is NaN, and every theta is finite"
+    m = net()
+    opt = optimizer(m, steps=4, every=1)
+    train(m, opt, step-1)
+    opt.zero_grad()
+    loss_of(m).backward()
+    next(m.head.parameters()).grad.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=f'The head holds NaN or infinity at step {step}'): opt.step()
+    assert not opt.done
+
+def test_a_head_that_is_cast_is_refused():
+    m = net()
+    opt = optimizer(m, steps=4)
+    train(m, opt, 1)
+    loss_of(m).backward()
+    m.head.to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r'parameter of the head .* was torch.float32 .* is torch.bfloat16 now'): opt.step()
+
+def test_a_head_that_is_exchanged_is_said_once():
+    m = net()
+    opt = optimizer(m, steps=6, every=2)
+    train(m, opt, 2)
+    m.head = copy.deepcopy(m.head)
+    opt.zero_grad()
+    with pytest.warns(UserWarning, match='No parameter of the head had a gradient before step 4'): train(m, opt, 4)
+    assert opt.done
+
 @pytest.mark.parametrize('in_backward', [False, True])
 def test_an_optimiser_that_is_forgotten_frees_its_weights(in_backward):
     m = net()
@@ -982,6 +1060,19 @@ def test_states_of_other_settings_and_members():
     for kw in (dict(step='adam'), dict(every=3), dict(schedule='constant'), dict(recovery=False), dict(t_l=.01), dict(alpha=.5)):
         n = net()
         with pytest.raises(ValueError, match=f'a run with {next(iter(kw))}='): make(n, budget=budget(names[:1]), **kw).load_state_dict(copy.deepcopy(saved))
+
+def test_states_whose_groups_hold_other_weights_of_the_same_sizes():
+    def make(m, some): return MaskOptimizer(m, sparsity=.5, steps=20, start='rank', budget=lambda name: 'a' if name in some else 'b')
+    def same(): return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    m = same()
+    saved = copy.deepcopy(make(m, ['0.weight']).state_dict())
+    n = same()
+    n.load_state_dict({k: v for k,v in m.state_dict().items()})
+    with torch.no_grad():
+        for p,q in zip(n.parameters(), same().parameters()): p.copy_(q)
+    other = make(n, ['1.weight'])
+    saved['mask']['base'] = other.fingerprint()
+    with pytest.raises(ValueError, match="of another budget: its group '[ab]' holds [01].weight"): other.load_state_dict(saved)
 
 def test_a_base_that_was_pruned_before_is_told():
     m = net()

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader,IterableDataset
 from adaptprune.layer import fingerprint
-from adaptprune.loop import Evaluate,Finite,Hook,adapt,find_base,one_loss,untrained
+from adaptprune.anatomy import untrained
+from adaptprune.loop import Evaluate,Finite,Hook,adapt,find_base,one_loss
 from adaptprune.mask import Mask,n_pruned
 from adaptprune.methods import MaskMethod
 from adaptprune.recipe import get_recipe
@@ -129,7 +130,7 @@ class Named(nn.Module):
     def forward(self, x): return self.classifier(self.encoder(x).tanh())
 
 def test_untrained_weights_in_the_base_are_named():
-    with pytest.warns(UserWarning, match=r'The base \(Named, the whole model\) holds weights that look untrained: classifier.weight.*base=model.encoder'): go(Named(), max_steps=2)
+    with pytest.warns(UserWarning, match=r'The base \(Named\) holds weights that look untrained: classifier.weight.*base=model.encoder'): go(Named(), max_steps=2)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         m = Named()

@@ -121,6 +121,22 @@ def test_the_best_model_at_the_end(tiny, tmp_path, best, at):
     for n,p in weights(t).items(): assert torch.equal(saved[n], p), n
     assert not said
 
+def test_the_best_model_without_the_callback(tiny, tmp_path):
+    "`optimizers=(opt, None)` alone: where all checkpoints of a constant schedule are at the target, the best comes back bit for bit"
+    from safetensors.torch import load_file
+    kw = dict(eval_strategy='steps', eval_steps=4, save_steps=4, load_best_model_at_end=True, metric_for_best_model='score', greater_is_better=True)
+    t = make(tiny, tmp_path, optim=dict(schedule='constant'), **kw)
+    t.compute_metrics = metric([.5, 1., 0.])
+    t.train()
+    saved = load_file(tmp_path/'checkpoint-8'/'model.safetensors')
+    for n,p in weights(t).items(): assert torch.equal(saved[n], p), n
+    assert t.own.weights.mask().kept==t.own.weights.n-n_pruned(t.own.weights.n, .4)
+
+def test_a_trainer_longer_than_the_run_is_told(tiny, tmp_path):
+    "Without the callback it is the optimiser that says so, at its end"
+    with pytest.raises(RuntimeError, match='The run of 10 steps is over after step 10'):
+        make(tiny, tmp_path, n=10, save_strategy='no').train()
+
 def test_early_stopping_waits_for_the_target(tiny, tmp_path):
     "Defect 7: patience counts from the target on"
     kw = dict(eval_strategy='steps', eval_steps=2, save_steps=2, load_best_model_at_end=True, metric_for_best_model='score', greater_is_better=True)
