@@ -359,12 +359,13 @@ _theirs = 'it is learnt from training rows without noise'
 _coins = 'the account is for batches in which each row has its own coin, as `Privacy` draws them'
 _length = 'give Privacy(steps=..., batch_size=...), whose account needs them'
 _goes_on = 'a run that goes on would draw for one account twice: start it anew'
+_seen = 'theta of another run may have seen these rows, and the account knows nothing of that run'
 _looks = 'what looks at a run while it learns sees training rows, or invites a choice that no account covers'
 
 _reasons = {
     _theirs: ('teacher', 'teacher_model', 'teacher_steps', 'cache', 'distil', 'distil_hidden', 'remove', 'units'),
     _coins: ('loader', 'shuffle', 'drop_last'), _length: ('batch_size', 'epochs', 'min_steps', 'max_steps'),
-    _goes_on: ('resume', 'checkpoint_every', 'keep_checkpoint'), _looks: ('hooks', 'evaluate', 'eval_every')}
+    _goes_on: ('resume', 'checkpoint_every', 'keep_checkpoint'), _seen: ('start_from', 'keep_theta'), _looks: ('hooks', 'evaluate', 'eval_every')}
 
 refused = {name: why for why,names in _reasons.items() for name in names} | dict(
     class_weights='they come from the counts of labels',

@@ -41,7 +41,7 @@ learners = dict(
 on_words = dict(penalty='l1', reads='first', unit='parts')   # by `--choose`
 rows = 'naive','oracle','words','frozen',*learners
 abstract_rows = 'words','frozen','finetune','mask_50'       # of the arm that does not see titles, and of real decisions
-tries = [dict(max_steps=n, hidden=h) for n,h in ((60, 1.), (60, 0.), (120, 1.), (60, 10.))]
+tries = [dict(max_steps=n, hidden=h) for n,h in ((30, 1.), (60, 1.), (60, 0.), (120, 1.), (60, 10.))]
 counted = dict(words=dict(min_df=5), parts=dict(min_df=10, analyzer='char_wb', ngram_range=(3, 6)))
 word_tries = [dict(penalty=p, reads=r, unit=u)
     for p in ('l1', 'l2') for r,u in (('all', 'words'), ('first', 'words'), ('first', 'parts'))]

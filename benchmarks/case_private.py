@@ -1,11 +1,11 @@
 """Masks, gates and heads of SST-2 under differential privacy, and how much they tell.
 
     python benchmarks/case_private.py --glue-dir PATH                      # adds what it lacks to results/case_private.json
-    python benchmarks/case_private.py --glue-dir PATH --only linear,head   # some of: noise, choice, linear, head, gates, mask, attack
+    python benchmarks/case_private.py --glue-dir PATH --only linear,head   # some of: noise, choice, linear, head, pruned, gates, mask, attack
     python benchmarks/case_private.py --glue-dir PATH --plan               # what is missing, and about how long it takes
 
 All read the mean vectors of a text. `linear` is logistic regression on those of the last layer, `head` the library's small network on
-those of all layers; both take a minute or more, after ten in which the frozen encoder reads all training rows once. A mask or gates need
+those of all layers, and `pruned` the same head on an encoder that lost half of its weights by magnitude, where masks begin; all take a minute or more, after ten in which the frozen encoder reads all training rows once. A mask or gates need
 the gradient of each example: on one core about half an hour for 63,000 rows. `--large` adds runs that read up to four times as many.
 Scores are of the dev set, whose rows are not protected. The bounds of gradients were chosen on the packaged sentences
 (`mini-sentiment`). The learning rates of `linear` and `head` were chosen with `--only choice`, on rows of train that were held out;
@@ -22,8 +22,11 @@ from torch import nn
 
 from adaptprune.cli import script
 from adaptprune.head import Head
+from adaptprune.layer import apply_mask
+from adaptprune.mask import Mask
 from adaptprune.privacy import Privacy, account_of, epsilon_spent, sampling_rates, sigma_for
 from adaptprune.private import HeadLearner, MaskLearner, adapt_privately, attack_auc, learn_privately, private_recipe, row_losses
+from adaptprune.prune import magnitudes
 from adaptprune.recipe import as_method
 from adaptprune.results import Records
 from adaptprune.setup import sampled, set_up
@@ -37,9 +40,10 @@ rates = (.003, .01, .03, .1, .3)
 chosen = dict(linear=.03, head=.1)                                  # by `--only choice`
 on_vectors = dict(linear=dict(beta=chosen['linear']), head=dict(beta=chosen['head']))
 masks = dict(gates=dict(pattern='row', beta=chosen['head']), mask=dict(beta=chosen['head']))
-kinds = on_vectors | masks
+controls = dict(pruned=dict(beta=chosen['head']))
+kinds = on_vectors | controls | masks
 numbers = dict(weights=10_616_832, gates=20_736, head=148_617)      # that get noise, in MiniLM's layers and in the head
-seconds = dict(linear=.001, head=.002, gates=.025, mask=.02)       # for an example, on one core
+seconds = dict(linear=.001, head=.002, pruned=.002, gates=.025, mask=.02)       # for an example, on one core
 
 # What runs there are
 
@@ -82,9 +86,11 @@ def reader(setup):
     return HeadLearner(setup, privacy_of(cell('head', *equal[0], None)), as_method(private_recipe, 'features'))
 
 @cache
-def on_all(glue_dir):
+def on_all(glue_dir, pruned=False):
     "All training rows of SST-2"
-    return reader(set_up('sst2', 'minilm', glue_dir=glue_dir, pooling='mean'))
+    setup = set_up('sst2', 'minilm', glue_dir=glue_dir, pooling='mean')
+    if pruned: apply_mask(setup.model.encoder, Mask.from_scores(magnitudes(setup.model.encoder, 'encoder'), .5))
+    return reader(setup)
 
 @cache
 def on_some(glue_dir):
@@ -115,8 +121,8 @@ def choice(kind, rate, glue_dir):
 
 def trained(c, glue_dir):
     "A run"
-    if c['kind'] in on_vectors:
-        learner = on_all(glue_dir)
+    if c['kind'] in on_vectors | controls:
+        learner = on_all(glue_dir, c['kind'] in controls)
         sigma = learn_head(learner, c, kinds[c['kind']]['beta'])
         metrics = learner.setup.evaluate(learner.model)
         return dict(metrics=metrics, privacy=account_of(learner.privacy, sigma, n_train), thetas=0)
@@ -190,7 +196,7 @@ def recorded(measure, c, kind):
 
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
-    only:str=None, # kinds to measure, with commas: noise, choice, linear, head, gates, mask, attack; all by default
+    only:str=None, # kinds to measure, with commas: noise, choice, linear, head, pruned, gates, mask, attack; all by default
     large:bool=False, # large batches too, for a GPU
     epsilon:float=None, # runs of this epsilon only
     plan:bool=False, # say what is missing, and start nothing

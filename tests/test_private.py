@@ -284,7 +284,8 @@ def test_without_the_library(folder, monkeypatch):
     (dict(weights='all'), 'embedding'), (dict(method='finetune'), "method 'finetune'"), (dict(method='imp'), "method 'imp'"),
     (dict(loader=[]), 'a coin|own coin'), (dict(shuffle=True), 'own coin'), (dict(batch_size=16), 'Privacy'),
     (dict(epochs=2.), 'Privacy'), (dict(max_steps=9), 'Privacy'), (dict(accumulate=2), 'expected size'),
-    (dict(resume=True), 'start it anew'), (dict(checkpoint_every=5), 'start it anew'),
+    (dict(resume=True), 'start it anew'), (dict(start_from='runs/a'), 'may have seen these rows'), (dict(keep_theta=True), 'may have seen'),
+    (dict(checkpoint_every=5), 'start it anew'),
     (dict(hooks=['KeepBest']), 'sees training rows'), (dict(eval_every=5), 'choice'), (dict(validate=True), 'without noise'),
     (dict(class_weights='balanced'), 'counts of labels'), (dict(loss_fn=len), 'one example alone'), (dict(dropout=.1), 'without dropout'),
     (dict(data='rows.csv'), 'raw file'), (dict(data=DatasetDict(train=rows(40, 0))), 'without a dev set')])
