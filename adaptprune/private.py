@@ -365,7 +365,8 @@ _looks = 'what looks at a run while it learns sees training rows, or invites a c
 _reasons = {
     _theirs: ('teacher', 'teacher_model', 'teacher_steps', 'cache', 'distil', 'distil_hidden', 'remove', 'units'),
     _coins: ('loader', 'shuffle', 'drop_last'), _length: ('batch_size', 'epochs', 'min_steps', 'max_steps'),
-    _goes_on: ('resume', 'checkpoint_every', 'keep_checkpoint'), _seen: ('start_from', 'keep_theta'), _looks: ('hooks', 'evaluate', 'eval_every')}
+    _goes_on: ('resume', 'checkpoint_every', 'keep_checkpoint'), _seen: ('start_from', 'keep_theta'),
+    _looks: ('hooks', 'evaluate', 'eval_every')}
 
 refused = {name: why for why,names in _reasons.items() for name in names} | dict(
     class_weights='they come from the counts of labels',

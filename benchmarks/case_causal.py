@@ -31,14 +31,13 @@ root = Path(__file__).resolve().parent.parent
 max_length = 32
 pilot = 99                                          # the draw that settings were chosen on
 
-def mask(sparsity, **changes): return dict(sparsity=sparsity, weights='encoder', **changes)
+def mask(sparsity): return dict(sparsity=sparsity, weights='encoder')
 
-chosen = dict(max_steps=120, hidden=1.)             # of rows that train the encoder, by `--choose`
-learners = dict(
-    features=dict(recipe='features', max_steps=120),
-    finetune=dict(recipe='finetune', **chosen),
-    mask_20=mask(.2, **chosen), mask_50=mask(.5, **chosen), mask_80=mask(.8, **chosen), mask_90=mask(.9, **chosen))
-on_words = dict(penalty='l1', reads='first', unit='parts')   # by `--choose`
+learners = dict(features=dict(recipe='features'), finetune=dict(recipe='finetune'),
+    mask_20=mask(.2), mask_50=mask(.5), mask_80=mask(.8), mask_90=mask(.9))
+trained = {3.: dict(max_steps=120, hidden=1.), .6: dict(max_steps=60, hidden=1.)}      # of rows that train the encoder, by `--choose`
+heads = {3.: dict(max_steps=120), .6: dict(max_steps=60)}                               # of heads on frozen vectors
+on_words = {3.: dict(penalty='l1', reads='first', unit='parts'), .6: dict(penalty='l1', reads='first', unit='words')}
 rows = 'naive','oracle','words','frozen',*learners
 abstract_rows = 'words','frozen','finetune','mask_50'       # of the arm that does not see titles, and of real decisions
 tries = [dict(max_steps=n, hidden=h) for n,h in ((30, 1.), (60, 1.), (60, 0.), (120, 1.), (60, 10.))]
@@ -94,29 +93,28 @@ class Texts:
         if reads=='first': texts = self.tokenizer.batch_decode([e['input_ids'] for e in self.encoded], skip_special_tokens=True)
         return CountVectorizer(binary=True, **counted[unit]).fit_transform(texts).toarray()
 
-    def learner(self, row, y, t, told, seed, **changes):
-        "What a row learns with"
+    def learner(self, row, y, t, told, seed, **how):
+        "What a row learns with, by its settings"
         if row=='frozen': return linear_learner(self.vectors, y, t)
         if row=='words':
-            how = {**on_words, **changes}
             fit = partial(on_presence, penalty=how.pop('penalty'))
             return linear_learner(self.words(**how), y, t, fit)
-        how = {**learners[row], **changes}
         known = self.vectors if row=='features' else None
+        how = {k: v for k,v in how.items() if k!='max_length'}
         return heads_learner(self.encoder, self.tokenizer, self.encoded, y, t, known, told, seed=seed, **how)
 
-def predicted(texts, row, y, t, seed, **changes):
+def predicted(texts, row, y, t, seed, **how):
     "Predictions of each paper by what was learnt on the others, their folds, and what each run reports"
     fold = folds(t, 2, seed)
     reports = []
     def told(res): reports.append({k: res.report[k] for k in ('sparsity', 'steps', 'seconds') if k in res.report})
-    return cross_fit(texts.learner(row, y, t, told, seed, **changes), fold), fold, reports
+    return cross_fit(texts.learner(row, y, t, told, seed, **how), fold), fold, reports
 
 def plain(effects): return {n: asdict(e) for n,e in effects.items()}
 
-def found(texts, row, y, t, seed, truth=None):
+def found(texts, row, y, t, seed, how, truth=None):
     "What a row estimates, and how it got there"
-    p,fold,reports = predicted(texts, row, y, t, seed)
+    p,fold,reports = predicted(texts, row, y, t, seed, **how)
     g,q = cut(p['g']),(p['q0'], p['q1'])
     second = outcome_propensity(t, *q, fold, seed)
     out = dict(effects=plain(estimates(y, t, g, *q)), losses=held_out_losses(y, t, **p), overlap=overlap(t, p['g']))
@@ -130,7 +128,7 @@ def drawn_row(texts, row, strength, draw):
     known = dict(truth=d.truth, effects=plain({'naive': naive(d.y, d.t)}))
     if row=='naive': return known
     if row=='oracle': return dict(known, effects=plain({'naive': naive(d.y, d.t), 'AIPTW': stratified(d.y, d.t, d.z)}))
-    return dict(known, **found(texts, row, d.y, d.t, draw, d.truth))
+    return dict(known, **found(texts, row, d.y, d.t, draw, settings(row, strength), d.truth))
 
 def add(records, cell, make, command, **settings):
     "Record a cell, if it is not there; one that is there with other settings ends the program"
@@ -142,9 +140,12 @@ def add(records, cell, make, command, **settings):
     short = {n: round(e['value'], 4) for n,e in row.get('effects', {}).items()}
     print(cell, short, row.get('losses'), row['cpu_seconds'], 'seconds', flush=True)
 
-def settings(row):
+def settings(row, strength=3.):
+    "With which settings a row learns; real decisions take those of the stronger confounding"
     if row in ('naive', 'oracle'): return {}
-    return dict(on_words) if row=='words' else dict(learners.get(row, {}), max_length=max_length)
+    if row=='words': return on_words[strength]
+    steps = {} if row=='frozen' else (heads if row=='features' else trained)[strength]
+    return dict(learners.get(row, {}), **steps, max_length=max_length)
 
 def drawn(records, papers, only, strengths, draws, arms):
     "All cells with a known truth, draw by draw"
@@ -155,7 +156,7 @@ def drawn(records, papers, only, strengths, draws, arms):
         cell = dict(row=row, arm=arm, strength=strength, draw=draw, papers=len(papers))
         def make(): return drawn_row(texts[arm], row, strength, draw)
         command = f'--papers PATH --only {row} --arms {arm} --strengths {strength:g} --draws {draw+1}'
-        add(records, cell, make, command, settings=settings(row))
+        add(records, cell, make, command, settings=settings(row, strength))
 
 def real(records, papers, only, draws):
     "Decisions on submissions: does a fashionable title help? The texts are the abstracts"
@@ -164,7 +165,7 @@ def real(records, papers, only, draws):
     y = np.array([int(p['accepted']) for p in papers])
     def make(row, seed):
         if row=='naive': return dict(effects=plain({'naive': naive(y, texts.z)}))
-        return found(texts, row, y, texts.z, seed)
+        return found(texts, row, y, texts.z, seed, settings(row))
     for seed in range(draws):
         for row in [r for r in only if r=='naive' or r in abstract_rows]:
             cell = dict(row=row, arm='iclr', draw=seed, papers=len(papers))
@@ -177,7 +178,7 @@ def choose_settings(records, papers, strengths, only):
     more = dict(words=word_tries, features=[dict(max_steps=n) for n in (60, 120, 240, 480)])
     def make(row, strength, how):
         d = simulate(texts.z, strength, seed=pilot)
-        p,_,_ = predicted(texts, row, d.y, d.t, pilot, **how)
+        p,_,_ = predicted(texts, row, d.y, d.t, pilot, **dict(learners.get(row, {}), **how))
         return dict(losses=held_out_losses(d.y, d.t, **p))
     for strength in strengths:
         for row in [r for r in ('words', 'features', 'finetune', 'mask_50') if r in only]:
@@ -202,6 +203,8 @@ def main(
     if unknown: raise SystemExit(f"There is no row {unknown[0]!r}: use some of {', '.join(rows)}.")
     if iclr: return real(records, load_papers(iclr), wanted, draws)
     c = [float(s) for s in strengths.split(',')]
+    if unchosen := [x for x in c if x not in trained]:
+        raise SystemExit(f"No settings were chosen for c = {unchosen[0]:g}: use some of {', '.join(f'{x:g}' for x in trained)}.")
     some = sample(load_papers(papers))
     if choose: return choose_settings(records, some, c, wanted)
     drawn(records, some, wanted, c, draws, arms.split(','))

@@ -396,7 +396,7 @@ def test_words_that_tell_all_remove_the_bias(tmp_path, monkeypatch):
     records = case.Records(tmp_path/'out.json')
     case.drawn(records, papers_of(600), ['words'], [3.], 1, ['title'])
     r, = records
-    assert r['settings']==case.on_words
+    assert r['settings']==case.on_words[3.]
     assert abs(r['effects']['AIPTW']['value']-r['truth'])<.2*abs(r['effects']['naive']['value']-r['truth'])
 
 def test_common_parts_of_words(tokenizer):
@@ -425,6 +425,10 @@ def test_real_decisions(tmp_path, monkeypatch):
 def test_unknown_rows_are_refused(tmp_path):
     with pytest.raises(SystemExit, match="no row 'mask_51'"): case.main(only='mask_51', out=str(tmp_path/'out.json'))
 
+def test_strengths_without_settings_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match='No settings were chosen for c = 1: use some of 3, 0.6'):
+        case.main(strengths='3,1', out=str(tmp_path/'out.json'))
+
 def test_the_record_is_whole():
     "What the page reads: no cell twice, one choice of settings for a row, and an oracle that is right on average"
     rows = json.loads((root/'results/case_causal.json').read_text())
@@ -432,8 +436,8 @@ def test_the_record_is_whole():
     assert len(set(cells))==len(cells) and all({'machine', 'date', 'command', 'seconds', 'threads'}<=set(r) for r in rows)
     drawn = [r for r in rows if 'truth' in r]
     for row in case.rows:
-        settings = [r.get('settings') for r in drawn if r['cell']['row']==row]
-        assert all(s==case.settings(row) for s in settings), row
+        settings = [(r.get('settings'), case.settings(row, r['cell']['strength'])) for r in drawn if r['cell']['row']==row]
+        assert all(a==b for a,b in settings), row
     for row in ('naive', 'oracle', 'frozen', 'features'):
         for strength in (.6, 3.):
             some = [r for r in drawn if r['cell']['row']==row and r['cell']['strength']==strength and r['cell']['arm']=='title']
