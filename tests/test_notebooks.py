@@ -1,7 +1,7 @@
 "Every notebook runs, gives what it holds, takes the answers that it folds away, is clean, and names nothing of a machine."
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
-import gc,json,re,sys
+import gc,json,re,sys,time
 import pytest,torch
 from nbformat import NotebookNode
 from execnb.nbio import dict2nb,nb2str,read_nb
@@ -21,7 +21,7 @@ from pages import name,pages
 nbs = pages()
 names = [p.relative_to(root).as_posix() for p in nbs]
 each = pytest.mark.parametrize('fn', nbs, ids=names)
-long_ones = 'theorem_certificate', '21_predict', '22_sentence', '26_demo', '18_task', 'transfer'
+long_ones = 'theorem_certificate', '21_predict', '22_sentence', '26_demo', '18_task', 'transfer', 'case_studies/compression'
 def marks(name): return [pytest.mark.slow] if any(o in name for o in long_ones) else []
 in_colab = offered() # `make users` runs these, on the wheel
 to_run = [pytest.param(p, marks=marks(n), id=n) for p,n in zip(nbs, names) if p not in in_colab]
@@ -55,8 +55,10 @@ def test_runs(fn, monkeypatch, torch_as_it_was, swept):
     monkeypatch.setenv('IN_TEST', '1')
     monkeypatch.chdir(fn.parent)
     shell = CaptureShell(fn)
+    began = time.perf_counter()
     fresh,error = executed(fn, shell)
     assert not error, error
+    if fn.parent.name=='case_studies': assert time.perf_counter()-began<300, 'a case study is to run small within five minutes'
     try_answers(name(fn), shell.user_ns)
     assert not (told:=differences(read_nb(fn), fresh)), told
 
