@@ -1080,7 +1080,7 @@ def _status(words):
     except SystemExit as e: return e.code
     except BrokenPipeError: raise
     except KeyboardInterrupt as e:
-        print(f'\nadaptprune: {e}', file=sys.stderr)
+        print(f"\nadaptprune: {e or 'interrupted'}", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as e:
         print(f'adaptprune: error: {e}', file=sys.stderr)

@@ -329,12 +329,15 @@ class Interrupt(Hook):
     def after_step(self, run, loss):
         if not self.asked: return
         remedy = "nothing was saved, as no `out` folder was given."
-        if self.out: remedy = f"continue with resume=True and out={str(self.out)!r}."
+        if self.out: remedy = f"continue with resume=True (--resume) and out={str(self.out)!r}."
         run.stop = f"Interrupted at step {run.step} of {run.steps}; {remedy}"
 
     def end(self, run):
         if self.main:
             for s,old in self.old.items(): signal.signal(s, old or signal.SIG_DFL)
+        if self.asked and not run.error:
+            warnings.warn("The interruption came after the last step, when there was nothing left to stop: this run is finished. "
+                "Interrupt again to stop what follows.")
 
 # %% ../nbs/api/13_loop.ipynb #810bc844
 class Modes(Hook):
@@ -589,6 +592,9 @@ class Checkpoint(Parts, Hook):
         if resume and not (self.file and self.file.exists()):
             raise ValueError(f"Nothing to resume: no checkpoint in {out!r}. "
                 "Leave out resume, or name the folder of the interrupted run.")
+        if self.file and self.file.exists() and not resume:
+            warnings.warn(f"{str(out)!r} holds the checkpoint of an unfinished run, which this one will replace. To go on from it instead, "
+                "stop now and give resume=True (--resume).")
 
     def begin(self, run):
         if self.resume: self.load(run, read_checkpoint(self.file, self.config))

@@ -500,18 +500,21 @@ def _owner(p):
     owner = _owners.get(id(p))
     return owner if owner is not None and owner.holds(p) else None
 
-def _check_noted(base):
-    "`DistributedDataParallel` notes which parameters learn when it wraps a model: refuse a note that is wrong now"
+def _check_noted(base, begun):
+    "`DistributedDataParallel` notes which parameters learn when it wraps a model: refuse a note that is wrong, as some have begun to learn"
     if not torch.distributed.is_available() or not torch.distributed.is_initialized(): return
     mine = set(map(id, base.parameters()))
     gc.collect()
     for w in gc.get_objects():
         if not issubclass(type(w), nn.parallel.DistributedDataParallel): continue
         params = list(w.parameters())
-        noted,learn = w._get_ddp_logging_data().get('num_parameter_tensors'), sum(p.requires_grad for p in params)
-        if noted in (None, learn) or not mine & set(map(id, params)) or w.find_unused_parameters and learn<noted: continue
-        raise ValueError(f"DistributedDataParallel noted that {noted} parameters learn when it wrapped this model, and with masks "
-            f"{learn} do: make the optimiser first, then wrap the model.")
+        if not mine & set(map(id, params)): continue
+        log,learn = w._get_ddp_logging_data(), [p for p in params if p.requires_grad]
+        noted = log.get('num_parameter_tensors'), log.get('total_parameter_size_bytes')
+        if None in noted or noted==(len(learn), sum(p.numel()*p.element_size() for p in learn)): continue
+        if w.find_unused_parameters and not any(id(p) in begun for p in learn): continue
+        raise ValueError(f"DistributedDataParallel noted that {noted[0]} parameters learn when it wrapped this model, and with masks "
+            f"{len(learn)} do, or others: make the optimiser first, then wrap the model. An earlier wrapper has to go (`del`).")
 
 
 # %% ../nbs/api/08_optim.ipynb #58373238
@@ -539,7 +542,8 @@ class Frozen:
         self.flags = [(p, p.requires_grad) for p in [*outside, *self.head]]
         for p in outside: p.requires_grad_(False)
         for p in [*self.chosen.values(), *self.head]: p.requires_grad_(True)
-        try: _check_noted(self.base)
+        begun = {id(p) for p,flag in self.flags if p.requires_grad and not flag}
+        try: _check_noted(self.base, begun)
         except BaseException:
             self.release()
             raise
@@ -836,7 +840,7 @@ class _Prepared(torch.optim.Optimizer):
         self.i,self.done,self.closed = 0,False,False
         self.in_backward,self.learned,self.hooks = in_backward,False,[]
         params = _parameters(head)
-        if isinstance(base, nn.Module): _warn_of_ties(base, head)
+        if isinstance(base, nn.Module): _warn_of_ties(base, head if isinstance(head, nn.Module) else params)
         starts = _Starts(settings, scores, seed, theta)
         self.weights = WrittenWeights(base, params, settings.weights, settings.budget, starts, settings.t_l, settings.shape)
         if sparse_grad and settings.step!='adam': self.weights.sparse_tables()
@@ -844,7 +848,7 @@ class _Prepared(torch.optim.Optimizer):
         if params: groups.append(dict(params=params, lr=float(settings.beta), role='head'))
         super().__init__(groups, dict(lr=self.alpha, role='theta'))
         self.head = self._head_optimizer(params)
-        self.types,self.idle = [p.dtype for p in params], True
+        self.types,self.idle,self.said = [p.dtype for p in params], True, False
         for p in self.weights if in_backward else ():
             hook = _in_backward(weakref.ref(self), weakref.ref(p))
             self.hooks.append(p.param.register_post_accumulate_grad_hook(hook))
@@ -1018,8 +1022,10 @@ class _Thresholds(_Launched):
         finite = torch.stack([_local(p.detach()).isfinite().all() for p in self.weights.head])
         if not finite.all(): raise FloatingPointError(f"The head holds NaN or infinity at step {self.i}: a gradient was not finite. "
             "Lower the learning rates, clip gradients, or look at the last batches.")
-        if self.idle: warnings.warn(f"No parameter of the head had a gradient before step {self.i}: does the loss depend on the head, and "
-            "does the model still hold the parameters that it had when the optimiser was made?")
+        if self.idle and not self.said and any(p.requires_grad for p in self.weights.head):
+            self.said = True
+            warnings.warn(f"No parameter of the head had a gradient since step {self.i-self.every}: does the loss depend on the head, and "
+                "does the model still hold the parameters that it had when the optimiser was made?")
         self.idle = True
 
     def _update_threshold(self):
@@ -1166,6 +1172,11 @@ class _Saved(_Report):
                 "Use the same budget.")
         if (own['head'] is None)!=(self.head is None):
             raise ValueError("This state is of a run with another head: the groups of parameters differ in number.")
+        for i,s in (own['head'] or {}).get('state', {}).items():
+            theirs,mine = s.get('exp_avg'), self.weights.head[i].shape if i<len(self.weights.head) else None
+            if theirs is not None and theirs.shape!=mine:
+                raise ValueError(f"This state is of a run with another head: its parameter {i} has shape {tuple(theirs.shape)}, and the "
+                    f"optimiser's {'is not there' if mine is None else tuple(mine)}.")
         mine = self._plain_settings()
         for name,x in own['settings'].items():
             if x==mine[name]: continue

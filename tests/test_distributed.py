@@ -46,9 +46,11 @@ def ddp(part):
     opt = optimizer(m)
     return summary(train(m, opt, part=part, model=nn.parallel.DistributedDataParallel(m)))
 
-def wrapped_first(unused):
-    "What is said where the model was wrapped before the optimiser was made"
+def wrapped_first(unused, frozen=False):
+    "What is said where the model was wrapped before the optimiser was made, its matrices frozen or not"
     m = net()
+    if frozen:
+        for p in m.parameters(): p.requires_grad_(p.dim()<2)
     model = nn.parallel.DistributedDataParallel(m, find_unused_parameters=unused)
     was = [p.requires_grad for p in m.parameters()]
     try: opt = optimizer(m)
@@ -142,6 +144,7 @@ def work(folder, rank):
     torch.distributed.init_process_group('gloo')
     out = {'ddp': ddp(slice(4*rank, 4*rank+4)), 'accelerate': accelerated(), 'refused': refused(), 'again': again()}
     for unused in (False, True): out[f'wrapped first, {unused}'] = wrapped_first(unused)
+    out['wrapped first, frozen'] = wrapped_first(True, frozen=True)
     for name,kw in runs.items(): out[name] = sharded(kw)
     for name in ('sign', 'adam', 'gone'): out[f'continued {name}'] = continued(runs[name])
     torch.save(out, f'{folder}/{rank}.pt')
@@ -169,8 +172,9 @@ def test_a_model_that_was_wrapped_first(both):
     "The wrapper has noted which parameters learn. One that expects unused ones works; another would fail in the second step"
     for found in both:
         said,as_before = found['wrapped first, False']
-        assert 'DistributedDataParallel noted that 8 parameters learn' in said and 'masks 6 do: make the optimiser first' in said and as_before
+        assert 'DistributedDataParallel noted that 8 parameters learn' in said and 'make the optimiser first' in said and as_before
         same(found['wrapped first, True'], alone())
+        assert 'or others: make the optimiser first' in found['wrapped first, frozen'][0]       # matrices that no process would average
 
 def test_a_second_optimiser_on_a_wrapped_model(both):
     for found in both: same(found['again'], alone())

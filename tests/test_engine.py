@@ -657,11 +657,11 @@ class Tied(nn.Module):
         self.out = nn.Linear(4, 7)
         self.out.weight = self.base[0].weight
 
-@pytest.mark.parametrize('given', ['module', 'inside', 'parameters'])
+@pytest.mark.parametrize('given', ['module', 'inside', 'parameters', 'generator'])
 def test_a_head_that_shares_a_weight_with_the_base_is_named(given):
     m = Tied()
     base = m.base if given=='module' else m
-    head = list(m.out.parameters()) if given=='parameters' else m.out
+    head = dict(parameters=list(m.out.parameters()), generator=m.out.parameters()).get(given, m.out)
     with pytest.warns(UserWarning, match=r"The weight '(base\.)?0.weight' of the base is a parameter of the head too"):
         MaskOptimizer(base, head, .5, 4, start='rank')
 
@@ -707,13 +707,40 @@ def test_a_head_that_is_cast_is_refused():
     m.head.to(torch.bfloat16)
     with pytest.raises(RuntimeError, match=r'parameter of the head .* was torch.float32 .* is torch.bfloat16 now'): opt.step()
 
+def test_a_frozen_head_is_no_idle_one():
+    m = net()
+    opt = optimizer(m, steps=6, every=2)
+    m.head.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        train(m, opt, 6)
+
+def test_an_idle_head_is_said_once():
+    m = net()
+    m.spare = nn.Linear(3, 3)
+    opt = MaskOptimizer(m.base, m.spare, .5, 8, start='rank', every=2)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        train(m, opt, 8)
+    assert sum('No parameter of the head' in str(w.message) for w in seen)==1
+
+def test_a_state_of_another_head_is_refused():
+    m = net()
+    opt = optimizer(m, steps=6)
+    train(m, opt, 2)
+    saved = copy.deepcopy(opt.state_dict())
+    opt.restore()
+    opt.close()
+    other = MaskOptimizer(m.base, nn.Linear(7, 5), .5, 6, start='rank', every=2)
+    with pytest.raises(ValueError, match='a run with another head: its parameter 0 has shape'): other.load_state_dict(saved)
+
 def test_a_head_that_is_exchanged_is_said_once():
     m = net()
     opt = optimizer(m, steps=6, every=2)
     train(m, opt, 2)
     m.head = copy.deepcopy(m.head)
     opt.zero_grad()
-    with pytest.warns(UserWarning, match='No parameter of the head had a gradient before step 4'): train(m, opt, 4)
+    with pytest.warns(UserWarning, match='No parameter of the head had a gradient since step 2'): train(m, opt, 4)
     assert opt.done
 
 @pytest.mark.parametrize('in_backward', [False, True])

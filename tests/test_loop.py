@@ -488,6 +488,20 @@ def test_resume_of_other_runs(tmp_path, kw):
     with pytest.raises(RuntimeError, match='power cut'): go(loss=crash_at(seen+11), out=tmp_path, checkpoint_every=5, **kw)
     same_run(go(out=tmp_path, resume=True, **kw), go(**kw))
 
+def test_an_unfinished_run_that_would_be_lost_is_named(tmp_path):
+    with pytest.raises(KeyboardInterrupt): go(loss=crash_at(4, lambda: signal.raise_signal(signal.SIGINT)), out=tmp_path)
+    with pytest.warns(UserWarning, match='holds the checkpoint of an unfinished run, which this one will replace'): go(out=tmp_path)
+    assert not (tmp_path/'checkpoint.pt').exists()
+
+def test_an_interruption_after_the_last_step_is_said():
+    "In the evaluation at the end: there is nothing to stop, and what was trained is kept"
+    old = signal.getsignal(signal.SIGINT)
+    def measure(model):
+        signal.raise_signal(signal.SIGINT)
+        return dict(score=1.)
+    with pytest.warns(UserWarning, match='The interruption came after the last step'): res = go(evaluate=measure)
+    assert res.report['metrics']=={'score': 1.} and signal.getsignal(signal.SIGINT) is old
+
 def test_several_interruptions(tmp_path):
     for n in (2, 9, 5):
         with pytest.raises(KeyboardInterrupt): go(loss=crash_at(n, lambda: signal.raise_signal(signal.SIGINT)), out=tmp_path,
