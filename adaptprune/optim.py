@@ -1024,8 +1024,8 @@ class _Thresholds(_Launched):
             "Lower the learning rates, clip gradients, or look at the last batches.")
         if self.idle and not self.said and any(p.requires_grad for p in self.weights.head):
             self.said = True
-            warnings.warn(f"No parameter of the head had a gradient since step {max(self.i-self.every, 0)}: does the loss depend on the head, and "
-                "does the model still hold the parameters that it had when the optimiser was made?")
+            warnings.warn(f"No parameter of the head had a gradient since step {max(self.i-self.every, 0)}: does the loss depend on the "
+                "head, and does the model still hold the parameters that it had when the optimiser was made?")
         self.idle = True
 
     def _update_threshold(self):
