@@ -399,10 +399,9 @@ def test_words_that_tell_all_remove_the_bias(tmp_path, monkeypatch):
     assert r['settings']==case.on_words[3.]
     assert abs(r['effects']['AIPTW']['value']-r['truth'])<.2*abs(r['effects']['naive']['value']-r['truth'])
 
-def test_common_parts_of_words(tokenizer):
+def test_common_parts_of_words():
     papers = [dict(title=f'deep {i%2*"neural "}nets', abstract='') for i in range(20)]
     texts = case.Texts(papers, 'title')
-    texts.tokenizer = tokenizer
     for unit,wanted in (('words', 3), ('parts', 10)):
         x = texts.words('all', unit)
         assert x.shape[0]==20 and x.shape[1]>=wanted and set(np.unique(x))=={0, 1}
