@@ -517,37 +517,9 @@ def _check_noted(base, begun):
             f"{len(learn)} do, or others: make the optimiser first, then wrap the model. An earlier wrapper has to go (`del`).")
 
 
-# %% ../nbs/api/08_optim.ipynb #58373238
-class Frozen:
-    "The base of an adaptation: what learns is made trainable, what does not is frozen, and both flags come back"
-    def __init__(self,
-        base:nn.Module, # the part of a model that gets masks
-        head=(), # parameters beside it that learn, which may lie inside the base
-        weights='all' # which weights get masks, as in `maskable`
-    ):
-        self.base,self.tables = unwrap(base),{}
-        if not isinstance(base, nn.Module):
-            raise ValueError(f"base must be a module, whose weights get masks, got {type(base).__name__}: "
-                "give the module, not its parameters.")
-        self.head = list(head)
-        mine = set(map(id, self.head))
-        self.chosen = {n: p for n,p in maskable(base, weights).items() if id(p) not in mine}
-        if not self.chosen: raise ValueError(f"All weights that {weights!r} chooses are parameters of the head: give another base.")
-        for n,p in self.chosen.items(): self._check_free(n, p)
-        self._check_head()
-        self._check_modules()
-        warn_untrained(self.base, mine)
-        for p in [*self.chosen.values(), *self.head]: _owners[id(p)] = self
-        outside = [p for p in self.base.parameters() if id(p) not in mine and _owner(p) in (None, self)]
-        self.flags = [(p, p.requires_grad) for p in [*outside, *self.head]]
-        for p in outside: p.requires_grad_(False)
-        for p in [*self.chosen.values(), *self.head]: p.requires_grad_(True)
-        begun = {id(p) for p,flag in self.flags if p.requires_grad and not flag}
-        try: _check_noted(self.base, begun)
-        except BaseException:
-            self.release()
-            raise
-
+# %% ../nbs/api/08_optim.ipynb #8f46a2b8
+class _Checked:
+    "What is refused or said of a base and a head before anything is changed"
     def _check_free(self, name, p):
         "A weight that holds values, and has no optimiser yet"
         if not p.is_leaf: raise ValueError(f"The weight {name!r} is no leaf of the graph: mask the parameter that it is computed from.")
@@ -578,6 +550,37 @@ class Frozen:
         moving = [n for n,m in self.base.named_modules() if getattr(m, 'track_running_stats', False) and m.training]
         if moving: warnings.warn(f"The running statistics of {moving[0]!r} move in train mode, and a mask file does not hold them: "
             "put such modules of the base into eval mode (`adapt` does).")
+
+# %% ../nbs/api/08_optim.ipynb #58373238
+class Frozen(_Checked):
+    "The base of an adaptation: what learns is made trainable, what does not is frozen, and both flags come back"
+    def __init__(self,
+        base:nn.Module, # the part of a model that gets masks
+        head=(), # parameters beside it that learn, which may lie inside the base
+        weights='all' # which weights get masks, as in `maskable`
+    ):
+        self.base,self.tables = unwrap(base),{}
+        if not isinstance(base, nn.Module):
+            raise ValueError(f"base must be a module, whose weights get masks, got {type(base).__name__}: "
+                "give the module, not its parameters.")
+        self.head = list(head)
+        mine = set(map(id, self.head))
+        self.chosen = {n: p for n,p in maskable(base, weights).items() if id(p) not in mine}
+        if not self.chosen: raise ValueError(f"All weights that {weights!r} chooses are parameters of the head: give another base.")
+        for n,p in self.chosen.items(): self._check_free(n, p)
+        self._check_head()
+        self._check_modules()
+        warn_untrained(self.base, mine)
+        for p in [*self.chosen.values(), *self.head]: _owners[id(p)] = self
+        outside = [p for p in self.base.parameters() if id(p) not in mine and _owner(p) in (None, self)]
+        self.flags = [(p, p.requires_grad) for p in [*outside, *self.head]]
+        for p in outside: p.requires_grad_(False)
+        for p in [*self.chosen.values(), *self.head]: p.requires_grad_(True)
+        begun = {id(p) for p,flag in self.flags if p.requires_grad and not flag}
+        try: _check_noted(self.base, begun)
+        except BaseException:
+            self.release()
+            raise
 
     def holds(self, p): return any(p is q for q in (*self.chosen.values(), *self.head))
 
