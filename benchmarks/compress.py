@@ -4,7 +4,8 @@
     python benchmarks/compress.py --glue-dir PATH --task sst2 --choose --steps 2000      # for choices: scored on held-out train alone
 
 The model: MiniLM with a new head, all weights trained by transformers' Trainer, the best epoch by a tenth of train that is held out.
-Of `encoder` the model is MiniLM as it is published, its texts are STS-B's training sentences without their scores."""
+Of `stsb` it is a sentence encoder, trained as a bi-encoder by sentence-transformers; of `encoder` it is MiniLM as it is published.
+Both of them are compressed with STS-B's training sentences alone, without their scores."""
 import json, time
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from adaptprune.subject import answers, compare, examples, load_subject, runner
 from adaptprune.tasks import compute_metrics, get_task, holdout, load_task
 
 root = Path(__file__).resolve().parent.parent
-epochs = 3
+epochs,encoder_epochs = 3,4
+encoder_batch = 16
 rates = dict(lr=5e-5, batch_size=32, weight_decay=.01, warmup=.06)
 
 def texts_of(ds):
@@ -55,6 +57,28 @@ def fine_tuned(task, data, folder, seed=0):
     write_file(log, json.dumps(told).encode())
     return told
 
+def tuned_encoder(data, folder, seed=0):
+    "A user's sentence encoder, trained as a bi-encoder on STS-B, in a folder; its score on held-out train after each epoch"
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+    from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
+    log = folder/'epochs.json'
+    if log.exists(): return json.loads(log.read_text())
+    with quiet(): model = SentenceTransformer(model_path('minilm'), device='cpu')
+    def pairs(ds): return ds.select_columns(['text_a', 'text_b', 'label']).map(lambda r: dict(label=r['label']/5))
+    held = pairs(data['validation'])
+    evaluator = EmbeddingSimilarityEvaluator(held['text_a'], held['text_b'], held['label'], name='held')
+    args = SentenceTransformerTrainingArguments(str(folder/'trainer'), num_train_epochs=encoder_epochs, learning_rate=rates['lr'], seed=seed,
+        per_device_train_batch_size=encoder_batch, weight_decay=rates['weight_decay'], warmup_steps=rates['warmup'], eval_strategy='epoch',
+        save_strategy='epoch', save_total_limit=1, load_best_model_at_end=True, metric_for_best_model='eval_held_spearman_cosine',
+        report_to='none', use_cpu=True)
+    trainer = SentenceTransformerTrainer(model, args, train_dataset=pairs(data['train']), loss=CosineSimilarityLoss(model), evaluator=evaluator)
+    trainer.train()
+    model.save(str(folder))
+    told = [dict(epoch=e['epoch'], eval_spearman=e[k]) for e in trainer.state.log_history for k in e if k.endswith('spearman_cosine')]
+    write_file(log, json.dumps(told).encode())
+    return told
+
 def score(subject, model, ds):
     "On labelled examples that neither saw; of a sentence encoder Spearman's correlation of the cosines of pairs"
     said = answers(subject, runner(subject, model.eval()), examples(subject, texts_of(ds)))
@@ -62,7 +86,7 @@ def score(subject, model, ds):
 
 def main(
     glue_dir:str=None, # folder with GLUE's data (default: the variable GLUE_DIR)
-    task:str='sst2', # sst2, mnli, or encoder
+    task:str='sst2', # sst2, mnli, stsb (a bi-encoder), or encoder
     remove:str='.5,.7', # fractions of the layers' multiply-accumulates, with commas
     choose:bool=False, # score on the held-out tenth of train instead of dev, and record nothing
     steps:int=None, # of compress, in place of its own
@@ -73,12 +97,14 @@ def main(
     work:str=str(root/'runs/compress') # folder for models
 ):
     "Run what is missing"
-    kind = 'encoder' if task=='encoder' else 'classifier'
+    kind = 'encoder' if task in ('encoder', 'stsb') else 'classifier'
     about = get_task('stsb' if kind=='encoder' else task)
     data = holdout(load_task(about, glue_dir))
     if limit: data['train'] = data['train'].select(range(limit))
-    folder = Path(model_path('minilm')) if kind=='encoder' else Path(work)/task
-    curve = [] if kind=='encoder' else fine_tuned(about, data, folder)
+    folder = Path(model_path('minilm')) if task=='encoder' else Path(work)/task
+    if task=='encoder': curve = []
+    elif kind=='encoder': curve = tuned_encoder(data, folder)
+    else: curve = fine_tuned(about, data, folder)
     split = 'validation' if choose else 'dev'
     given = {k: v for k,v in dict(steps=steps, reach=reach, sparsity=sparsity).items() if v is not None}
     rows = Records(out)
