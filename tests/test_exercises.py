@@ -13,7 +13,7 @@ with_exercises = ['tutorials/what_you_save', 'tutorials/choosing_settings', 'exp
     *(f'experiments/{p}' for p in ('against_baselines', 'beside_paper', 'differences', 'other_ways', 'few_labels', 'pairs', 'recipe', 'ingredients',
         'sparse_end', 'topology', 'mask_overlap', 'mask_magnitude', 'mask_structure', 'reproduction', 'engines',
         'structured', 'converged', 'serving', 'speed_and_memory', 'claims', 'first_evidence', 'ablations')),
-    *(f'case_studies/{p}' for p in ('causal', 'compression', 'geometry', 'private', 'transfer'))]
+    *(f'case_studies/{p}' for p in ('causal', 'compression', 'compression_messages', 'geometry', 'private', 'transfer'))]
 files = [p for d in ('tutorials', 'explanations') for p in (nbs/d).glob('*.ipynb')]
 prose = sorted(p.relative_to(nbs).with_suffix('').as_posix() for p in files)
 
