@@ -30,7 +30,7 @@ gpu: $(DEV)/.done  ## Run the tests marked gpu and the benchmarks of a GPU, and 
 docs: $(DEV)/.docs  ## Build the documentation in _site/ (open _site/index.html)
 	$(PY) tools/docs.py
 
-try: $(DEV)/.done  ## Make what the page Try it loads (some minutes of learning; GLUE='PATH' for SST-2 and STS-B): then make docs
+try: $(DEV)/.done  ## Make what the page Try it loads (some minutes of learning; GLUE='PATH' or GLUE=hub for SST-2 and STS-B): then make docs
 	$(PY) tools/try_page.py $(if $(GLUE),--glue-dir '$(GLUE)')
 
 nbs: $(DEV)/.done  ## Execute all the notebooks in place, or those of NB='a.ipynb b.ipynb'

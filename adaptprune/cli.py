@@ -294,7 +294,7 @@ def adapt(
     if dry_run: return _dry_run(t, model, sparsity, recipe, data, dict(how, start_from=start_from), json)
     if tolerance is not None:
         return _within(t, model, recipe, tolerance, dict(how, data=data), dict(sparsity=sparsity, remove=remove), out, json)
-    watch = dict(out=out, resume='auto' if resume else False, checkpoint_every=200, progress=not json and sys.stderr.isatty(), force=force)
+    watch = dict(out=out, resume='auto' if resume else False, checkpoint_every=200, progress=not json, force=force)
     told = []
     watch.update(say=told.append if json else _to_stderr)
     res = adapt_task(t, model, sparsity, recipe, data=data, start_from=start_from, keep_theta=keep_theta, **how, **watch)
@@ -725,7 +725,7 @@ def compress(
     if resume and not begun: _to_stderr(f"Nothing to resume in {out}: a new run begins")
     how = dict(steps=steps, sparsity=sparsity, max_length=max_length, seed=seed, resume='auto' if resume else False, force=force)
     extras = dict(formats=formats, vocabulary='texts' if trim else None, bound=bound)
-    watch = not json and sys.stderr.isatty()
+    watch = not json
     asked = dict(remove=remove, keep=keep, speed=speed, labels=label, text=text, kind=kind)
     res = run(model, data, out, **asked, progress=watch, **how, **extras)
     _tell(dict(res.report, out=out), json, _smaller(res.report, out))
@@ -1012,7 +1012,7 @@ def bench(
     batches = {name: text_batches(texts, tok, max_length=max(plan.tokens)) for name,(_,tok) in opened.items()}
     nets = {name: net for name,(net,_) in opened.items()}
     eager = _with_fractions(nets[models[0]], models[0], fractions)
-    watch = not json and sys.stderr.isatty()
+    watch = not json
     records = time_models(nets, plan, out, eager, batches, {m: made_files(m) for m in models}, watch)
     if records and plot: plot_bench(records, plot)
     if records: _tell(records, json, bench_table(records))
@@ -1035,7 +1035,7 @@ def demo(
     def say(text):
         if not json: print(text, flush=True)
     how = dict(sparsity=sparsity, remove=remove, epochs=epochs, seed=seed)
-    r = run_demo(out, task, **how, say=say, progress=not json and sys.stderr.isatty())
+    r = run_demo(out, task, **how, say=say, progress=not json)
     title = f"{task}, dev set of {r['examples']} examples, MiniLM-L6, {epochs:g} epochs, one seed:"
     files = f"mask files, int8 file and plot are in {out}; {r['seconds']} s in all"
     table = text_table(r['rows'], **{'ms': 1, 'MB held': 1})

@@ -258,7 +258,7 @@ class Mask(_Algebra):
         return {g: type(self)({n: self[n] for n in names}).density for g,names in groups}
 
     def __repr__(self):
-        return f"Mask({len(self)} weights, {self.kept:,} of {self.numel:,} kept, sparsity {self.sparsity:.4f})"
+        return f"Mask({len(self)} tensors, {self.kept:,} of {self.numel:,} weights kept, sparsity {self.sparsity:.4f})"
 
 # %% ../nbs/api/01_mask.ipynb #51631a7c
 def pack_bits(

@@ -6,7 +6,7 @@
 __all__ = ['interleaved', 'Others', 'busy_words', 'with_cost', 'progress_bar', 'this_machine', 'versions', 'machine']
 
 # %% ../nbs/api/00_timing.ipynb #fa641848
-import math, os, platform, time, warnings
+import math, os, platform, sys, time, warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -89,15 +89,27 @@ def with_cost(
     took = dict(seconds=round(time.perf_counter()-began, 1), cpu_seconds=round(time.process_time()-cpu, 1))
     return dict(found, **took, threads=torch.get_num_threads())
 
+# %% ../nbs/api/00_timing.ipynb #d0725c76
+_seldom = dict(delay=30, mininterval=30, maxinterval=30)     # seconds: what is done before says nothing
+
+def _in_notebook(): return 'IPython' in sys.modules and sys.modules['IPython'].get_ipython() is not None
+
+class _Lines:
+    "The standard error, where a bar that is drawn again becomes a line of its own"
+    def write(self, text):
+        if line:=text.strip(): sys.stderr.write(line+'\n')
+    def flush(self): sys.stderr.flush()
+
 # %% ../nbs/api/00_timing.ipynb #7ba0c1d2
 def progress_bar(
     *args, # as for `tqdm`
     **kwargs # as for `tqdm`
 ): # a bar
-    "A bar of tqdm: a widget in a notebook that can show one, else text"
+    "A bar of tqdm: a widget in a notebook that can show one, text in a terminal, and in a log a line each half minute"
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='IProgress not found')
         from tqdm.auto import tqdm
+    if not (sys.stderr.isatty() or _in_notebook()): kwargs = dict(kwargs, file=_Lines(), **_seldom)
     return tqdm(*args, **kwargs)
 
 # %% ../nbs/api/00_timing.ipynb #2a03d910

@@ -6,7 +6,7 @@
 __all__ = ['searches', 'default_levels', 'cost_of', 'Found', 'find_sparsity']
 
 # %% ../nbs/api/24_tolerance.ipynb #6099375d
-import json, math, shutil, sys, tempfile
+import json, math, shutil, tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -353,7 +353,7 @@ def find_sparsity(
     how.update(validate=validate, **({} if data is None else dict(data=data)))
     with _place(out) as folder:
         _agree(folder, _settings(task, model, recipe, by, how))
-        how.update(cache=cache or folder/'.teacher', progress=progress and sys.stderr.isatty())
+        how.update(cache=cache or folder/'.teacher', progress=progress)
         runs = _Search(task, model, recipe, by, folder, how, tolerance=tolerance, progress=progress)
         try: searches[search](len(levels), lambda i: runs.good(levels[i]))
         except KeyboardInterrupt: raise _interrupted(runs, out) from None

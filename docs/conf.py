@@ -17,7 +17,7 @@ extensions = ['myst_nb','sphinx_design','sphinx_copybutton','sphinx_reredirects'
 root_doc,html_theme,html_title,smartquotes = 'index','furo',project,False
 html_static_path = ['_static','../.cache/static']
 html_css_files = ['site.css']
-html_js_files = ['search.js']
+html_js_files = ['search.js', 'site.js']
 html_copy_source,html_show_sphinx,html_show_sourcelink = False,False,False
 def colour(c): return {'color-brand-primary': c, 'color-brand-content': c}
 html_favicon = '_static/favicon.svg'

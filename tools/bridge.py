@@ -11,6 +11,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_markdown_cell
 from nbdev import doclinks
 from nbdev.config import get_config
+from adaptprune.exercises import blank
 
 cfg = get_config()
 root,nbs_path = cfg.config_path.resolve(),cfg.nbs_path.resolve()
@@ -231,6 +232,11 @@ def one_header(html):
         names.decompose()
     return str(page)
 
+def as_exercise(c, d):
+    "A page takes no answers: the cell that does is folded, as it holds the right one, and says nothing while there is none"
+    d.update({'code-fold': 'true', 'code-summary': 'The cell that checks your answer, in the notebook'})
+    c.outputs = [o for o in c.outputs if blank not in ''.join(o.get('text') or o.get('data', {}).get('text/plain', ''))]
+
 def code_cell(c, tfm):
     "The cells that show the processed code cell `c`: directives obeyed, Markdown outputs as Markdown where they are to be read as is"
     d,c.source = directives(c.source)
@@ -239,6 +245,7 @@ def code_cell(c, tfm):
     if c.source.startswith('show_doc('): asis = [showdoc(o) for o in asis]
     if d.get('output') in ('false','asis'): c.outputs = []
     if d.get('warning')=='false': c.outputs = [o for o in c.outputs if o.get('name')!='stderr']
+    if c.source.startswith('answer = ...'): as_exercise(c, d)
     for o in c.outputs:
         if o.output_type=='execute_result': o.execution_count = None
         if 'class="dataframe"' in (html:=''.join(o.get('data',{}).get('text/html', ''))): o.data['text/html'] = one_header(html)

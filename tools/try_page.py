@@ -1,5 +1,5 @@
 """Make what the page *Try it* loads: one compact base in int8 and, beside it, small files for two tasks. Then `make docs` puts them into the site.
-usage: python tools/try_page.py [--glue-dir PATH] [--cache FOLDER] [--record]"""
+usage: python tools/try_page.py [--glue-dir PATH|hub] [--cache FOLDER] [--record]"""
 import base64,gzip,hashlib,io,json,os,shutil,subprocess,sys,tarfile,tempfile,time
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
@@ -43,7 +43,7 @@ class Learnt:
     "One compact base, and for each task a mask of its weights and a head"
     def __init__(self,
         tasks, # names
-        glue_dir=None, # folder with GLUE's data
+        glue_dir=None, # folder with GLUE's data (default: the variable GLUE_DIR, else the Hub)
         keep=cache/'try-learnt' # folder for what was learnt: the next call takes it from there
     ):
         self.recipe = get_recipe('structured', batch_size=16, remove=remove)
@@ -305,12 +305,13 @@ def write_record(learnt, about, command, seconds):
 def main():
     "Make the files of the page"
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--glue-dir', help="learn GLUE's SST-2 and STS-B from this folder, and not the packaged mini tasks")
+    parser.add_argument('--glue-dir', help="learn GLUE's SST-2 and STS-B from this folder, or from the Hub (hub), and not the packaged mini tasks")
     parser.add_argument('--cache', default=str(cache/'try-learnt'), help='a folder that keeps what was learnt')
     parser.add_argument('--record', action='store_true', help='write results/try.json; needs Chromium')
     args = parser.parse_args()
     began = time.perf_counter()
-    learnt = Learnt(sources['glue' if args.glue_dir else 'mini'], args.glue_dir, args.cache)
+    folder = None if args.glue_dir=='hub' else args.glue_dir
+    learnt = Learnt(sources['glue' if args.glue_dir else 'mini'], folder, args.cache)
     about = write(learnt, cache/'try')
     if (root/'_site').exists(): shutil.copytree(cache/'try', root/'_site'/'try', dirs_exist_ok=True)
     shipped = sum(p['shipped'] for p in about['parts'].values())
