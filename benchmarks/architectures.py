@@ -28,7 +28,7 @@ def reason(e):
     "What an error says, and what the first error behind it said"
     behind = e
     while behind.__cause__ is not None: behind = behind.__cause__
-    cause = '' if behind is e else f' (cause: {first_line(behind)})'
+    cause = '' if first_line(behind) in first_line(e) else f' (cause: {first_line(behind)})'
     return (first_line(e).partition(' This is step')[0]+cause)[:400]
 
 def tried(family, way, res):
