@@ -344,7 +344,7 @@ def save_model(
         "it: save the mask file, and `load` it.")
     name = type(model.encoder).__name__
     if getattr(transformers, name, None) is not type(model.encoder):
-        raise ValueError(f"{name} is no class of transformers that a folder can name: save the mask, or export to ONNX.")
+        raise ValueError(f"{name} is no class of transformers that a folder can name: save the mask, which `load_model` reads.")
     dtype = dtype or model.encoder.dtype
     headed = _headed(model, _class_names(labels, model.head.mlp[-1].out_features), several)
     with new_path(folder, force) as new:

@@ -17,6 +17,8 @@ cfg = get_config()
 root,nbs_path = cfg.config_path.resolve(),cfg.nbs_path.resolve()
 base = f"{cfg.doc_host.rstrip('/')}/{cfg.doc_baseurl.strip('/')}/"
 
+words = dict(claims=['recovery'], cli=['apply', 'info'], sparsity=['constant'], timing=['versions'], topology=['magnitude'])
+
 def link_names():
     "Let nbdev link the names of this package, and of no other, whether it is installed or not"
     sys.path.insert(0, str(root))
@@ -24,6 +26,8 @@ def link_names():
     for room in ('demo', 'cli'):                # the first room that has a name wins, and `adapt` is a function before it is a command
         name = f'{cfg.lib_name}.{room}'
         syms[name] = syms.pop(name)
+    for room,some in words.items():             # words that mean other things on pages
+        for word in some: syms[f'{cfg.lib_name}.{room}'].pop(f'{cfg.lib_name}.{room}.{word}', None)
     doclinks._re_backticks = re.compile(r'`([^`\s]+?)(?:\(\))?`(?![^\[\]]*\]\()')      # no link within a link
     doclinks.entry_points = lambda group: [EntryPoint(cfg.lib_name, f'{cfg.lib_path.name}._modidx:d', group)]
 
