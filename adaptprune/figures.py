@@ -27,7 +27,8 @@ def picture(
     fig.savefig(raw, dpi=dpi)
     plt.close(fig)
     small = io.BytesIO()
-    Image.open(raw).convert('RGB').quantize(colours).save(small, 'png', optimize=True)
+    rare_too = Image.Quantize.MAXCOVERAGE       # a method's few points keep their colour
+    Image.open(raw).convert('RGB').quantize(colours, rare_too).save(small, 'png', optimize=True)
     return b64encode(small.getvalue()).decode()
 
 # %% ../nbs/api/26_figures.ipynb #bc1b7ba3

@@ -1,12 +1,15 @@
 "Figures that a reader can move: their numbers are those of the records, they are small, ask for nothing, and draw in a browser."
-import json,re,shutil,sys
+import io,json,re,shutil,sys
+from base64 import b64decode
 from pathlib import Path
 from statistics import mean,stdev
 import matplotlib
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt, pytest
+import matplotlib.pyplot as plt, numpy as np, pytest
+from PIL import Image
+from matplotlib.colors import to_rgb
 from adaptprune.claims import Claim, Evidence, claims, task_titles, tally, verdict_table
-from adaptprune.figures import Figure, Still, css_look, slider, tabs
+from adaptprune.figures import Figure, Still, css_look, picture, slider, tabs
 from adaptprune.results import method_looks, method_name
 
 root = Path(__file__).resolve().parent.parent
@@ -168,6 +171,14 @@ def test_choices_are_escaped_and_named_after_the_figure():
 def test_data_cannot_end_the_script():
     f = Figure('f', 'A figure', ['</script>'], 'function draw() {}', '<svg></svg>')
     assert f.html().count('</script>')==1 and 'hidden>' not in f.html() and set(f._repr_mimebundle_())=={'text/html', 'text/plain'}
+
+def test_a_small_picture_keeps_the_colour_of_each_method():
+    fig,ax = plt.subplots(figsize=(7, 3))
+    for i,look in enumerate(method_looks.values()): ax.plot([0, 1], [i, i], color=look['color'], ls=look['ls'], marker=look['marker'], mfc='white')
+    pixels = np.asarray(Image.open(io.BytesIO(b64decode(picture(fig)))).convert('RGB')).reshape(-1, 3).astype(int)
+    for look in method_looks.values():
+        wanted = np.round(255*np.array(to_rgb(look['color'])))
+        assert abs(pixels-wanted).sum(1).min()<=12, look['color']
 
 def test_a_still_is_smaller_than_what_a_notebook_stores():
     fig,ax = plt.subplots()
