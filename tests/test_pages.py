@@ -62,6 +62,11 @@ def test_code_is_not_wider_than_a_laptop(page):
         limit = 120 if re.search(r'^#\| (code-fold: true|echo: false)', src, re.M) else 92
         assert not [l for l in src.splitlines() if len(l)>limit and not l.startswith('#|')]
 
+@pytest.mark.parametrize('page', read, ids=lambda p: f'{p.parent.name}/{p.stem}')
+def test_no_directive_in_prose(page):
+    "A cell that was meant to run would be shown as words"
+    assert not [c for c in cells(page) if c['cell_type']=='markdown' and ''.join(c['source']).lstrip().startswith('#|')]
+
 def test_names():
     assert method_name('distilled')=='adaptprune' and method_name('imp, float32')=='iterative magnitude'
     assert method_name('default, step=adam') is None
