@@ -67,6 +67,12 @@ def test_no_directive_in_prose(page):
     "A cell that was meant to run would be shown as words"
     assert not [c for c in cells(page) if c['cell_type']=='markdown' and ''.join(c['source']).lstrip().startswith('#|')]
 
+def test_expected_time_of_the_cell_for_a_gpu():
+    "A number in words, as the page runs where there are no records"
+    said = '\n'.join(''.join(c['source']) for c in cells(root/'nbs'/'tutorials'/'ten_minutes.ipynb'))
+    step = json.loads((root/'results'/'step_gpu.json').read_text())['models']['bert']['shapes']['32x128']['seconds']['ours']['median']
+    assert f'a step took {1000*step:.0f} ms on an H100' in said and 2000*step<120
+
 def test_names():
     assert method_name('distilled')=='adaptprune' and method_name('imp, float32')=='iterative magnitude'
     assert method_name('default, step=adam') is None
