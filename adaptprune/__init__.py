@@ -4,8 +4,15 @@ The names below are what people start with. Each is loaded when it is first used
 The rest is in the modules."""
 __version__ = "0.1.0"
 
+import sys,warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+if 'ipykernel' in sys.modules:      # without ipywidgets tqdm warns in red, once: when the first library here loads it
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='IProgress not found')
+        import tqdm.auto
+        del tqdm
 
 if TYPE_CHECKING:
     from .artifact import TaskMask

@@ -122,3 +122,18 @@ def test_sdist_and_wheel(built):
     info = f'adaptprune-{adaptprune.__version__}.dist-info'
     assert f'{info}/licenses/LICENSE' in wheel and f'{info}/licenses/adaptprune/data/ud-ewt/LICENSE.txt' in wheel and f'{info}/entry_points.txt' in wheel
     assert not {n.split('/')[0] for n in wheel} - {'adaptprune',info}
+
+kernel = '''
+import sys, types
+sys.modules['ipywidgets'] = None
+shell = types.SimpleNamespace(config={'IPKernelApp': {}})
+sys.modules.update({n: types.ModuleType(n) for n in ('ipykernel', 'ipykernel.zmqshell', 'IPython')})
+sys.modules['IPython'].get_ipython = lambda: shell
+%s
+import tqdm.auto
+'''
+
+def test_no_red_warning_of_bars_in_a_notebook():
+    "Without ipywidgets tqdm tells of it in red, under the first cell that imports anything"
+    def said(first): return subprocess.run([sys.executable, '-c', kernel % first], capture_output=True, text=True, cwd=root).stderr
+    assert 'IProgress not found' in said('') and said('import adaptprune')==''
