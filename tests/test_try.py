@@ -1,5 +1,5 @@
 "The page *Try it*: its tokenizer reads as that of Hugging Face, its networks answer as in Python, and what is missing is said."
-import json,shutil,subprocess,sys
+import json,os,shutil,subprocess,sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -203,3 +203,10 @@ def test_a_lost_or_broken_file_is_named(page, tiny_files, tmp_path):
     shutil.copy(tiny_files/'base-0.js', bad)
     c.js('adaptprunePage.start()')
     c.until('document.querySelector(".try-ms")')
+
+@pytest.mark.parametrize('args, offline', [([], '1'), (['--glue-dir', 'glue'], '1'), (['--glue-dir', 'hub'], None), (['--glue-dir=hub'], None)])
+def test_only_the_hub_is_asked_when_it_is_named(args, offline):
+    "The published page learns GLUE from the Hub, so its command must not be offline; every other one is"
+    code = f"import os,sys; sys.argv = ['try_page.py', *{args}]; sys.path.insert(0, 'tools'); import try_page; print(os.environ.get('HF_HUB_OFFLINE'))"
+    env = {k: v for k,v in os.environ.items() if k!='HF_HUB_OFFLINE'}
+    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root, env=env, capture_output=True, text=True).stdout.split()[-1]==str(offline)

@@ -2,7 +2,7 @@
 usage: python tools/try_page.py [--glue-dir PATH|hub] [--cache FOLDER] [--record]"""
 import base64,gzip,hashlib,io,json,os,shutil,subprocess,sys,tarfile,tempfile,time
 os.environ.setdefault('OMP_NUM_THREADS', '1')
-os.environ.setdefault('HF_HUB_OFFLINE', '1')
+if not {'hub', '--glue-dir=hub'} & set(sys.argv): os.environ.setdefault('HF_HUB_OFFLINE', '1')
 from argparse import ArgumentParser
 from copy import deepcopy
 from dataclasses import asdict,replace
@@ -310,13 +310,16 @@ def main():
     parser.add_argument('--record', action='store_true', help='write results/try.json; needs Chromium')
     args = parser.parse_args()
     began = time.perf_counter()
-    folder = None if args.glue_dir=='hub' else args.glue_dir
+    hub = args.glue_dir=='hub'
+    if hub: os.environ.pop('GLUE_DIR', None)
+    folder = None if hub else args.glue_dir
     learnt = Learnt(sources['glue' if args.glue_dir else 'mini'], folder, args.cache)
     about = write(learnt, cache/'try')
     if (root/'_site').exists(): shutil.copytree(cache/'try', root/'_site'/'try', dirs_exist_ok=True)
     shipped = sum(p['shipped'] for p in about['parts'].values())
     print(f"{shipped/1e6:.1f} MB in {os.path.relpath(cache/'try', root)}: `make docs` puts them into the site.")
-    command = 'python tools/try_page.py'+' --glue-dir PATH'*bool(args.glue_dir)+' --record'
+    source = f" --glue-dir {'hub' if hub else 'PATH'}" if args.glue_dir else ''
+    command = f'python tools/try_page.py{source} --record'
     if args.record: write_record(learnt, about, command, time.perf_counter()-began)
 
 if __name__=='__main__': main()
