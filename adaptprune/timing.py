@@ -6,7 +6,7 @@
 __all__ = ['interleaved', 'Others', 'busy_words', 'with_cost', 'progress_bar', 'this_machine', 'versions', 'machine']
 
 # %% ../nbs/api/00_timing.ipynb #fa641848
-import math, os, platform, sys, time, warnings
+import math, os, platform, sys, time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -106,9 +106,7 @@ def progress_bar(
     **kwargs # as for `tqdm`
 ): # a bar
     "A bar of tqdm: a widget in a notebook that can show one, text in a terminal, and in a log a line each half minute"
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='IProgress not found')
-        from tqdm.auto import tqdm
+    from tqdm.auto import tqdm
     if not (sys.stderr.isatty() or _in_notebook()): kwargs = dict(kwargs, file=_Lines(), **_seldom)
     return tqdm(*args, **kwargs)
 
